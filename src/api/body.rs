@@ -1,0 +1,85 @@
+//! Request bodies as JSON: read within their limits, parsed with the field's name in every error. The body decides, not its
+//! `Content-Type`: `curl -d` works as it is.
+
+use poem::{Request, RequestBody, error::ReadBodyError};
+use poem_openapi::payload::{Json, Payload};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use serde::de::DeserializeOwned;
+
+use super::problem::Failure;
+use super::state::ApiState;
+
+/// A JSON body.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest {
+            description: None,
+            content: vec![MetaMediaType {
+                content_type: Json::<T>::CONTENT_TYPE,
+                schema: T::schema_ref(),
+            }],
+            required: true,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let bytes = read(request, body).await?;
+        Ok(Self(parse(&bytes)?))
+    }
+}
+
+/// The whole body, if it is within its limits; a body that announces more is refused before it is read.
+async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<bytes::Bytes> {
+    let limits = request
+        .data::<ApiState>()
+        .map(ApiState::limits)
+        .ok_or_else(Failure::loading)?;
+    let announced = request
+        .header("content-length")
+        .and_then(|text| text.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limits.payload_limit as u64) {
+        return Err(Failure::payload_too_large(limits.payload_limit).into());
+    }
+    let reading = body.take()?.into_bytes_limit(limits.payload_limit);
+    match tokio::time::timeout(limits.body_timeout, reading).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(ReadBodyError::PayloadTooLarge)) => {
+            Err(Failure::payload_too_large(limits.payload_limit).into())
+        }
+        Ok(Err(_)) => Err(Failure::broken_body().into()),
+        Err(_) => Err(Failure::body_timeout(limits.body_timeout).into()),
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        match (error.is_data(), path.as_str()) {
+            (false, _) => Failure::malformed_json(error.to_string()),
+            (true, "." | "") => Failure::invalid_request(error.to_string()),
+            (true, field) => Failure::invalid_request(format!("{field}: {error}")),
+        }
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| Failure::malformed_json(error.to_string()))?;
+    Ok(value)
+}

@@ -1,0 +1,71 @@
+//! HTTP, and nothing but: routes, wire types, the one map from errors to statuses, and the server. Statuses and headers live here and
+//! nowhere else; no work is done here.
+
+mod body;
+mod classify_image;
+mod health;
+mod middleware;
+mod model;
+mod problem;
+mod server;
+mod state;
+
+use poem::{Endpoint, EndpointExt, Route, get, handler, web::Data, web::Html};
+use poem_openapi::OpenApiService;
+
+pub use server::{BindError, Server};
+pub use state::ApiState;
+
+/// The routes that the specification describes.
+type Routes = (
+    classify_image::Contract,
+    model::ModelRoutes,
+    health::HealthRoutes,
+);
+
+fn openapi() -> OpenApiService<Routes, ()> {
+    let routes = (
+        classify_image::Contract,
+        model::ModelRoutes,
+        health::HealthRoutes,
+    );
+    OpenApiService::new(routes, "imgclass", env!("CARGO_PKG_VERSION"))
+        .summary("What is in this picture?")
+        .description(include_str!("description.md"))
+        .license(poem_openapi::LicenseObject::new("Apache-2.0").identifier("Apache-2.0"))
+}
+
+/// The specification, as `GET /openapi.json` serves it and `imgclass openapi` prints it.
+pub fn specification() -> String {
+    openapi().spec()
+}
+
+/// All routes over a state; what the server runs, and what tests call without a socket.
+pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
+    let service = openapi();
+    let docs = SwaggerPage(
+        service
+            .swagger_ui_html()
+            .replace("<title>Swagger UI</title>", PAGE_HEAD),
+    );
+    Route::new()
+        .at("/openapi.json", service.spec_endpoint())
+        .at("/docs", get(swagger).data(docs))
+        .nest("/", service)
+        .with(middleware::RequestContext)
+        .data(state)
+}
+
+/// What Swagger UI's page lacks: a title of ours, and the size of a phone.
+const PAGE_HEAD: &str = "<title>imgclass: interface</title>\
+    <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+    <link rel=\"icon\" href=\"data:,\">";
+
+/// Swagger UI with its scripts, styles and the specification within.
+#[derive(Clone)]
+struct SwaggerPage(String);
+
+#[handler]
+fn swagger(Data(page): Data<&SwaggerPage>) -> Html<String> {
+    Html(format!("<!DOCTYPE html>{}", page.0))
+}

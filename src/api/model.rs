@@ -1,0 +1,187 @@
+//! What is loaded: labels, checkpoint, preprocessing, limits.
+
+use poem::web::Data;
+use poem_openapi::payload::Json;
+use poem_openapi::{ApiResponse, Object, OpenApi};
+
+use super::problem::Failure;
+use super::state::ApiState;
+use crate::image::{Preprocessing, Resize};
+use crate::model::{Label, ModelInfo};
+
+/// One class.
+#[derive(Debug, Object)]
+pub(super) struct LabelEntry {
+    /// The class's index: with `wnid`, what identifies it. Several classes share a short name.
+    index: usize,
+    /// WordNet id; absent where the checkpoint has classes of its own.
+    wnid: Option<String>,
+    /// The short name.
+    label: String,
+    /// All names, the short one first.
+    names: Vec<String>,
+}
+
+impl LabelEntry {
+    fn new((index, label): (usize, &Label)) -> Self {
+        Self {
+            index,
+            wnid: label.wnid.clone(),
+            label: label.name.clone(),
+            names: label.names.clone(),
+        }
+    }
+}
+
+/// All classes, by index.
+#[derive(Debug, Object)]
+pub(super) struct LabelList {
+    /// One entry a class.
+    labels: Vec<LabelEntry>,
+}
+
+/// How images are prepared.
+#[derive(Debug, Object)]
+pub(super) struct PreprocessingDescription {
+    /// What the image is resized to: the shorter side in pixels, or height and width.
+    resize: Vec<u32>,
+    /// The filter of the resize; antialiased.
+    interpolation: String,
+    /// Height and width of the centre crop that follows, in pixels.
+    crop: Vec<u32>,
+    /// Subtracted from R, G, B on the scale 0 to 1.
+    mean: Vec<f32>,
+    /// Divides R, G, B after that.
+    std: Vec<f32>,
+}
+
+impl PreprocessingDescription {
+    fn new(preprocessing: &Preprocessing) -> Self {
+        let (height, width) = preprocessing.crop();
+        Self {
+            resize: match preprocessing.resize() {
+                Resize::ShorterSide(side) => vec![side],
+                Resize::Exact { height, width } => vec![height, width],
+            },
+            interpolation: preprocessing.filter().to_string(),
+            crop: vec![height, width],
+            mean: preprocessing.mean().into(),
+            std: preprocessing.std().into(),
+        }
+    }
+}
+
+/// What bounds a request.
+#[derive(Debug, Object)]
+pub(super) struct Limits {
+    /// The largest request body, in bytes.
+    max_payload_bytes: u64,
+    /// The largest image that is fetched, in bytes.
+    max_fetched_bytes: u64,
+    /// The most pixels of an image.
+    max_pixels: u64,
+    /// Seconds from admission to answer.
+    request_timeout_seconds: f64,
+}
+
+/// The loaded model.
+#[derive(Debug, Object)]
+pub(super) struct ModelDescription {
+    /// The network.
+    architecture: String,
+    /// The checkpoint: the hub's `owner/name`, a file's name, or `random`.
+    id: String,
+    /// The hub's commit; absent for local files.
+    revision: Option<String>,
+    /// SHA-256 of the weights file.
+    sha256: Option<String>,
+    /// False for random weights, whose answers mean nothing.
+    trained: bool,
+    /// `untrained` where the weights are random; else `trained`.
+    status: String,
+    /// The type of the stored weights.
+    dtype: String,
+    /// Where the network runs: `cpu`, `cuda:N` or `metal`.
+    device: String,
+    /// The CPU kernels' instruction set; absent on other devices.
+    instruction_set: Option<String>,
+    /// Threads of a forward pass on the CPU; 0 on other devices.
+    threads: usize,
+    /// How many classes there are.
+    classes: usize,
+    /// How images are prepared.
+    preprocessing: PreprocessingDescription,
+    /// What bounds a request.
+    limits: Limits,
+}
+
+#[derive(ApiResponse)]
+pub(super) enum LabelsResponse {
+    /// All classes.
+    #[oai(status = 200)]
+    Ok(Json<LabelList>),
+}
+
+#[derive(ApiResponse)]
+pub(super) enum ModelResponse {
+    /// The loaded model.
+    #[oai(status = 200)]
+    Ok(Json<Box<ModelDescription>>),
+}
+
+pub(super) struct ModelRoutes;
+
+#[OpenApi]
+impl ModelRoutes {
+    /// The classes
+    ///
+    /// Index, WordNet id and names of every class that the model tells apart.
+    #[oai(path = "/v1/labels", method = "get", operation_id = "labels")]
+    async fn labels(&self, Data(state): Data<&ApiState>) -> Result<LabelsResponse, Failure> {
+        let labels = state
+            .service()?
+            .labels()
+            .iter()
+            .enumerate()
+            .map(LabelEntry::new)
+            .collect();
+        Ok(LabelsResponse::Ok(Json(LabelList { labels })))
+    }
+
+    /// The model
+    ///
+    /// Which checkpoint is loaded, where it runs, how images are prepared for it and what bounds a request.
+    #[oai(path = "/v1/model", method = "get", operation_id = "model")]
+    async fn model(&self, Data(state): Data<&ApiState>) -> Result<ModelResponse, Failure> {
+        let service = state.service()?;
+        let limits = Limits {
+            max_payload_bytes: state.limits().payload_limit as u64,
+            max_fetched_bytes: service.max_fetched_bytes(),
+            max_pixels: service.max_pixels(),
+            request_timeout_seconds: service.request_timeout().as_secs_f64(),
+        };
+        Ok(ModelResponse::Ok(Json(Box::new(describe(
+            service.model(),
+            service.preprocessing(),
+            limits,
+        )))))
+    }
+}
+
+fn describe(info: &ModelInfo, preprocessing: &Preprocessing, limits: Limits) -> ModelDescription {
+    ModelDescription {
+        architecture: "resnet50".to_owned(),
+        id: info.id.clone(),
+        revision: info.revision.clone(),
+        sha256: info.sha256.clone(),
+        trained: info.trained,
+        status: if info.trained { "trained" } else { "untrained" }.to_owned(),
+        dtype: info.dtype.clone(),
+        device: info.device.clone(),
+        instruction_set: info.isa.clone(),
+        threads: info.threads,
+        classes: info.classes,
+        preprocessing: PreprocessingDescription::new(preprocessing),
+        limits,
+    }
+}

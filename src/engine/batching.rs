@@ -1,0 +1,104 @@
+//! Which of the waiting jobs ride in the next batch. A pure function over the queue: no clocks, no threads, no replies.
+
+use std::collections::VecDeque;
+
+/// What the policy needs to know of a job.
+pub(super) trait Waiting {
+    /// The caller has gone.
+    fn abandoned(&self) -> bool;
+    /// The deadline has passed.
+    fn expired(&self) -> bool;
+}
+
+/// What was taken from the front of the queue.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Taken<J> {
+    /// These run, in the order they came.
+    pub(super) batch: Vec<J>,
+    /// These passed their deadline and are told so.
+    pub(super) expired: Vec<J>,
+    /// Of these many nobody waits for the answer.
+    pub(super) abandoned: usize,
+}
+
+/// Takes jobs from the front until the batch is full, leaving out those that need no forward any more.
+pub(super) fn take<J: Waiting>(waiting: &mut VecDeque<J>, max_batch_size: usize) -> Taken<J> {
+    let mut taken = Taken {
+        batch: Vec::new(),
+        expired: Vec::new(),
+        abandoned: 0,
+    };
+    while taken.batch.len() < max_batch_size {
+        match waiting.pop_front() {
+            None => break,
+            Some(job) if job.abandoned() => taken.abandoned += 1,
+            Some(job) if job.expired() => taken.expired.push(job),
+            Some(job) => taken.batch.push(job),
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, Clone, Copy)]
+    enum Fate {
+        Runs(u8),
+        Left,
+        Late(u8),
+    }
+
+    impl Waiting for Fate {
+        fn abandoned(&self) -> bool {
+            *self == Fate::Left
+        }
+        fn expired(&self) -> bool {
+            matches!(self, Fate::Late(_))
+        }
+    }
+
+    #[test]
+    fn a_batch_takes_what_runs_in_order_and_leaves_the_rest() {
+        use Fate::{Late, Left, Runs};
+        type Case<'a> = (&'a [Fate], usize, &'a [Fate], &'a [Fate], usize, usize);
+        let cases: &[Case] = &[
+            // waiting, maximum, batch, expired, abandoned, left waiting
+            (&[], 4, &[], &[], 0, 0),
+            (&[Runs(1)], 4, &[Runs(1)], &[], 0, 0),
+            (
+                &[Runs(1), Runs(2), Runs(3)],
+                2,
+                &[Runs(1), Runs(2)],
+                &[],
+                0,
+                1,
+            ),
+            (
+                &[Left, Runs(1), Late(7), Runs(2), Left],
+                2,
+                &[Runs(1), Runs(2)],
+                &[Late(7)],
+                1,
+                1,
+            ),
+            (
+                &[Left, Left, Late(1), Late(2)],
+                8,
+                &[],
+                &[Late(1), Late(2)],
+                2,
+                0,
+            ),
+        ];
+        for (waiting, max, batch, expired, abandoned, left) in cases {
+            let mut queue: VecDeque<Fate> = waiting.iter().copied().collect();
+            let taken = take(&mut queue, *max);
+            assert_eq!(taken.batch, *batch, "{waiting:?}");
+            assert_eq!(taken.expired, *expired, "{waiting:?}");
+            assert_eq!(taken.abandoned, *abandoned, "{waiting:?}");
+            assert_eq!(queue.len(), *left, "{waiting:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Admission, queue, batching and the worker that runs the model. Knows jobs and deadlines; knows no HTTP, no pixels and no tensors, and
+//! nothing in it is async but the waiting for a place or a reply.
+
+mod admission;
+mod batching;
+mod queue;
+mod worker;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+pub use admission::{Admission, Place, Refusal};
+pub use worker::WorkerHealth;
+
+use crate::model::{Classifier, ModelError, Output, Want};
+use queue::{Job, Queue};
+use worker::Worker;
+
+/// What the engine runs: a batch of inputs to as many outputs, in order. The [`Classifier`] does; tests bring slow and failing ones.
+pub trait Forward: Send + Sync + 'static {
+    /// Runs images, each planar `[3, height, width]`, as one batch.
+    fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError>;
+}
+
+impl Forward for Classifier {
+    fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError> {
+        Self::forward(self, images, want)
+    }
+}
+
+/// What the engine tells whoever counts. Called from the worker's thread: must be quick and must not panic.
+pub trait Observer: Send + Sync + 'static {
+    /// A batch of so many images ran for so long.
+    fn batch_finished(&self, _images: usize, _took: Duration) {}
+    /// Jobs were dropped before they cost a forward: callers that left, deadlines that passed.
+    fn jobs_dropped(&self, _abandoned: usize, _expired: usize) {}
+    /// The worker panicked and was replaced.
+    fn worker_panicked(&self) {}
+}
+
+/// Counts nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {}
+
+/// The engine's bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineOptions {
+    /// Requests that are admitted at one time; further ones are refused at once.
+    pub max_concurrent_requests: usize,
+    /// Prepared inputs that wait at one time; who has admission waits for a place among them.
+    pub queue_capacity: usize,
+    /// Images in one forward pass at most.
+    pub max_batch_size: usize,
+    /// How long a batch that is not full waits for more. Zero: not at all.
+    pub max_batch_delay: Duration,
+}
+
+/// Why a job has no output.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The deadline passed before the job's turn came.
+    #[error("the deadline passed while the image waited for the model")]
+    DeadlinePassed,
+    /// The engine is closed.
+    #[error("the engine has stopped")]
+    Stopped,
+    /// The worker panicked on this job's batch.
+    #[error("the worker panicked while it ran this image's batch")]
+    WorkerPanicked,
+    /// The model refused the batch or failed on it.
+    #[error("the model failed: {0}")]
+    Model(Arc<ModelError>),
+}
+
+/// A job's output and where its time went.
+#[derive(Debug)]
+pub struct Done {
+    /// The model's output.
+    pub output: Output,
+    /// From submission to the start of the batch.
+    pub queued: Duration,
+    /// The batch's forward pass.
+    pub inference: Duration,
+    /// How many images rode in the batch.
+    pub batch_size: usize,
+}
+
+/// A place among the prepared inputs that wait, taken before the preparing.
+#[derive(Debug)]
+pub struct Slot(OwnedSemaphorePermit);
+
+/// Admission, queue and worker.
+pub struct Engine {
+    admission: Admission,
+    slots: Arc<Semaphore>,
+    queue: Arc<Queue>,
+    worker: Worker,
+}
+
+impl Engine {
+    /// Starts the worker's thread.
+    pub fn start(
+        model: Arc<dyn Forward>,
+        options: EngineOptions,
+        observer: Arc<dyn Observer>,
+    ) -> std::io::Result<Self> {
+        let queue = Arc::new(Queue::new(options.max_batch_size, options.max_batch_delay));
+        Ok(Self {
+            admission: Admission::new(options.max_concurrent_requests),
+            slots: Arc::new(Semaphore::new(options.queue_capacity)),
+            worker: Worker::start(model, queue.clone(), observer)?,
+            queue,
+        })
+    }
+
+    /// Where requests take their place before any work is done for them.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Waits for a place among the prepared inputs. Held by the job until its batch starts, or given back by dropping it.
+    pub async fn slot(&self) -> Result<Slot, EngineError> {
+        let permit = self.slots.clone().acquire_owned().await;
+        permit.map(Slot).map_err(|_| EngineError::Stopped)
+    }
+
+    /// Runs one input, planar `[3, height, width]`; dropping the future drops the job, if its batch has not begun.
+    pub async fn run(
+        &self,
+        slot: Slot,
+        input: Vec<f32>,
+        want: Want,
+        deadline: Instant,
+    ) -> Result<Done, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            input,
+            want,
+            deadline,
+            submitted: Instant::now(),
+            reply,
+            _slot: slot.0,
+        };
+        self.queue.push(job).map_err(|_| EngineError::Stopped)?;
+        // The sender is gone without a word only where a panic took its batch along.
+        answer.await.unwrap_or(Err(EngineError::WorkerPanicked))
+    }
+
+    /// How many prepared inputs wait.
+    pub fn queue_depth(&self) -> usize {
+        self.queue.depth()
+    }
+
+    /// How the worker does.
+    pub fn health(&self) -> WorkerHealth {
+        self.worker.health()
+    }
+
+    /// Takes no further jobs, finishes those that wait, and ends the worker. Blocks until it has ended or `within` has passed; says
+    /// whether it ended.
+    pub fn stop(&self, within: Duration) -> bool {
+        self.admission.drain();
+        self.queue.close();
+        self.worker.join(within)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}

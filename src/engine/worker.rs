@@ -1,0 +1,191 @@
+//! The thread that runs batches, one after the other. A panic costs its batch and nobody else: the batch's replies are dropped with it,
+//! which their callers see, and the loop starts anew.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::batching::Taken;
+use super::queue::{Job, Queue};
+use super::{Done, EngineError, Forward, Observer};
+use crate::model::{Output, Want};
+
+/// A batch that runs this many times longer than they usually do is stuck ...
+const STUCK_FACTOR: u32 = 50;
+
+/// ... if it has also run for this long: on a busy machine short batches vary a lot.
+const STUCK_AT_LEAST: Duration = Duration::from_secs(10);
+
+/// How the worker does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerHealth {
+    /// It waits for work or runs a batch in about the usual time.
+    Well,
+    /// Its batch has run far over its usual time.
+    Stuck(Duration),
+    /// Its thread has ended.
+    Gone,
+}
+
+/// The worker's thread and what is known of it.
+pub(super) struct Worker {
+    state: Arc<Monitor>,
+}
+
+#[derive(Default)]
+struct Monitor {
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    running_since: Option<Instant>,
+    usual: Option<Duration>,
+    ended: bool,
+}
+
+impl Monitor {
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn begin(&self, at: Instant) {
+        self.with(|state| state.running_since = Some(at));
+    }
+
+    /// Keeps a slowly moving average of what a batch takes.
+    fn finish(&self, took: Duration) {
+        self.with(|state| {
+            state.running_since = None;
+            state.usual = Some(state.usual.map_or(took, |usual| (usual * 7 + took) / 8));
+        });
+    }
+}
+
+impl Worker {
+    pub(super) fn start(
+        model: Arc<dyn Forward>,
+        queue: Arc<Queue>,
+        observer: Arc<dyn Observer>,
+    ) -> std::io::Result<Self> {
+        let monitor = Arc::new(Monitor::default());
+        let state = monitor.clone();
+        thread::Builder::new()
+            .name("imgclass-worker".to_owned())
+            .spawn(move || {
+                while catch_unwind(AssertUnwindSafe(|| {
+                    work(&*model, &queue, &*observer, &monitor)
+                }))
+                .is_err()
+                {
+                    monitor.with(|state| state.running_since = None);
+                    tracing::error!(
+                        "the worker panicked; its batch failed, and a new worker takes over"
+                    );
+                    observer.worker_panicked();
+                }
+                monitor.with(|state| state.ended = true);
+                monitor.ended.notify_all();
+            })?;
+        Ok(Self { state })
+    }
+
+    pub(super) fn health(&self) -> WorkerHealth {
+        self.state.with(|state| {
+            let patience = state.usual.map_or(STUCK_AT_LEAST, |usual| {
+                (usual * STUCK_FACTOR).max(STUCK_AT_LEAST)
+            });
+            match state.running_since.map(|since| since.elapsed()) {
+                _ if state.ended => WorkerHealth::Gone,
+                Some(running) if running > patience => WorkerHealth::Stuck(running),
+                _ => WorkerHealth::Well,
+            }
+        })
+    }
+
+    /// Waits for the end of the thread, but no longer than `within`; says whether it has ended.
+    pub(super) fn join(&self, within: Duration) -> bool {
+        let state = self
+            .state
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .state
+            .ended
+            .wait_timeout_while(state, within, |state| !state.ended);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ended
+    }
+}
+
+/// Runs batches until the queue is closed and empty.
+fn work(model: &dyn Forward, queue: &Queue, observer: &dyn Observer, monitor: &Monitor) {
+    while let Some(Taken {
+        batch,
+        expired,
+        abandoned,
+    }) = queue.take()
+    {
+        if abandoned + expired.len() > 0 {
+            observer.jobs_dropped(abandoned, expired.len());
+        }
+        for job in expired {
+            // An error here means that the caller has left meanwhile, which is fine.
+            let _ = job.reply.send(Err(EngineError::DeadlinePassed));
+        }
+        if batch.is_empty() {
+            continue;
+        }
+        let started = Instant::now();
+        monitor.begin(started);
+        let (images, want) = describe(&batch);
+        let result = model.forward(&images, want);
+        let took = started.elapsed();
+        monitor.finish(took);
+        observer.batch_finished(batch.len(), took);
+        reply(
+            batch,
+            result.map_err(|e| EngineError::Model(Arc::new(e))),
+            started,
+            took,
+        );
+    }
+}
+
+fn describe(batch: &[Job]) -> (Vec<&[f32]>, Want) {
+    let images = batch.iter().map(|job| job.input.as_slice()).collect();
+    (
+        images,
+        batch
+            .iter()
+            .fold(Want::default(), |want, job| want.or(job.want)),
+    )
+}
+
+fn reply(
+    batch: Vec<Job>,
+    result: Result<Vec<Output>, EngineError>,
+    started: Instant,
+    took: Duration,
+) {
+    let batch_size = batch.len();
+    let mut outputs = result.map(Vec::into_iter);
+    for job in batch {
+        let answer = match &mut outputs {
+            Ok(outputs) => outputs
+                .next()
+                .ok_or(EngineError::WorkerPanicked)
+                .map(|output| Done {
+                    output,
+                    queued: started.saturating_duration_since(job.submitted),
+                    inference: took,
+                    batch_size,
+                }),
+            Err(EngineError::Model(e)) => Err(EngineError::Model(e.clone())),
+            Err(_) => Err(EngineError::WorkerPanicked),
+        };
+        let _ = job.reply.send(answer);
+    }
+}

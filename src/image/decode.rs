@@ -1,0 +1,293 @@
+//! Encoded bytes to an upright RGB picture, with the size judged before anything of that size is allocated; it never
+//! resizes, and never returns part of a picture that the file does not hold.
+
+use super::error::ImageError;
+use super::format::Format;
+use super::gif::FirstFrame;
+use super::jpeg;
+use super::pixels::{RgbImage, extra_bytes, to_rgb8, turned};
+use ::image::codecs::{
+    bmp::BmpDecoder, jpeg::JpegDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder,
+};
+use ::image::metadata::Orientation;
+use ::image::{ExtendedColorType, ImageDecoder};
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// How large a picture may be. All three are judged from its header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most pixels, width times height.
+    pub max_pixels: u64,
+    /// Longest side in pixels.
+    pub max_side: u32,
+    /// Most bytes that decoding may hold at once, see [`ImageInfo::decoded_bytes`].
+    pub max_decoded_bytes: u64,
+}
+
+/// What a picture's header tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// The format of its bytes.
+    pub format: Format,
+    /// Width in pixels, after EXIF orientation.
+    pub width: u32,
+    /// Height in pixels, after EXIF orientation.
+    pub height: u32,
+    /// Estimate, from above, of the bytes that [`decode`] holds at its peak beside the encoded bytes: the decoder's
+    /// samples and working buffers, their conversion to RGB and the turned copy.
+    pub decoded_bytes: u64,
+}
+
+/// Reads the header only: what the picture is and what it would cost, or why it will not be decoded.
+///
+/// # Errors
+/// [`ImageError::Unsupported`], [`ImageError::TooLarge`], or [`ImageError::Malformed`] where even the header is damaged.
+pub fn inspect(bytes: &[u8], limits: &Limits) -> Result<ImageInfo, ImageError> {
+    let format = Format::of(bytes)?;
+    contain_panics(format, || Ok(Opened::new(format, bytes, limits)?.info))
+}
+
+/// Decodes to upright 8-bit RGB what Pillow's `ImageOps.exif_transpose(Image.open(...)).convert("RGB")` gives: the first
+/// frame or page, alpha dropped, no colour management. A file that ends before its picture does is refused.
+///
+/// # Errors
+/// Any [`ImageError`]. No input panics: a decoder's panic comes back as [`ImageError::Malformed`].
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, ImageError> {
+    let format = Format::of(bytes)?;
+    contain_panics(format, || {
+        Opened::new(format, bytes, limits)?.read(bytes, limits)
+    })
+}
+
+/// Runs `work`, turning a panic into [`ImageError::Malformed`]. The decoders are large, parse what strangers send, and
+/// have panicked on damaged files before; one such file must cost its sender an error, not the service a worker. Nothing
+/// that `work` may leave half-changed outlives it, hence `AssertUnwindSafe`.
+fn contain_panics<T>(
+    format: Format,
+    work: impl FnOnce() -> Result<T, ImageError>,
+) -> Result<T, ImageError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(ImageError::Malformed {
+            format,
+            reason: "the decoder gave up on its damaged data".to_owned(),
+        })
+    })
+}
+
+/// A picture whose header is read and whose size is within the limits.
+struct Opened<'a> {
+    info: ImageInfo,
+    orientation: Orientation,
+    codec: Codec<'a>,
+}
+
+/// GIF has its own, because only the raw frame tells what Pillow shows around it.
+enum Codec<'a> {
+    Gif(FirstFrame<'a>),
+    Other(Box<dyn ImageDecoder + 'a>),
+}
+
+impl<'a> Opened<'a> {
+    fn new(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
+        let codec = open(format, bytes, limits)?;
+        let (stored, orientation, decoded_bytes, codec) = match codec {
+            Codec::Gif(frame) => (
+                frame.size(),
+                Orientation::NoTransforms,
+                frame.decoded_bytes(),
+                Codec::Gif(frame),
+            ),
+            Codec::Other(mut decoder) => {
+                // A damaged EXIF block says nothing about the pixels.
+                let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+                let peak = peak_bytes(format, bytes, decoder.as_ref(), orientation);
+                (
+                    decoder.dimensions(),
+                    orientation,
+                    peak,
+                    Codec::Other(decoder),
+                )
+            }
+        };
+        let (width, height) = turned(stored, orientation);
+        let info = ImageInfo {
+            format,
+            width,
+            height,
+            decoded_bytes,
+        };
+        check(&info, limits)?;
+        Ok(Self {
+            info,
+            orientation,
+            codec,
+        })
+    }
+
+    fn read(self, bytes: &[u8], limits: &Limits) -> Result<RgbImage, ImageError> {
+        let format = self.info.format;
+        let damaged = |reason: &str| ImageError::Malformed {
+            format,
+            reason: reason.to_owned(),
+        };
+        if format == Format::Jpeg && !jpeg::is_complete(bytes) {
+            return Err(damaged("the file ends before the picture does"));
+        }
+        let picture = match self.codec {
+            Codec::Gif(frame) => frame.read().map_err(|e| malformed(format, &e))?,
+            Codec::Other(mut decoder) => {
+                decoder
+                    .set_limits(codec_limits(limits))
+                    .map_err(|e| refusal(format, limits, e))?;
+                let (width, height) = decoder.dimensions();
+                let color = decoder.color_type();
+                let length = usize::try_from(decoder.total_bytes())
+                    .map_err(|_| damaged("it is too large"))?;
+                let mut samples = vec![0; length];
+                decoder
+                    .read_image_boxed(&mut samples)
+                    .map_err(|e| refusal(format, limits, e))?;
+                RgbImage::new(width, height, to_rgb8(color, samples)?)
+            }
+        };
+        picture
+            .and_then(|picture| picture.upright(self.orientation))
+            .ok_or_else(|| damaged("it has no pixels"))
+    }
+}
+
+/// Opens the decoder of `format`, which reads headers but nothing of the picture's size.
+fn open<'a>(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Codec<'a>, ImageError> {
+    let from = Cursor::new(bytes);
+    let decoder: Result<Box<dyn ImageDecoder + 'a>, _> = match format {
+        Format::Gif => {
+            return match FirstFrame::open(bytes) {
+                Ok(Some(frame)) => Ok(Codec::Gif(frame)),
+                Ok(None) => Err(malformed(format, &"it has no frame")),
+                Err(error) => Err(malformed(format, &error)),
+            };
+        }
+        Format::Jpeg => JpegDecoder::new(from).map(|d| Box::new(d) as _),
+        // The PNG decoder takes its memory limit (for metadata that unpacks to gigabytes) at birth or never. Its sides are
+        // left to `check`, which names them.
+        Format::Png => {
+            let mut limits = codec_limits(limits);
+            (limits.max_image_width, limits.max_image_height) = (None, None);
+            PngDecoder::with_limits(from, limits).map(|d| Box::new(d) as _)
+        }
+        Format::WebP => WebPDecoder::new(from).map(|d| Box::new(d) as _),
+        Format::Bmp => BmpDecoder::new(from).map(|d| Box::new(d) as _),
+        Format::Tiff => TiffDecoder::new(from).map(|d| Box::new(d) as _),
+    };
+    decoder
+        .map(Codec::Other)
+        .map_err(|e| refusal(format, limits, e))
+}
+
+fn codec_limits(limits: &Limits) -> ::image::Limits {
+    let mut codec = ::image::Limits::no_limits();
+    codec.max_image_width = Some(limits.max_side);
+    codec.max_image_height = Some(limits.max_side);
+    codec.max_alloc = Some(limits.max_decoded_bytes);
+    codec
+}
+
+/// See [`ImageInfo::decoded_bytes`]. The working buffers are those of the decoders' sources at the locked versions.
+fn peak_bytes(
+    format: Format,
+    bytes: &[u8],
+    decoder: &dyn ImageDecoder,
+    orientation: Orientation,
+) -> u64 {
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    let color = decoder.color_type();
+    let working = match format {
+        Format::Jpeg => jpeg::coefficient_bytes(bytes),
+        // Planes of luma and chroma, a little over 1.5 bytes a pixel; with alpha, losslessly or animated also up to an
+        // RGBA canvas and an RGBA frame.
+        Format::WebP if bytes.get(12..16) == Some(b"VP8 ") => pixels.saturating_mul(2),
+        Format::WebP => pixels.saturating_mul(10),
+        // The decoder fills a buffer of its own and copies it; CMYK has four samples where the copy has three.
+        Format::Tiff => match decoder.original_color_type() {
+            ExtendedColorType::Cmyk8 => pixels.saturating_mul(4),
+            ExtendedColorType::Cmyk16 => pixels.saturating_mul(8),
+            _ => decoder.total_bytes(),
+        },
+        Format::Png | Format::Bmp | Format::Gif => 0,
+    };
+    let samples = decoder.total_bytes();
+    let converting = pixels.saturating_mul(extra_bytes(color));
+    let turning = if orientation == Orientation::NoTransforms {
+        0
+    } else {
+        pixels.saturating_mul(3)
+    };
+    // Working buffers are gone before the conversion starts, and the samples before the turn.
+    samples
+        .saturating_add(working.max(converting))
+        .max(pixels.saturating_mul(3).saturating_add(turning))
+}
+
+fn check(info: &ImageInfo, limits: &Limits) -> Result<(), ImageError> {
+    let pixels = u64::from(info.width) * u64::from(info.height);
+    if pixels == 0 {
+        return Err(malformed(info.format, &"it has no pixels"));
+    }
+    let measures = [
+        (
+            "longer side in pixels",
+            u64::from(info.width.max(info.height)),
+            u64::from(limits.max_side),
+        ),
+        ("number of pixels", pixels, limits.max_pixels),
+        (
+            "decoded size in bytes",
+            info.decoded_bytes,
+            limits.max_decoded_bytes,
+        ),
+    ];
+    match measures.into_iter().find(|(_, found, limit)| found > limit) {
+        Some((what, found, limit)) => Err(ImageError::TooLarge { what, found, limit }),
+        None => Ok(()),
+    }
+}
+
+/// A decoder's error as ours.
+fn refusal(format: Format, limits: &Limits, error: ::image::ImageError) -> ImageError {
+    use ::image::ImageError as E;
+    match error {
+        E::Limits(_) => ImageError::TooMuchMemory {
+            limit: limits.max_decoded_bytes,
+        },
+        E::Unsupported(unsupported) => ImageError::Unsupported {
+            found: format!("this kind of {format} ({})", printable(&unsupported)),
+        },
+        E::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            malformed(format, &"the file ends before the picture does")
+        }
+        E::Decoding(e) => malformed(format, &e),
+        E::IoError(e) => malformed(format, &e),
+        E::Encoding(e) => malformed(format, &e),
+        E::Parameter(e) => malformed(format, &e),
+    }
+}
+
+fn malformed(format: Format, reason: &dyn std::fmt::Display) -> ImageError {
+    ImageError::Malformed {
+        format,
+        reason: printable(reason),
+    }
+}
+
+/// A decoder's words cut to a line: some quote the file, which may hold anything.
+fn printable(words: &dyn std::fmt::Display) -> String {
+    const LONGEST: usize = 200;
+    words
+        .to_string()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(LONGEST)
+        .collect()
+}

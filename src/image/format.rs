@@ -1,0 +1,149 @@
+//! Which format some bytes are in, judged by their first bytes only; it never looks at names, extensions or headers, and
+//! never decodes.
+
+use super::ImageError;
+use std::fmt;
+
+/// The formats that are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// JPEG, baseline or progressive, Huffman coded, 8 bits.
+    Jpeg,
+    /// PNG; of an animated one, the default picture.
+    Png,
+    /// WebP, lossy or lossless; of an animated one, the first frame.
+    WebP,
+    /// GIF, first frame.
+    Gif,
+    /// Windows or OS/2 bitmap.
+    Bmp,
+    /// TIFF or BigTIFF, first page.
+    Tiff,
+}
+
+impl Format {
+    /// The formats as a message lists them.
+    pub(super) const LIST: &'static str = "JPEG, PNG, WebP, GIF, BMP or TIFF";
+
+    /// The format that the first bytes tell, or `None` when they tell none of ours.
+    #[must_use]
+    pub fn sniff(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0xFF, 0xD8, 0xFF, ..] => Some(Self::Jpeg),
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Some(Self::Png),
+            [
+                b'R',
+                b'I',
+                b'F',
+                b'F',
+                _,
+                _,
+                _,
+                _,
+                b'W',
+                b'E',
+                b'B',
+                b'P',
+                ..,
+            ] => Some(Self::WebP),
+            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Self::Gif),
+            // 42 is TIFF, 43 BigTIFF.
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
+            [b'B', b'M', ..] if is_bitmap(bytes) => Some(Self::Bmp),
+            _ => None,
+        }
+    }
+
+    /// [`Format::sniff`], or an error that names what was sent as far as it can be told.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, ImageError> {
+        Self::sniff(bytes).ok_or_else(|| ImageError::Unsupported {
+            found: foreign(bytes).to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::WebP => "WebP",
+            Self::Gif => "GIF",
+            Self::Bmp => "BMP",
+            Self::Tiff => "TIFF",
+        })
+    }
+}
+
+/// "BM" alone also begins prose, so the size of the header that follows must be one that some bitmap has.
+fn is_bitmap(bytes: &[u8]) -> bool {
+    match bytes.get(14..18) {
+        Some(&[size, 0, 0, 0]) => matches!(size, 12 | 16 | 40 | 52 | 56 | 64 | 108 | 124),
+        _ => false,
+    }
+}
+
+/// First bytes of things that people send instead of a picture, or of pictures in formats that are not decoded here.
+const FOREIGN: &[(&[u8], &str)] = &[
+    (b"%PDF", "a PDF document"),
+    (b"\0\0\x01\0", "an ICO icon"),
+    (b"8BPS", "a Photoshop document"),
+    (b"\xFF\x0A", "a JPEG XL image"),
+    (b"\0\0\0\x0CJXL ", "a JPEG XL image"),
+    (b"\0\0\0\x0CjP  ", "a JPEG 2000 image"),
+    (b"\xFF\x4F\xFF\x51", "a JPEG 2000 image"),
+    (b"qoif", "a QOI image"),
+    (b"\x76\x2F\x31\x01", "an OpenEXR image"),
+    (b"#?RADIANCE", "a Radiance HDR image"),
+    (b"DDS ", "a DirectDraw surface"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1F\x8B", "gzip-compressed data"),
+    (b"\x1A\x45\xDF\xA3", "a Matroska or WebM video"),
+    (b"RIFF", "a RIFF file that is not WebP"),
+    (
+        b"BM",
+        "a file that begins like a BMP but has no known bitmap header",
+    ),
+];
+
+/// Names what is not one of ours. ISO base media files are told apart by their brand; markup and JSON by how the text
+/// begins, since a web page or an API's error is the likeliest thing behind a wrong URL.
+fn foreign(bytes: &[u8]) -> &'static str {
+    if bytes.is_empty() {
+        return "an empty file";
+    }
+    if bytes.get(4..8) == Some(b"ftyp") {
+        return match bytes.get(8..12) {
+            Some(b"avif" | b"avis") => "an AVIF image",
+            Some(b"heic" | b"heix" | b"hevc" | b"heim" | b"heis" | b"mif1" | b"msf1") => {
+                "a HEIC image"
+            }
+            _ => "an MP4 or QuickTime video",
+        };
+    }
+    if let Some((_, name)) = FOREIGN.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+        return name;
+    }
+    if let [b'P', b'1'..=b'7', b' ' | b'\n' | b'\r' | b'\t', ..] = bytes {
+        return "a netpbm image";
+    }
+    foreign_text(bytes).unwrap_or("this file (its first bytes are those of no known image format)")
+}
+
+/// Markup and JSON, looked for in the first bytes only.
+fn foreign_text(bytes: &[u8]) -> Option<&'static str> {
+    const LOOKED_AT: usize = 512;
+    let head = bytes.get(..LOOKED_AT).unwrap_or(bytes);
+    let head = head
+        .strip_prefix(b"\xEF\xBB\xBF")
+        .unwrap_or(head)
+        .trim_ascii_start();
+    let contains = |tag: &[u8]| head.windows(tag.len()).any(|w| w.eq_ignore_ascii_case(tag));
+    match head.first()? {
+        b'<' if contains(b"<svg") => Some("an SVG drawing"),
+        b'<' if contains(b"<html") || contains(b"<!doctype html") => Some("an HTML page"),
+        b'<' => Some("an XML or HTML document"),
+        b'{' | b'[' => Some("a JSON document"),
+        _ => None,
+    }
+}

@@ -1,0 +1,104 @@
+//! What a JPEG's markers tell: whether the file ends before the picture does, and what decoding it will hold; it never
+//! decodes an entropy-coded bit.
+//!
+//! Markers as in ITU-T T.81, annex B. The decoder fills what is missing with grey; Pillow refuses such a file, and so do
+//! we: a download that was cut off must not come back as a confident answer about a half-grey picture.
+
+const SOF0: u8 = 0xC0;
+const SOF2_PROGRESSIVE: u8 = 0xC2;
+const DHT: u8 = 0xC4;
+const DAC: u8 = 0xCC;
+const SOF15: u8 = 0xCF;
+const RST0: u8 = 0xD0;
+const RST7: u8 = 0xD7;
+const SOI: u8 = 0xD8;
+const EOI: u8 = 0xD9;
+const SOS: u8 = 0xDA;
+const TEM: u8 = 0x01;
+
+/// The markers of a JPEG in file order, each with its segment's payload (empty for those that have none). Whatever lies
+/// between segments (entropy-coded data, stuffing, restarts, garbage) is skipped, as libjpeg skips it.
+struct Markers<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Markers<'a> {
+    type Item = (u8, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let at = self.rest.iter().position(|&byte| byte == 0xFF)?;
+            self.rest = &self.rest[at + 1..];
+            let marker = *self.rest.first()?;
+            match marker {
+                // Padding before a marker: look again from this byte.
+                0xFF => {}
+                0 | TEM | RST0..=RST7 => self.rest = &self.rest[1..],
+                SOI | EOI => {
+                    self.rest = &self.rest[1..];
+                    return Some((marker, &[]));
+                }
+                _ => {
+                    let (high, low) = (*self.rest.get(1)?, *self.rest.get(2)?);
+                    // The length counts its own two bytes.
+                    let end = 1 + usize::from(u16::from_be_bytes([high, low])).max(2);
+                    let payload = self.rest.get(3..end)?;
+                    self.rest = &self.rest[end..];
+                    return Some((marker, payload));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the end-of-image marker is there. A file without it was cut off.
+pub(super) fn is_complete(bytes: &[u8]) -> bool {
+    Markers { rest: bytes }.any(|(marker, _)| marker == EOI)
+}
+
+/// An upper bound, in bytes, of the coefficients that the decoder keeps for the whole picture: 0 for the usual baseline
+/// JPEG, whose rows are finished one by one; two bytes per sample where a picture comes in several scans.
+pub(super) fn coefficient_bytes(bytes: &[u8]) -> u64 {
+    let mut frame = None;
+    for (marker, payload) in (Markers { rest: bytes }) {
+        match marker {
+            DHT | DAC => {}
+            SOF0..=SOF15 => frame = Some((marker, payload)),
+            SOS => {
+                let scan_components = payload.first().copied();
+                return match frame {
+                    Some((sof, frame))
+                        if sof == SOF2_PROGRESSIVE || scan_components != frame.get(5).copied() =>
+                    {
+                        frame_bytes(frame).unwrap_or(0)
+                    }
+                    _ => 0,
+                };
+            }
+            _ => {}
+        }
+    }
+    0
+}
+
+/// Two bytes for each sample of a frame header's components, whole MCUs counted.
+fn frame_bytes(frame: &[u8]) -> Option<u64> {
+    let side = |at: usize| {
+        Some(u64::from(u16::from_be_bytes([
+            *frame.get(at)?,
+            *frame.get(at + 1)?,
+        ])))
+    };
+    let (height, width) = (side(1)?, side(3)?);
+    let sampling: Vec<(u64, u64)> = frame
+        .get(6..)?
+        .chunks_exact(3)
+        .map(|component| (u64::from(component[1] >> 4), u64::from(component[1] & 15)))
+        .collect();
+    let (h_max, v_max) = sampling
+        .iter()
+        .fold((1, 1), |(h, v), s| (s.0.max(h), s.1.max(v)));
+    let mcus = width.div_ceil(8 * h_max) * height.div_ceil(8 * v_max);
+    let blocks_per_mcu: u64 = sampling.iter().map(|(h, v)| h * v).sum();
+    Some(mcus * blocks_per_mcu * 64 * 2)
+}

@@ -1,0 +1,22 @@
+//! From the bytes of an encoded picture to the network's input, with Pillow's answer; it never fetches anything, never
+//! trusts a file name or a header, and knows nothing of the model.
+//!
+//! The way through is [`inspect`] (what is it, how large, what would it cost) → [`decode`] (upright RGB) →
+//! [`Preprocessing::apply`] (resize, crop, normalise). Everything that a stranger's bytes can cause comes back as an
+//! [`ImageError`] whose text may be shown to the sender.
+
+mod decode;
+mod error;
+mod format;
+mod gif;
+mod jpeg;
+mod pixels;
+mod preprocess;
+mod resample;
+
+pub use decode::{ImageInfo, Limits, decode, inspect};
+pub use error::{ImageError, PreprocessingError};
+pub use format::Format;
+pub use pixels::RgbImage;
+pub use preprocess::{Preprocessing, Resize};
+pub use resample::Filter;

@@ -1,0 +1,213 @@
+//! A picture to the network's input as torchvision and timm do it at evaluation: resize, centre crop, normalise; it never
+//! decodes, and holds no checkpoint's numbers of its own.
+
+use super::error::PreprocessingError;
+use super::pixels::RgbImage;
+use super::resample::{Filter, Span, window};
+
+/// No checkpoint comes near it; it bounds what a configuration file can make us allocate.
+const MAX_SIDE: u32 = 4096;
+
+/// What a picture is resized to before the crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// The shorter side to this many pixels, the longer in proportion and rounded down (torchvision's `Resize(n)`,
+    /// timm's crop mode "center").
+    ShorterSide(u32),
+    /// To exactly this size, whatever the proportions (timm's crop mode "squash").
+    Exact {
+        /// Height in pixels.
+        height: u32,
+        /// Width in pixels.
+        width: u32,
+    },
+}
+
+/// A checkpoint's preprocessing, checked once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocessing {
+    resize: Resize,
+    filter: Filter,
+    crop: (u32, u32),
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+impl Preprocessing {
+    /// Resize with `filter`, centre crop of `crop` (height, width), then `(x / 255 - mean) / std` for red, green, blue.
+    ///
+    /// # Errors
+    /// A side that is zero or over 4096, or a mean or standard deviation that cannot be used.
+    pub fn new(
+        resize: Resize,
+        filter: Filter,
+        crop: (u32, u32),
+        mean: [f32; 3],
+        std: [f32; 3],
+    ) -> Result<Self, PreprocessingError> {
+        let resized = match resize {
+            Resize::ShorterSide(side) => [side, side],
+            Resize::Exact { height, width } => [height, width],
+        };
+        let sides = [
+            ("resize height", resized[0]),
+            ("resize width", resized[1]),
+            ("crop height", crop.0),
+            ("crop width", crop.1),
+        ];
+        for (what, side) in sides {
+            if !(1..=MAX_SIDE).contains(&side) {
+                return Err(PreprocessingError::Side {
+                    what,
+                    found: u64::from(side),
+                    max: MAX_SIDE,
+                });
+            }
+        }
+        for channel in 0..3 {
+            let (mean, std) = (mean[channel], std[channel]);
+            if !mean.is_finite() || !std.is_finite() || std <= 0.0 {
+                return Err(PreprocessingError::Normalisation { channel, mean, std });
+            }
+        }
+        Ok(Self {
+            resize,
+            filter,
+            crop,
+            mean,
+            std,
+        })
+    }
+
+    /// The side that timm resizes to for an input of `side` pixels: `floor(side / crop_pct)`, 256 for 224 and 0.875.
+    ///
+    /// # Errors
+    /// A fraction that is not positive, or a side that is out of range.
+    pub fn side_before_crop(side: u32, crop_pct: f64) -> Result<u32, PreprocessingError> {
+        if !crop_pct.is_finite() || crop_pct <= 0.0 {
+            return Err(PreprocessingError::CropFraction { found: crop_pct });
+        }
+        // Saturates; whatever is too large is refused below.
+        let found = (f64::from(side) / crop_pct).floor() as u64;
+        match u32::try_from(found) {
+            Ok(side @ 1..=MAX_SIDE) => Ok(side),
+            _ => Err(PreprocessingError::Side {
+                what: "resize side",
+                found,
+                max: MAX_SIDE,
+            }),
+        }
+    }
+
+    /// What a picture is resized to.
+    #[must_use]
+    pub fn resize(&self) -> Resize {
+        self.resize
+    }
+
+    /// The resampling filter.
+    #[must_use]
+    pub fn filter(&self) -> Filter {
+        self.filter
+    }
+
+    /// Height and width of the crop, which is the network's input, in pixels.
+    #[must_use]
+    pub fn crop(&self) -> (u32, u32) {
+        self.crop
+    }
+
+    /// Means of red, green, blue, of values in 0 to 1.
+    #[must_use]
+    pub fn mean(&self) -> [f32; 3] {
+        self.mean
+    }
+
+    /// Standard deviations of red, green, blue, of values in 0 to 1.
+    #[must_use]
+    pub fn std(&self) -> [f32; 3] {
+        self.std
+    }
+
+    /// The network's input, planar `[3, crop height, crop width]`. Only what the crop shows is resized.
+    #[must_use]
+    pub fn apply(&self, picture: &RgbImage) -> Vec<f32> {
+        let (resized_width, resized_height) = self.resized(picture);
+        let across = Axis::new(picture.width(), resized_width, self.crop.1);
+        let down = Axis::new(picture.height(), resized_height, self.crop.0);
+        let pixels = window(picture, across.span, down.span, self.filter);
+        self.normalise(&pixels, across, down)
+    }
+
+    /// Width and height of the whole picture after the resize, as torchvision computes them.
+    fn resized(&self, picture: &RgbImage) -> (u64, u64) {
+        let (width, height) = (u64::from(picture.width()), u64::from(picture.height()));
+        match self.resize {
+            Resize::Exact { height, width } => (u64::from(width), u64::from(height)),
+            Resize::ShorterSide(side) => {
+                let side = u64::from(side);
+                if width <= height {
+                    (side, side * height / width)
+                } else {
+                    (side * width / height, side)
+                }
+            }
+        }
+    }
+
+    /// Interleaved `[down, across, 3]` bytes to planar floats, surrounded by black where the crop is larger.
+    fn normalise(&self, pixels: &[u8], across: Axis, down: Axis) -> Vec<f32> {
+        let (height, width) = (self.crop.0 as usize, self.crop.1 as usize);
+        let row_bytes = across.span.length as usize * 3;
+        let mut input = Vec::with_capacity(3 * height * width);
+        for channel in 0..3 {
+            // In torchvision's order of operations and in its precision, once per possible value.
+            let value: [f32; 256] = std::array::from_fn(|byte| {
+                (byte as f32 / 255.0 - self.mean[channel]) / self.std[channel]
+            });
+            let plane_end = input.len() + height * width;
+            input.resize(input.len() + down.before * width, value[0]);
+            for row in pixels.chunks_exact(row_bytes) {
+                let row_end = input.len() + width;
+                input.resize(input.len() + across.before, value[0]);
+                input.extend(
+                    row.iter()
+                        .skip(channel)
+                        .step_by(3)
+                        .map(|&byte| value[usize::from(byte)]),
+                );
+                input.resize(row_end, value[0]);
+            }
+            input.resize(plane_end, value[0]);
+        }
+        input
+    }
+}
+
+/// One axis of the centre crop: the resized pixels that it shows, and how many black ones come before them.
+#[derive(Debug, Clone, Copy)]
+struct Axis {
+    span: Span,
+    before: usize,
+}
+
+impl Axis {
+    /// torchvision's `CenterCrop`: from `round((resized - crop) / 2)` with Python's rounding of halves to even; what is
+    /// smaller than the crop gets `(crop - resized) // 2` black pixels before it and the rest after.
+    fn new(source: u32, resized: u64, crop: u32) -> Self {
+        let spare = resized.saturating_sub(u64::from(crop));
+        let half = spare / 2;
+        let offset = half + (spare & half & 1);
+        // Never over `crop`, so it fits.
+        let length = resized.min(u64::from(crop)) as u32;
+        Self {
+            span: Span {
+                source,
+                resized,
+                offset,
+                length,
+            },
+            before: (crop - length) as usize / 2,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Pixels times weight panels: cuts a convolution into micro-kernel tiles and shares them among threads. It never
+//! splits the sum over input channels, so an output's bits do not depend on how the work was cut.
+
+use std::ops::Range;
+
+use super::buffer::{Destination, Source};
+use super::isa::Kernels;
+use super::pack::Panels;
+use super::pool::Session;
+use super::tile::{BLOCK, Tile};
+use super::window::Window;
+
+/// A task's share of the input should leave most of a second-level cache of 512 KB or more to the weights.
+const TASK_INPUT_BYTES: usize = 192 << 10;
+
+/// Tasks per thread that even out what a busy neighbour takes; more would cut the reuse of panels.
+const TASKS_PER_THREAD: usize = 6;
+
+/// One product, its operands and its epilogue.
+pub(crate) struct Gemm<'a> {
+    pub kernels: &'static Kernels,
+    pub panels: &'a Panels,
+    /// Which of the packed matrices.
+    pub matrix: usize,
+    /// Start values, one per output channel up to the last panel's end.
+    pub bias: Source,
+    /// Input, blocked.
+    pub input: Source,
+    /// Floats from one input channel block to the next.
+    pub input_block: usize,
+    /// Input channel blocks.
+    pub blocks: usize,
+    /// Output pixels.
+    pub pixels: usize,
+    /// Which input pixels an output pixel reads; `None` for the one in the same place.
+    pub window: Option<Window>,
+    /// Output, blocked.
+    pub output: Destination,
+    /// Floats from one output channel block to the next.
+    pub output_block: usize,
+    /// Output channel blocks.
+    pub output_blocks: usize,
+    /// Residual, in the output's geometry; may be null.
+    pub skip: Source,
+    /// Clamp at zero.
+    pub relu: bool,
+}
+
+impl Gemm<'_> {
+    /// Tiles of the pixels, as tall as possible and as equal as possible: 49 pixels in tiles of at most 14 are
+    /// 12 + 12 + 12 + 13, so none is wasted on padding.
+    pub(crate) fn tiles(&self) -> usize {
+        self.pixels.div_ceil(self.kernels.dense.len())
+    }
+
+    /// Computes everything, on all threads of the session.
+    ///
+    /// # Safety
+    /// - The operands span what the fields say; the output overlaps none of them.
+    pub(crate) unsafe fn run(&self, session: &Session<'_>) {
+        let (tiles, panels) = (self.tiles(), self.panels.panels);
+        let (tiles_per_task, panels_per_task) = self.cut(session.threads());
+        let (rows, columns) = (
+            tiles.div_ceil(tiles_per_task),
+            panels.div_ceil(panels_per_task),
+        );
+        session.run(rows * columns, |task, _| {
+            let (row, column) = (task % rows, task / rows);
+            let tiles = row * tiles / rows..(row + 1) * tiles / rows;
+            let panels = column * panels / columns..(column + 1) * panels / columns;
+            // SAFETY: this function's contract; tasks write disjoint pixels or channels.
+            unsafe { self.block(tiles, panels) }
+        });
+    }
+
+    /// Tiles and panels per task. Many pixels are split by pixels, so that a task reads its input once and shares the
+    /// weights; few pixels are split by panels, so that each weight is read by one thread only.
+    fn cut(&self, threads: usize) -> (usize, usize) {
+        let (tiles, panels) = (self.tiles(), self.panels.panels);
+        let tile_bytes = self.kernels.dense.len() * self.blocks * BLOCK * size_of::<f32>();
+        let fit = (TASK_INPUT_BYTES / tile_bytes).max(4);
+        if tiles >= 4 * TASKS_PER_THREAD * threads.min(16) {
+            let even = tiles.div_ceil(TASKS_PER_THREAD * threads);
+            (fit.min(even), panels)
+        } else {
+            (tiles.min(32), panels.div_ceil(TASKS_PER_THREAD * threads))
+        }
+    }
+
+    /// Computes some tiles of some panels on this thread.
+    ///
+    /// # Safety
+    /// As [`Self::run`]; nobody else writes these tiles of these panels meanwhile.
+    pub(crate) unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>) {
+        let all = self.tiles();
+        let edge = |tile: usize| tile * self.pixels / all;
+        let (first, end) = (edge(tiles.start), edge(tiles.end));
+        let offsets = self
+            .window
+            .as_ref()
+            .map(|window| window.offsets(first..end));
+        let taps = self.window.as_ref().map_or(1, Window::taps);
+        let width_blocks = self.panels.width / BLOCK;
+        // While the tiles of a panel are computed, its successor is asked for in as many slices.
+        let prefetch_lines = if self.blocks * taps * tiles.len() == 0 {
+            0
+        } else {
+            self.panels.width.div_ceil(tiles.len())
+        };
+        for panel in panels {
+            let weights = self.panels.panel(self.matrix, panel);
+            let ahead = weights.wrapping_add(self.panels.depth * self.panels.width);
+            let block = panel * width_blocks;
+            for (index, tile) in tiles.clone().enumerate() {
+                let (from, to) = (edge(tile), edge(tile + 1));
+                let at = block * self.output_block + from * BLOCK;
+                let (a, offsets) = match &offsets {
+                    None => (self.input.at(from * BLOCK), std::ptr::null()),
+                    Some(offsets) => (
+                        self.input.at(0),
+                        offsets.as_ptr().wrapping_add(from - first),
+                    ),
+                };
+                let t = Tile {
+                    a,
+                    a_block: self.input_block,
+                    blocks: self.blocks,
+                    offsets,
+                    tap_stride: end - first,
+                    taps,
+                    panel: weights,
+                    bias: self.bias.at(panel * self.panels.width),
+                    out: self.output.at(at),
+                    out_block: self.output_block,
+                    out_blocks: width_blocks.min(self.output_blocks - block),
+                    skip: self.skip.at(at),
+                    relu: self.relu,
+                    prefetch: ahead
+                        .wrapping_add(index * prefetch_lines * self.blocks * taps * BLOCK),
+                    prefetch_lines,
+                };
+                let kernels = if self.window.is_some() {
+                    self.kernels.indirect
+                } else {
+                    self.kernels.dense
+                };
+                // SAFETY: `run`'s contract; `to - from` is at least 1 and at most the tallest tile.
+                unsafe { kernels[to - from - 1](&t) };
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Which instruction sets this processor has, and the kernels compiled for each. It never switches by itself after
+//! detection: whoever loads a model chooses once.
+
+use std::fmt;
+
+use super::simd;
+use super::stem::StemTile;
+use super::tile::{self, Tile, TileFn};
+use super::winograd::transform::{self, InputTile, OutputTile};
+
+/// An instruction set that this processor has: only [`Isa::detect`], [`Isa::available`] and [`Isa::named`] make one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Isa(Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+/// An instruction set was asked for that is unknown, or that this processor lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnsupportedIsa {
+    name: String,
+}
+
+impl fmt::Display for UnsupportedIsa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = Isa::available().into_iter().map(Isa::name).collect();
+        write!(
+            f,
+            "instruction set {:?} is not available here; choose one of: {}",
+            self.name,
+            names.join(", ")
+        )
+    }
+}
+
+impl std::error::Error for UnsupportedIsa {}
+
+impl Isa {
+    /// The fastest instruction set of this processor.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self::available()[0]
+    }
+
+    /// Every instruction set that this processor has, fastest first; `portable` is always the last.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                found.push(Self(Kind::Avx512));
+            }
+            if std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+            {
+                found.push(Self(Kind::Avx2));
+            }
+        }
+        found.push(Self(Kind::Portable));
+        found
+    }
+
+    /// The instruction set called `name`: `avx512`, `avx2` or `portable`.
+    ///
+    /// # Errors
+    /// [`UnsupportedIsa`] if there is none of that name, or this processor lacks it.
+    pub fn named(name: &str) -> Result<Self, UnsupportedIsa> {
+        let found = Self::available().into_iter().find(|isa| isa.name() == name);
+        found.ok_or_else(|| UnsupportedIsa {
+            name: name.to_owned(),
+        })
+    }
+
+    /// `avx512`, `avx2` or `portable`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => "avx2",
+            Kind::Portable => "portable",
+        }
+    }
+
+    /// The kernels compiled for this instruction set.
+    pub(crate) fn kernels(self) -> &'static Kernels {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => &AVX512,
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx2 => &AVX2,
+            Kind::Portable => &PORTABLE,
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The entry points compiled for one instruction set. Calling one is `unsafe`: its arguments carry raw pointers. That
+/// the processor has the features is settled, since only an [`Isa`] leads here.
+pub(crate) struct Kernels {
+    /// Output channels of a weight panel: the vectors of a tile times their lanes, a multiple of 16.
+    pub width: usize,
+    /// `dense[r - 1]` computes tiles of `r` pixels; its length is the tallest tile.
+    pub dense: &'static [TileFn],
+    /// As `dense`, for pixels named by an offset table.
+    pub indirect: &'static [TileFn],
+    /// As `dense`, for the stem.
+    pub stem: &'static [unsafe fn(&StemTile)],
+    /// The largest of some pixels, per channel.
+    pub largest: unsafe fn(&[*const f32], usize, *mut f32),
+    /// Winograd input transforms of F(2x2, 3x3) and F(4x4, 3x3).
+    pub winograd_input: [unsafe fn(&InputTile); 2],
+    /// Winograd output transforms of F(2x2, 3x3) and F(4x4, 3x3).
+    pub winograd_output: [unsafe fn(&OutputTile); 2],
+}
+
+/// Compiles the kernels for one instruction set. `$vectors` times the tallest row count accumulators, `$vectors`
+/// weights and a broadcast pixel must fit its registers.
+macro_rules! kernels {
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $vectors:literal, [$($rows:literal)+]) => {
+        mod $module {
+            use super::*;
+            $(#[$feature])?
+            pub(super) unsafe fn dense<const MR: usize>(t: &Tile) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { tile::dense::<$vector, MR, $vectors>(t) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn indirect<const MR: usize>(t: &Tile) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { tile::indirect::<$vector, MR, $vectors>(t) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn stem<const MR: usize>(t: &StemTile) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { super::super::stem::tile::<$vector, MR, $vectors>(t) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn largest(lines: &[*const f32], columns: usize, out: *mut f32) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { super::super::stem::largest::<$vector>(lines, columns, out) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn input2(t: &InputTile) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { transform::input::<$vector, 4>(t) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn input4(t: &InputTile) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { transform::input::<$vector, 6>(t) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn output2(t: &OutputTile) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { transform::output::<$vector, 4, 2>(t) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn output4(t: &OutputTile) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { transform::output::<$vector, 6, 4>(t) }
+            }
+        }
+        static $name: Kernels = Kernels {
+            width: $vectors * <$vector as simd::Vector>::LANES,
+            dense: &[$($module::dense::<$rows>),+],
+            indirect: &[$($module::indirect::<$rows>),+],
+            stem: &[$($module::stem::<$rows>),+],
+            largest: $module::largest,
+            winograd_input: [$module::input2, $module::input4],
+            winograd_output: [$module::output2, $module::output4],
+        };
+    };
+}
+
+// 28 accumulators, 2 weights and 2 pixels of 32 registers.
+#[cfg(target_arch = "x86_64")]
+kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+// 12 accumulators, 2 weights and a pixel of 16 registers.
+#[cfg(target_arch = "x86_64")]
+kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, 2, [1 2 3 4 5 6]);
+// 8 accumulators, 4 weights, a pixel and a product of SSE2's 16 registers; three rows spill and lose a third.
+kernels!(PORTABLE, portable, , simd::portable::F32x4, 4, [1 2]);

@@ -1,0 +1,67 @@
+//! Weights in the order in which a micro-kernel reads them. It runs at load only, never in a forward pass.
+
+use super::buffer::Buffer;
+use super::tile::BLOCK;
+
+/// One matrix of weights as panels of `width` output channels: `[panels][input block][tap][16][width]`, zeros where
+/// the channels do not fill a block or a panel.
+#[derive(Debug)]
+pub(crate) struct Panels {
+    data: Buffer,
+    /// Output channels of a panel.
+    pub width: usize,
+    /// Steps of k in a panel: input blocks * taps * 16.
+    pub depth: usize,
+    /// Panels of one matrix.
+    pub panels: usize,
+}
+
+impl Panels {
+    /// Packs `matrices` matrices one after the other; `weight(matrix, out, in, tap)` gives the numbers.
+    pub(crate) fn new(
+        width: usize,
+        (matrices, outputs, inputs, taps): (usize, usize, usize, usize),
+        weight: impl Fn(usize, usize, usize, usize) -> f32,
+    ) -> Self {
+        let panels = outputs.div_ceil(width);
+        let depth = inputs.div_ceil(BLOCK) * taps * BLOCK;
+        let mut data = Buffer::zeroed(matrices * panels * depth * width);
+        let mut rest = data.as_mut_slice();
+        for matrix in 0..matrices {
+            for panel in 0..panels {
+                let (this, next) = rest.split_at_mut(depth * width);
+                rest = next;
+                let valid = width.min(outputs - panel * width);
+                for (row, to) in this.chunks_exact_mut(width).enumerate() {
+                    let (block, tap, lane) = (row / BLOCK / taps, row / BLOCK % taps, row % BLOCK);
+                    let input = block * BLOCK + lane;
+                    if input >= inputs {
+                        continue;
+                    }
+                    for (j, to) in to[..valid].iter_mut().enumerate() {
+                        *to = weight(matrix, panel * width + j, input, tap);
+                    }
+                }
+            }
+        }
+        Self {
+            data,
+            width,
+            depth,
+            panels,
+        }
+    }
+
+    /// Panel `panel` of matrix `matrix`.
+    pub(crate) fn panel(&self, matrix: usize, panel: usize) -> *const f32 {
+        debug_assert!(panel < self.panels);
+        self.data
+            .as_ptr()
+            .wrapping_add((matrix * self.panels + panel) * self.depth * self.width)
+    }
+
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        self.data.len() * size_of::<f32>()
+    }
+}

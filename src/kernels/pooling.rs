@@ -1,0 +1,63 @@
+//! The average over all pixels of each image. It never pools windows: the stem has its own max-pool.
+
+use super::buffer::{Destination, filled};
+use super::layout::BatchDims;
+use super::pool::ThreadPool;
+use super::tile::BLOCK;
+
+/// Floats below which waking other threads costs more than it saves.
+const ALONE: usize = 1 << 16;
+
+/// The mean over the pixels of each image: from blocked `x` to `[n, channels]`, row-major. Sums run in pixel order.
+///
+/// # Panics
+/// If `x` does not have the length of `dims`, or an image has no pixels.
+#[must_use]
+pub fn global_average_pool(
+    pool: &ThreadPool,
+    x: &[f32],
+    channels: usize,
+    dims: BatchDims,
+) -> Vec<f32> {
+    assert_eq!(
+        x.len(),
+        dims.blocked_len(channels),
+        "pooling input length for {channels} channels and {dims:?}"
+    );
+    let plane = dims.h * dims.w;
+    assert!(plane > 0 || dims.n == 0, "pooling over no pixels: {dims:?}");
+    let scale = 1.0 / plane as f32;
+    let blocks = channels.div_ceil(BLOCK);
+    let average = |image: usize, block: usize, out: Destination| {
+        let start = (block * dims.n + image) * plane * BLOCK;
+        let mut sums = [0.0f32; BLOCK];
+        for pixel in x[start..start + plane * BLOCK].chunks_exact(BLOCK) {
+            for (sum, value) in sums.iter_mut().zip(pixel) {
+                *sum += value;
+            }
+        }
+        for (lane, sum) in sums.iter().take(channels - block * BLOCK).enumerate() {
+            // SAFETY: the output holds `n * channels` floats; each (image, block) writes its own channels.
+            unsafe {
+                out.at(image * channels + block * BLOCK + lane)
+                    .write(sum * scale)
+            };
+        }
+    };
+    let fill = |out: &mut [std::mem::MaybeUninit<f32>]| {
+        let out = Destination::of(out);
+        if x.len() <= ALONE {
+            (0..dims.n * blocks).for_each(|task| average(task / blocks, task % blocks, out));
+        } else {
+            // Whole groups of blocks per task: one block is too little work.
+            let groups = (blocks * dims.n).min(4 * pool.threads());
+            let all = blocks * dims.n;
+            pool.for_each(groups, |group| {
+                (group * all / groups..(group + 1) * all / groups)
+                    .for_each(|task| average(task / blocks, task % blocks, out));
+            });
+        }
+    };
+    // SAFETY: every image and channel is written.
+    unsafe { filled(dims.n * channels, fill) }
+}

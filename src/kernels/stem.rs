@@ -1,0 +1,434 @@
+//! The network's first two layers in one pass: the 7x7 convolution of stride 2 over planar pixels with ReLU, and the
+//! 3x3 max-pool of stride 2. It never writes the convolution's full output anywhere.
+
+use std::mem::MaybeUninit;
+
+use super::buffer::{Buffer, Destination, Source, filled};
+use super::isa::{Isa, Kernels};
+use super::layout::BatchDims;
+use super::pool::ThreadPool;
+use super::simd::Vector;
+use super::tile::BLOCK;
+
+const CHANNELS: usize = 3;
+const KERNEL: usize = 7;
+const STRIDE: usize = 2;
+const PADDING: usize = 3;
+const TAPS: usize = CHANNELS * KERNEL * KERNEL;
+
+/// Pooled rows per task at most: a task repeats one convolution row of its upper neighbour, so short bands cost.
+const BAND_ROWS: usize = 14;
+
+/// The stem's packed weights: convolution 7x7, stride 2, padding 3, from 3 channels, ReLU, max-pool 3x3, stride 2,
+/// padding 1.
+pub struct PackedStem {
+    isa: Isa,
+    out_channels: usize,
+    /// `[panels][channel][ky][kx][width]`.
+    panels: Buffer,
+    /// One per channel up to the last panel's end.
+    bias: Buffer,
+}
+
+/// A tile of convolution pixels in one row, for one panel.
+pub(crate) struct StemTile {
+    /// The first tap of the first pixel in the padded input's first channel.
+    pub input: *const f32,
+    /// Floats from one padded input row to the next.
+    pub row: usize,
+    /// Floats from one padded input channel to the next.
+    pub channel: usize,
+    /// `[channel][ky][kx][width]`.
+    pub panel: *const f32,
+    /// `width` floats.
+    pub bias: *const f32,
+    /// First pixel in the panel's first channel block.
+    pub out: *mut f32,
+    /// Floats from one output channel block to the next.
+    pub out_block: usize,
+    /// Output channel blocks to store.
+    pub out_blocks: usize,
+}
+
+/// Hides from the compiler where `p` points: it would otherwise notice that a pixel's tap is its neighbour's tap two
+/// columns on, keep those values in registers and spill accumulators for them, which costs a quarter of the speed.
+#[inline(always)]
+fn opaque(p: *const f32) -> *const f32 {
+    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+    {
+        let mut p = p;
+        // SAFETY: no instruction at all.
+        unsafe {
+            std::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags))
+        };
+        p
+    }
+    #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))))]
+    p
+}
+
+/// The stem's micro-kernel: `MR` pixels of a row times a panel of `NV` vectors.
+///
+/// # Safety
+/// - The target features of `V` are enabled and present.
+/// - The pointers of `t` span what its fields say.
+#[inline(always)]
+pub(crate) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &StemTile) {
+    // SAFETY: this function's contract.
+    unsafe {
+        let mut bias = [V::zero(); NV];
+        for (v, lanes) in bias.iter_mut().enumerate() {
+            *lanes = V::load(t.bias.add(v * V::LANES));
+        }
+        let mut acc = [bias; MR];
+        let mut weights = t.panel;
+        for channel in 0..CHANNELS {
+            for ky in 0..KERNEL {
+                let line = t.input.add(channel * t.channel + ky * t.row);
+                for kx in 0..KERNEL {
+                    let pixels = opaque(line.add(kx));
+                    let mut w = [V::zero(); NV];
+                    for (v, lanes) in w.iter_mut().enumerate() {
+                        *lanes = V::load(weights.add(v * V::LANES));
+                    }
+                    weights = weights.add(NV * V::LANES);
+                    for (r, sums) in acc.iter_mut().enumerate() {
+                        let x = V::splat_at(pixels.add(r * STRIDE));
+                        for v in 0..NV {
+                            sums[v] = x.mul_add(w[v], sums[v]);
+                        }
+                    }
+                }
+            }
+        }
+        for (r, sums) in acc.into_iter().enumerate() {
+            for (v, y) in sums.into_iter().enumerate() {
+                let block = v * V::LANES / BLOCK;
+                if block < t.out_blocks {
+                    let at = block * t.out_block + r * BLOCK + v * V::LANES % BLOCK;
+                    V::zero().max(y).store(t.out.add(at));
+                }
+            }
+        }
+    }
+}
+
+/// The largest of up to 3x3 lines of 16 channels, `lines[..rows]` each of `columns` neighbouring pixels.
+///
+/// # Safety
+/// - The target features of `V` are enabled and present; `lines` and `out` span what is said.
+#[inline(always)]
+pub(crate) unsafe fn largest<V: Vector>(lines: &[*const f32], columns: usize, out: *mut f32) {
+    let mut v = 0;
+    while v < BLOCK {
+        // SAFETY: this function's contract.
+        unsafe {
+            let mut top = V::load(lines[0].add(v));
+            for line in lines {
+                for column in 0..columns {
+                    top = top.max(V::load(line.add(column * BLOCK + v)));
+                }
+            }
+            top.store(out.add(v));
+        }
+        v += V::LANES;
+    }
+}
+
+/// The geometry of one forward call.
+#[derive(Clone, Copy)]
+struct Geometry {
+    input: BatchDims,
+    conv: BatchDims,
+    pooled: BatchDims,
+    /// Floats of a padded input row.
+    padded_width: usize,
+    /// Pooled rows of a task.
+    band: usize,
+}
+
+impl Geometry {
+    fn new(input: BatchDims, threads: usize) -> Self {
+        let conv = BatchDims {
+            n: input.n,
+            h: input.h.div_ceil(2),
+            w: input.w.div_ceil(2),
+        };
+        let pooled = BatchDims {
+            n: input.n,
+            h: conv.h.div_ceil(2),
+            w: conv.w.div_ceil(2),
+        };
+        // One band per thread where an image is split at all.
+        let bands = if input.n >= 4 * threads {
+            1
+        } else {
+            pooled.h.div_ceil(BAND_ROWS).next_multiple_of(threads)
+        };
+        let band = pooled.h.div_ceil(bands).max(1);
+        Self {
+            input,
+            conv,
+            pooled,
+            padded_width: (conv.w - 1) * STRIDE + KERNEL,
+            band,
+        }
+    }
+
+    fn bands(&self) -> usize {
+        self.pooled.h.div_ceil(self.band)
+    }
+
+    /// Padded input rows that a band reads.
+    fn padded_rows(&self) -> usize {
+        2 * STRIDE * self.band + KERNEL
+    }
+
+    fn padded_floats(&self) -> usize {
+        (CHANNELS * self.padded_rows() * self.padded_width).next_multiple_of(BLOCK)
+    }
+
+    /// Floats of the three convolution rows that pooling looks at.
+    fn ring_floats(&self, blocks: usize) -> usize {
+        3 * self.conv.w * blocks * BLOCK
+    }
+}
+
+impl PackedStem {
+    /// Packs `weight` (`[out_channels, 3, 7, 7]`, batch norm folded) and `bias` (`[out_channels]`).
+    ///
+    /// # Panics
+    /// If a length does not match.
+    #[must_use]
+    pub fn new(isa: Isa, weight: &[f32], bias: &[f32]) -> Self {
+        let out_channels = bias.len();
+        assert_eq!(
+            weight.len(),
+            out_channels * TAPS,
+            "stem weight length for {out_channels} channels"
+        );
+        let width = isa.kernels().width;
+        let count = out_channels.div_ceil(width);
+        let mut panels = Buffer::zeroed(count * TAPS * width);
+        let packed = panels.as_mut_slice();
+        for (channel, kernel) in weight.chunks_exact(TAPS).enumerate() {
+            for (tap, &value) in kernel.iter().enumerate() {
+                packed[(channel / width * TAPS + tap) * width + channel % width] = value;
+            }
+        }
+        let mut padded_bias = Buffer::zeroed(count * width);
+        padded_bias.as_mut_slice()[..out_channels].copy_from_slice(bias);
+        Self {
+            isa,
+            out_channels,
+            panels,
+            bias: padded_bias,
+        }
+    }
+
+    /// Output images, rows and columns for an input.
+    #[must_use]
+    pub fn output_dims(&self, input: BatchDims) -> BatchDims {
+        Geometry::new(input, 1).pooled
+    }
+
+    /// Output channels.
+    #[must_use]
+    pub fn out_channels(&self) -> usize {
+        self.out_channels
+    }
+
+    /// Multiplications and additions of the convolution.
+    #[must_use]
+    pub fn flops(&self, input: BatchDims) -> u64 {
+        (2 * Geometry::new(input, 1).conv.pixels() * self.out_channels * TAPS) as u64
+    }
+
+    /// Bytes of the packed weights.
+    #[must_use]
+    pub fn packed_bytes(&self) -> usize {
+        (self.panels.len() + self.bias.len()) * size_of::<f32>()
+    }
+
+    /// The stem's output for `x` (`[n, 3, h, w]`), blocked, with [`Self::output_dims`].
+    ///
+    /// # Panics
+    /// If `x` does not have the length of `input`, or `input` is empty.
+    #[must_use]
+    pub fn forward(&self, pool: &ThreadPool, x: &[f32], input: BatchDims) -> Vec<f32> {
+        let len = self.output_dims(input).blocked_len(self.out_channels);
+        // SAFETY: `forward_into` initialises its whole output.
+        unsafe { filled(len, |out| self.forward_into(pool, x, input, out)) }
+    }
+
+    /// As [`Self::forward`], writing every element of `out`.
+    ///
+    /// # Panics
+    /// As [`Self::forward`], or if `out` has the wrong length.
+    pub fn forward_into(
+        &self,
+        pool: &ThreadPool,
+        x: &[f32],
+        input: BatchDims,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        assert!(
+            input.pixels() > 0,
+            "the stem was given an empty input: {input:?}"
+        );
+        assert_eq!(
+            x.len(),
+            CHANNELS * input.pixels(),
+            "stem input length for {input:?}"
+        );
+        let mut session = pool.session();
+        let geometry = Geometry::new(input, session.threads());
+        let blocks = self.out_channels.div_ceil(BLOCK);
+        assert_eq!(
+            out.len(),
+            geometry.pooled.pixels() * blocks * BLOCK,
+            "stem output length for {input:?}"
+        );
+        let own = geometry.padded_floats() + geometry.ring_floats(blocks);
+        let scratch = Destination::new(session.scratch(session.threads() * own));
+        let out = Destination::of(out);
+        let x = Source::new(x.as_ptr());
+        let bands = geometry.bands();
+        session.run(input.n * bands, |task, worker| {
+            let band = Band {
+                stem: self,
+                geometry,
+                image: task / bands,
+                first: task % bands * geometry.band,
+            };
+            let padded = scratch.at(worker * own);
+            // SAFETY: the lengths were asserted; the scratch is this worker's; bands write disjoint rows.
+            unsafe {
+                band.run(
+                    x.at(0),
+                    padded,
+                    padded.wrapping_add(geometry.padded_floats()),
+                    out,
+                )
+            }
+        });
+    }
+}
+
+/// Some pooled rows of one image.
+struct Band<'a> {
+    stem: &'a PackedStem,
+    geometry: Geometry,
+    image: usize,
+    first: usize,
+}
+
+impl Band<'_> {
+    unsafe fn run(&self, x: *const f32, padded: *mut f32, ring: *mut f32, out: Destination) {
+        let g = &self.geometry;
+        let last = g.pooled.h.min(self.first + g.band);
+        // Pooled row p looks at convolution rows 2p - 1, 2p and 2p + 1.
+        let start = (2 * self.first).saturating_sub(1);
+        let end = g.conv.h.min(2 * last);
+        // SAFETY: `forward_into`'s contract.
+        unsafe {
+            self.pad(x, padded, start, end);
+            let mut next = start;
+            for row in self.first..last {
+                let until = end.min(2 * row + 2);
+                self.convolve(padded, ring, start, next..until);
+                next = until;
+                self.pool(ring, row, out);
+            }
+        }
+    }
+
+    /// Copies the input rows that convolution rows `start..end` read, with zeros around the image.
+    unsafe fn pad(&self, x: *const f32, padded: *mut f32, start: usize, end: usize) {
+        let g = &self.geometry;
+        let (h, w) = (g.input.h, g.input.w);
+        let rows = (end - start - 1) * STRIDE + KERNEL;
+        for channel in 0..CHANNELS {
+            for row in 0..rows {
+                let to = padded.wrapping_add((channel * g.padded_rows() + row) * g.padded_width);
+                // SAFETY: the padded buffer holds `padded_rows` rows a channel; source rows lie in the image.
+                unsafe {
+                    match (start * STRIDE + row)
+                        .checked_sub(PADDING)
+                        .filter(|&y| y < h)
+                    {
+                        None => to.write_bytes(0, g.padded_width),
+                        Some(y) => {
+                            let from = x.add(((self.image * CHANNELS + channel) * h + y) * w);
+                            // An odd width ends one column earlier than the padded row.
+                            let columns = w.min(g.padded_width - PADDING);
+                            to.write_bytes(0, PADDING);
+                            to.add(PADDING).copy_from_nonoverlapping(from, columns);
+                            to.add(PADDING + columns)
+                                .write_bytes(0, g.padded_width - PADDING - columns);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Computes convolution rows into the ring: row r lies in slot r % 3, `[slot][block][column][16]`.
+    unsafe fn convolve(
+        &self,
+        padded: *const f32,
+        ring: *mut f32,
+        start: usize,
+        rows: std::ops::Range<usize>,
+    ) {
+        let g = &self.geometry;
+        let kernels: &Kernels = self.stem.isa.kernels();
+        let (width, blocks) = (kernels.width, self.stem.out_channels.div_ceil(BLOCK));
+        let tiles = g.conv.w.div_ceil(kernels.stem.len());
+        for panel in 0..blocks.div_ceil(width / BLOCK) {
+            let block = panel * width / BLOCK;
+            for row in rows.clone() {
+                let line = padded.wrapping_add((row - start) * STRIDE * g.padded_width);
+                let slot = ring.wrapping_add((row % 3 * blocks + block) * g.conv.w * BLOCK);
+                for tile in 0..tiles {
+                    let (from, to) = (tile * g.conv.w / tiles, (tile + 1) * g.conv.w / tiles);
+                    let t = StemTile {
+                        input: line.wrapping_add(from * STRIDE),
+                        row: g.padded_width,
+                        channel: g.padded_rows() * g.padded_width,
+                        panel: self.stem.panels.as_ptr().wrapping_add(panel * TAPS * width),
+                        bias: self.stem.bias.as_ptr().wrapping_add(panel * width),
+                        out: slot.wrapping_add(from * BLOCK),
+                        out_block: g.conv.w * BLOCK,
+                        out_blocks: (width / BLOCK).min(blocks - block),
+                    };
+                    // SAFETY: the padded row holds `(w - 1) * 2 + 7` columns, the slot `w` pixels a block.
+                    unsafe { kernels.stem[to - from - 1](&t) };
+                }
+            }
+        }
+    }
+
+    /// Pools the ring into one output row.
+    unsafe fn pool(&self, ring: *const f32, row: usize, out: Destination) {
+        let g = &self.geometry;
+        let blocks = self.stem.out_channels.div_ceil(BLOCK);
+        let largest = self.stem.isa.kernels().largest;
+        let rows = (2 * row).saturating_sub(1)..g.conv.h.min(2 * row + 2);
+        for block in 0..blocks {
+            let to =
+                (block * g.pooled.pixels() + (self.image * g.pooled.h + row) * g.pooled.w) * BLOCK;
+            for column in 0..g.pooled.w {
+                let from = (2 * column).saturating_sub(1);
+                let columns = g.conv.w.min(2 * column + 2) - from;
+                let mut lines = [ring; 3];
+                for (line, row) in lines.iter_mut().zip(rows.clone()) {
+                    *line =
+                        ring.wrapping_add(((row % 3 * blocks + block) * g.conv.w + from) * BLOCK);
+                }
+                // SAFETY: the ring holds these rows; the output row is this band's.
+                unsafe { largest(&lines[..rows.len()], columns, out.at(to + column * BLOCK)) };
+            }
+        }
+    }
+}

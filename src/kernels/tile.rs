@@ -1,0 +1,180 @@
+//! The micro-kernel: a tile of up to `MR` pixels times one weight panel, with bias, residual and ReLU in the store. It
+//! never loops over more than one tile and never allocates.
+
+use super::simd::{Vector, prefetch};
+
+/// Channels in one block of the activation layout `[C/16][pixels][16]`.
+pub const BLOCK: usize = 16;
+
+/// An entry of an offset table that means "outside the image".
+pub(crate) const OUTSIDE: u32 = u32::MAX;
+
+/// A line of zeros that taps outside the image read.
+pub(crate) static ZERO_LINE: [f32; BLOCK] = [0.0; BLOCK];
+
+/// Everything that one call of the micro-kernel needs. `NV` vectors make the panel's width.
+pub(crate) struct Tile {
+    /// First pixel of the tile (dense) or of the image (indirect) in channel block 0.
+    pub a: *const f32,
+    /// Floats from one input channel block to the next.
+    pub a_block: usize,
+    /// Input channel blocks.
+    pub blocks: usize,
+    /// Indirect only: for each tap, then each of the tile's pixels, the float offset of its input pixel, or [`OUTSIDE`].
+    pub offsets: *const u32,
+    /// Indirect only: entries from one tap's offsets to the next tap's.
+    pub tap_stride: usize,
+    /// Indirect only: taps of the kernel.
+    pub taps: usize,
+    /// The panel: `[blocks][taps][16][width]`.
+    pub panel: *const f32,
+    /// `width` floats that the accumulators start from.
+    pub bias: *const f32,
+    /// First output pixel in the panel's first channel block.
+    pub out: *mut f32,
+    /// Floats from one output channel block to the next.
+    pub out_block: usize,
+    /// Output channel blocks to store: at least 1, at most width / 16.
+    pub out_blocks: usize,
+    /// Residual in the output's geometry, or null.
+    pub skip: *const f32,
+    /// Clamp at zero in the store.
+    pub relu: bool,
+    /// What to ask into the second-level cache meanwhile.
+    pub prefetch: *const f32,
+    /// Cache lines of `prefetch` per 16 steps of k.
+    pub prefetch_lines: usize,
+}
+
+/// The signature of every micro-kernel instance.
+pub(crate) type TileFn = unsafe fn(&Tile);
+
+/// 16 steps of k: `acc[r] += a[r][k] * b[k]`, rows of `a` lie 16 floats apart.
+#[inline(always)]
+unsafe fn accumulate<V: Vector, const MR: usize, const NV: usize>(
+    acc: &mut [[V; NV]; MR],
+    a: *const f32,
+    b: *const f32,
+) {
+    let mut k = 0;
+    while k < BLOCK {
+        // SAFETY: the caller's tile spans MR rows of 16 floats and the panel 16 rows of NV vectors.
+        unsafe {
+            let mut j = 0;
+            while j < 4 {
+                let row = b.add((k + j) * NV * V::LANES);
+                let mut bv = [V::zero(); NV];
+                for v in 0..NV {
+                    bv[v] = V::load(row.add(v * V::LANES));
+                }
+                for r in 0..MR {
+                    let x = V::splat_at(a.add(r * BLOCK + k + j));
+                    for v in 0..NV {
+                        acc[r][v] = x.mul_add(bv[v], acc[r][v]);
+                    }
+                }
+                j += 1;
+            }
+        }
+        k += 4;
+    }
+}
+
+#[inline(always)]
+unsafe fn start<V: Vector, const MR: usize, const NV: usize>(t: &Tile) -> [[V; NV]; MR] {
+    // SAFETY: `bias` holds the panel's width.
+    unsafe {
+        let mut bias = [V::zero(); NV];
+        for (v, lane) in bias.iter_mut().enumerate() {
+            *lane = V::load(t.bias.add(v * V::LANES));
+        }
+        [bias; MR]
+    }
+}
+
+#[inline(always)]
+unsafe fn finish<V: Vector, const MR: usize, const NV: usize>(t: &Tile, acc: [[V; NV]; MR]) {
+    let per_block = BLOCK / V::LANES;
+    for v in 0..NV {
+        if v / per_block >= t.out_blocks {
+            break;
+        }
+        let at = v / per_block * t.out_block + v % per_block * V::LANES;
+        for r in 0..MR {
+            // SAFETY: `out` and `skip` span MR pixels in each of `out_blocks` blocks.
+            unsafe {
+                let mut y = acc[r][v];
+                if !t.skip.is_null() {
+                    y = y.add(V::load(t.skip.add(at + r * BLOCK)));
+                }
+                if t.relu {
+                    y = V::zero().max(y);
+                }
+                y.store(t.out.add(at + r * BLOCK));
+            }
+        }
+    }
+}
+
+/// The micro-kernel over pixels that lie side by side (1x1 convolutions, Winograd products).
+///
+/// # Safety
+/// - The target features of `V` are enabled and present.
+/// - The pointers of `t` span what its fields say; `out` overlaps nothing that is read.
+#[inline(always)]
+pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile) {
+    // SAFETY: this function's contract.
+    unsafe {
+        let mut acc = start::<V, MR, NV>(t);
+        let (mut a, mut b, mut ahead) = (t.a, t.panel, t.prefetch);
+        for _ in 0..t.blocks {
+            for _ in 0..t.prefetch_lines {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(16);
+            }
+            accumulate::<V, MR, NV>(&mut acc, a, b);
+            a = a.wrapping_add(t.a_block);
+            b = b.add(BLOCK * NV * V::LANES);
+        }
+        finish::<V, MR, NV>(t, acc);
+    }
+}
+
+/// The micro-kernel over pixels named by an offset table (strides, borders, larger kernels).
+///
+/// # Safety
+/// As [`dense`]; every offset plus `blocks - 1` steps of `a_block` plus 16 lies within the input.
+#[inline(always)]
+pub(crate) unsafe fn indirect<V: Vector, const MR: usize, const NV: usize>(t: &Tile) {
+    // SAFETY: this function's contract.
+    unsafe {
+        let mut acc = start::<V, MR, NV>(t);
+        let (mut a, mut b, mut ahead) = (t.a, t.panel, t.prefetch);
+        for _ in 0..t.blocks {
+            let mut offsets = t.offsets;
+            for _ in 0..t.taps {
+                for _ in 0..t.prefetch_lines {
+                    prefetch(ahead);
+                    ahead = ahead.wrapping_add(16);
+                }
+                let mut lines = [[0f32; BLOCK]; MR];
+                for (r, line) in lines.iter_mut().enumerate() {
+                    let offset = *offsets.add(r);
+                    let from = if offset == OUTSIDE {
+                        ZERO_LINE.as_ptr()
+                    } else {
+                        a.wrapping_add(offset as usize)
+                    };
+                    for v in 0..BLOCK / V::LANES {
+                        V::load(from.add(v * V::LANES)).store(line.as_mut_ptr().add(v * V::LANES));
+                    }
+                }
+                accumulate::<V, MR, NV>(&mut acc, lines.as_ptr().cast(), b);
+                offsets = offsets.wrapping_add(t.tap_stride);
+                b = b.add(BLOCK * NV * V::LANES);
+            }
+            a = a.wrapping_add(t.a_block);
+        }
+        finish::<V, MR, NV>(t, acc);
+    }
+}

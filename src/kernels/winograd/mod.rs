@@ -1,0 +1,361 @@
+//! 3x3 convolutions of stride 1 by Winograd's minimal filtering: transform tiles, multiply per position, transform
+//! back. It never serves another kernel size or stride.
+
+pub(crate) mod transform;
+
+use super::buffer::{Destination, Source};
+use super::gemm::Gemm;
+use super::isa::Kernels;
+use super::layout::BatchDims;
+use super::pack::Panels;
+use super::pool::Session;
+use super::tile::BLOCK;
+use transform::{InputTile, OutputTile};
+
+/// Floats of one thread's transformed inputs and products that leave room for weights in a second-level cache.
+const FUSED_FLOATS: usize = 72 << 10;
+
+/// Tiles that pass through the three phases together, when all threads work on one chunk: their transformed inputs and
+/// products stay in a shared cache, and the weights are read once for them.
+const CHUNK_TILES: usize = 128;
+
+/// The output tile's side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// F(2x2, 3x3): 16 products for 4 outputs, 2.25 times fewer than direct.
+    Two,
+    /// F(4x4, 3x3): 36 products for 16 outputs, 4 times fewer than direct.
+    Four,
+}
+
+impl Side {
+    pub(crate) fn outputs(self) -> usize {
+        match self {
+            Self::Two => 2,
+            Self::Four => 4,
+        }
+    }
+
+    /// Side of the input tile.
+    fn inputs(self) -> usize {
+        self.outputs() + 2
+    }
+
+    /// Products per tile.
+    fn positions(self) -> usize {
+        self.inputs() * self.inputs()
+    }
+}
+
+/// Transformed and packed weights of one layer.
+#[derive(Debug)]
+pub(crate) struct Winograd {
+    side: Side,
+    panels: Panels,
+    no_bias: super::buffer::Buffer,
+}
+
+/// One layer's forward call.
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    pub kernels: &'static Kernels,
+    pub input: Source,
+    pub dims: BatchDims,
+    pub input_blocks: usize,
+    pub bias: Source,
+    pub output: Destination,
+    pub output_blocks: usize,
+    pub skip: Source,
+    pub relu: bool,
+}
+
+/// Where a chunk's transformed inputs and products lie, and which tiles it holds.
+#[derive(Clone, Copy)]
+struct Chunk {
+    first: usize,
+    tiles: usize,
+    inputs: Destination,
+    products: Destination,
+}
+
+impl Winograd {
+    /// Transforms and packs `weight` (OIHW, 3x3).
+    pub(crate) fn new(
+        side: Side,
+        width: usize,
+        outputs: usize,
+        inputs: usize,
+        weight: &[f32],
+    ) -> Self {
+        let positions = side.positions();
+        let mut transformed = vec![0.0; positions * outputs * inputs];
+        for (index, kernel) in weight.chunks_exact(9).enumerate() {
+            for (position, value) in weights(side, kernel)
+                .into_iter()
+                .take(positions)
+                .enumerate()
+            {
+                transformed[position * outputs * inputs + index] = value;
+            }
+        }
+        let panels = Panels::new(
+            width,
+            (positions, outputs, inputs, 1),
+            |position, output, input, _| {
+                transformed[(position * outputs + output) * inputs + input]
+            },
+        );
+        let no_bias = super::buffer::Buffer::zeroed(panels.panels * width);
+        Self {
+            side,
+            panels,
+            no_bias,
+        }
+    }
+
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.panels.bytes()
+    }
+
+    /// Computes the layer.
+    ///
+    /// # Safety
+    /// - The operands span what the fields say; the output overlaps none of them.
+    pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call) {
+        let tiles = self.tiles(call.dims);
+        let per_tile = self.stride(call.input_blocks, 1) + self.stride(call.output_blocks, 1);
+        let floats_per_tile = per_tile * self.side.positions();
+        // A multiple of what one micro-kernel holds.
+        let height = call.kernels.dense.len();
+        let fused = (FUSED_FLOATS / floats_per_tile / height * height).max(0);
+        let threads = session.threads();
+        if fused > 0 && tiles >= 2 * threads * fused {
+            let size = self.chunk_floats(call, fused);
+            let scratch = Destination::new(session.scratch(threads * size));
+            session.run(tiles.div_ceil(fused), |task, worker| {
+                let tiles = fused.min(tiles - task * fused);
+                let chunk = self.chunk(call, task * fused, tiles, scratch.at(worker * size));
+                // SAFETY: this function's contract; the scratch is this worker's own.
+                unsafe { self.alone(call, &chunk) }
+            });
+        } else {
+            let chunks = tiles.div_ceil(CHUNK_TILES);
+            let largest = tiles.div_ceil(chunks);
+            let scratch = session.scratch(self.chunk_floats(call, largest));
+            for index in 0..chunks {
+                let (from, to) = (index * tiles / chunks, (index + 1) * tiles / chunks);
+                let chunk = self.chunk(call, from, to - from, scratch);
+                // SAFETY: this function's contract.
+                unsafe { self.together(session, call, &chunk) }
+            }
+        }
+    }
+
+    /// All three phases of one chunk on this thread.
+    unsafe fn alone(&self, call: &Call, chunk: &Chunk) {
+        // SAFETY: `run`'s contract.
+        unsafe {
+            for block in 0..call.input_blocks {
+                self.transform_inputs(call, chunk, block, 0..chunk.tiles);
+            }
+            for position in 0..self.side.positions() {
+                let gemm = self.product(call, chunk, position);
+                gemm.block(0..gemm.tiles(), 0..self.panels.panels);
+            }
+            for block in 0..call.output_blocks {
+                self.transform_outputs(call, chunk, block, 0..chunk.tiles);
+            }
+        }
+    }
+
+    /// All three phases of one chunk, each on all threads.
+    unsafe fn together(&self, session: &Session<'_>, call: &Call, chunk: &Chunk) {
+        // Enough tasks to even out, of a few microseconds at least.
+        let parts = if call.input_blocks < 4 * session.threads() {
+            chunk.tiles.clamp(1, 4)
+        } else {
+            1
+        };
+        let part = |index: usize| index * chunk.tiles / parts..(index + 1) * chunk.tiles / parts;
+        // SAFETY (each): `run`'s contract; tasks write disjoint blocks, tiles or positions.
+        session.run(call.input_blocks * parts, |task, _| unsafe {
+            self.transform_inputs(call, chunk, task / parts, part(task % parts));
+        });
+        let halves = if self.side.positions() < 8 * session.threads() {
+            self.panels.panels.min(4)
+        } else {
+            1
+        };
+        session.run(self.side.positions() * halves, |task, _| unsafe {
+            let (position, half) = (task / halves, task % halves);
+            let gemm = self.product(call, chunk, position);
+            let panels = self.panels.panels;
+            gemm.block(
+                0..gemm.tiles(),
+                half * panels / halves..(half + 1) * panels / halves,
+            );
+        });
+        session.run(call.output_blocks * parts, |task, _| unsafe {
+            self.transform_outputs(call, chunk, task / parts, part(task % parts));
+        });
+    }
+
+    fn tiles(&self, dims: BatchDims) -> usize {
+        let side = self.side.outputs();
+        dims.n * dims.h.div_ceil(side) * dims.w.div_ceil(side)
+    }
+
+    /// Floats from one position to the next: an odd number of cache lines, since a multiple of 4 KB would put all
+    /// positions of a tile into the same cache sets.
+    fn stride(&self, blocks: usize, tiles: usize) -> usize {
+        (blocks * tiles | 1) * BLOCK
+    }
+
+    fn chunk_floats(&self, call: &Call, tiles: usize) -> usize {
+        let strides =
+            self.stride(call.input_blocks, tiles) + self.stride(call.output_blocks, tiles);
+        strides * self.side.positions()
+    }
+
+    fn chunk(&self, call: &Call, first: usize, tiles: usize, scratch: *mut f32) -> Chunk {
+        let inputs = Destination::new(scratch);
+        let products = Destination::new(
+            inputs.at(self.stride(call.input_blocks, tiles) * self.side.positions()),
+        );
+        Chunk {
+            first,
+            tiles,
+            inputs,
+            products,
+        }
+    }
+
+    /// The product of one position.
+    fn product<'a>(&'a self, call: &Call, chunk: &Chunk, position: usize) -> Gemm<'a> {
+        let input = chunk
+            .inputs
+            .at(position * self.stride(call.input_blocks, chunk.tiles));
+        let output = chunk
+            .products
+            .at(position * self.stride(call.output_blocks, chunk.tiles));
+        Gemm {
+            kernels: call.kernels,
+            panels: &self.panels,
+            matrix: position,
+            bias: Source::new(self.no_bias.as_ptr()),
+            input: Source::new(input),
+            input_block: chunk.tiles * BLOCK,
+            blocks: call.input_blocks,
+            pixels: chunk.tiles,
+            window: None,
+            output: Destination::new(output),
+            output_block: chunk.tiles * BLOCK,
+            output_blocks: call.output_blocks,
+            skip: Source::new(std::ptr::null()),
+            relu: false,
+        }
+    }
+
+    /// Image, and first row and column of the output tile `tile`.
+    fn place(&self, dims: BatchDims, tile: usize) -> (usize, usize, usize) {
+        let side = self.side.outputs();
+        let (rows, columns) = (dims.h.div_ceil(side), dims.w.div_ceil(side));
+        (
+            tile / (rows * columns),
+            tile / columns % rows * side,
+            tile % columns * side,
+        )
+    }
+
+    unsafe fn transform_inputs(
+        &self,
+        call: &Call,
+        chunk: &Chunk,
+        block: usize,
+        tiles: std::ops::Range<usize>,
+    ) {
+        let BatchDims { h, w, .. } = call.dims;
+        let (row, side) = (w * BLOCK, self.side.inputs());
+        let plane = block * call.dims.pixels() * BLOCK;
+        for tile in tiles {
+            let (image, y, x) = self.place(call.dims, chunk.first + tile);
+            // The input tile starts one pixel up and left of the output tile.
+            let start = (plane + (image * h + y) * row + x * BLOCK).wrapping_sub(row + BLOCK);
+            let t = InputTile {
+                x: call.input.at(start),
+                row,
+                rows: (usize::from(y == 0), side.min(h + 1 - y)),
+                columns: (usize::from(x == 0), side.min(w + 1 - x)),
+                out: chunk.inputs.at((block * chunk.tiles + tile) * BLOCK),
+                position: self.stride(call.input_blocks, chunk.tiles),
+            };
+            // SAFETY: `run`'s contract; the bounds keep reads inside the image.
+            unsafe { call.kernels.winograd_input[self.side as usize](&t) };
+        }
+    }
+
+    unsafe fn transform_outputs(
+        &self,
+        call: &Call,
+        chunk: &Chunk,
+        block: usize,
+        tiles: std::ops::Range<usize>,
+    ) {
+        let BatchDims { h, w, .. } = call.dims;
+        let (row, side) = (w * BLOCK, self.side.outputs());
+        let plane = block * call.dims.pixels() * BLOCK;
+        for tile in tiles {
+            let (image, y, x) = self.place(call.dims, chunk.first + tile);
+            let at = plane + (image * h + y) * row + x * BLOCK;
+            let t = OutputTile {
+                product: chunk.products.at((block * chunk.tiles + tile) * BLOCK),
+                position: self.stride(call.output_blocks, chunk.tiles),
+                bias: call.bias.at(block * BLOCK),
+                out: call.output.at(at),
+                skip: call.skip.at(at),
+                row,
+                inside: (side.min(h - y), side.min(w - x)),
+                relu: call.relu,
+            };
+            // SAFETY: `run`'s contract; the bounds keep writes inside the image.
+            unsafe { call.kernels.winograd_output[self.side as usize](&t) };
+        }
+    }
+}
+
+/// `G g G^T` for one 3x3 kernel; in double precision, so that only the final rounding counts.
+fn weights(side: Side, kernel: &[f32]) -> [f32; 36] {
+    let two: &[[f64; 3]] = &[
+        [1.0, 0.0, 0.0],
+        [0.5, 0.5, 0.5],
+        [0.5, -0.5, 0.5],
+        [0.0, 0.0, 1.0],
+    ];
+    let (sixth, twelfth, twentyfourth) = (1.0 / 6.0, 1.0 / 12.0, 1.0 / 24.0);
+    let four: &[[f64; 3]] = &[
+        [0.25, 0.0, 0.0],
+        [-sixth, -sixth, -sixth],
+        [-sixth, sixth, -sixth],
+        [twentyfourth, twelfth, sixth],
+        [twentyfourth, -twelfth, sixth],
+        [0.0, 0.0, 1.0],
+    ];
+    let g = if side == Side::Two { two } else { four };
+    let mut out = [0.0; 36];
+    for (i, left) in g.iter().enumerate() {
+        for (j, right) in g.iter().enumerate() {
+            let mut sum = 0.0;
+            for (ky, l) in left.iter().enumerate() {
+                for (kx, r) in right.iter().enumerate() {
+                    sum += l * f64::from(kernel[ky * 3 + kx]) * r;
+                }
+            }
+            out[i * g.len() + j] = sum as f32;
+        }
+    }
+    out
+}

@@ -1,0 +1,237 @@
+//! A safetensors file as a source of tensors for `VarBuilder`, each one checked when a layer asks for it: name, shape, type, finiteness.
+//! It never guesses: a tensor that no layer asked for is an error too, because it means another network.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
+use candle_nn::Init;
+use candle_nn::var_builder::SimpleBackend;
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+
+use super::error::ModelError;
+
+/// The bytes of one safetensors file, parsed and whole.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+/// The first thing that a layer found wrong, and every tensor that layers took. Shared between the backend, which candle owns, and
+/// whoever loads, because candle's own error type cannot carry ours.
+#[derive(Debug, Default, Clone)]
+pub(super) struct LoadLog(Arc<Mutex<LoadState>>);
+
+#[derive(Debug, Default)]
+struct LoadState {
+    taken: BTreeSet<String>,
+    fault: Option<ModelError>,
+}
+
+impl LoadLog {
+    fn with<T>(&self, f: impl FnOnce(&mut LoadState) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The fault that stopped the loading, if one did.
+    pub(super) fn take_fault(&self) -> Option<ModelError> {
+        self.with(|state| state.fault.take())
+    }
+}
+
+impl Checkpoint {
+    /// Reads the whole file and checks its structure.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let bytes = std::fs::read(path).map_err(|reason| ModelError::Unreadable {
+            path: path.to_owned(),
+            reason,
+        })?;
+        let checkpoint = Self {
+            path: path.to_owned(),
+            bytes,
+        };
+        checkpoint.tensors()?;
+        Ok(checkpoint)
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>, ModelError> {
+        SafeTensors::deserialize(&self.bytes).map_err(|e| ModelError::NotSafetensors {
+            path: self.path.clone(),
+            reason: e.to_string(),
+        })
+    }
+
+    /// The SHA-256 of the file, in lower-case hexadecimal.
+    pub fn sha256(&self) -> String {
+        let digest = Sha256::digest(&self.bytes);
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The number of rows of `fc.weight`: how many classes the checkpoint tells apart.
+    pub fn classes(&self) -> Result<usize, ModelError> {
+        let found = match self.tensors()?.tensor("fc.weight") {
+            Ok(view) => match view.shape() {
+                &[classes, _] if classes > 0 => return Ok(classes),
+                other => format!("shape {other:?}"),
+            },
+            Err(_) => "no such tensor".to_owned(),
+        };
+        Err(self.misfit(
+            "fc.weight",
+            "the last layer, [classes, 2048]".to_owned(),
+            found,
+        ))
+    }
+
+    /// The type of the stored weights, such as `F32`.
+    pub fn dtype(&self) -> Result<String, ModelError> {
+        Ok(self.tensors()?.tensor("conv1.weight").map_or_else(
+            |_| "unknown".to_owned(),
+            |view| format!("{:?}", view.dtype()),
+        ))
+    }
+
+    /// A tensor source that notes in `log` what was taken and what was wrong.
+    pub(super) fn backend(&self, log: LoadLog) -> Result<CheckedTensors<'_>, ModelError> {
+        Ok(CheckedTensors {
+            checkpoint: self,
+            tensors: self.tensors()?,
+            log,
+        })
+    }
+
+    /// Fails on the first tensor that no layer took (batch counters aside, which inference does not need).
+    pub(super) fn nothing_left_over(&self, log: &LoadLog) -> Result<(), ModelError> {
+        let names = self.tensors()?;
+        let names = names.names();
+        let left = log.with(|state| {
+            names
+                .iter()
+                .find(|name| {
+                    !name.ends_with("num_batches_tracked") && !state.taken.contains(**name)
+                })
+                .map(|name| (*name).to_owned())
+        });
+        left.map_or(Ok(()), |name| {
+            Err(self.misfit(
+                &name,
+                "no tensor of this name".to_owned(),
+                "one: is it another network's file?".to_owned(),
+            ))
+        })
+    }
+
+    fn misfit(&self, tensor: &str, expected: String, found: String) -> ModelError {
+        ModelError::Tensor {
+            origin: self.path.display().to_string(),
+            tensor: tensor.to_owned(),
+            expected,
+            found,
+        }
+    }
+}
+
+/// A checkpoint's tensors behind candle's interface.
+pub(super) struct CheckedTensors<'a> {
+    checkpoint: &'a Checkpoint,
+    tensors: SafeTensors<'a>,
+    log: LoadLog,
+}
+
+impl CheckedTensors<'_> {
+    fn checked(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let expected = || format!("shape {dims:?} of F32, F16 or BF16");
+        let misfit = |found: String| self.checkpoint.misfit(name, expected(), found);
+        let view = self
+            .tensors
+            .tensor(name)
+            .map_err(|_| misfit(self.nearest_name(name)))?;
+        if view.shape() != dims {
+            return Err(misfit(format!("shape {:?}", view.shape())));
+        }
+        let values = to_f32(view.dtype(), view.data())
+            .ok_or_else(|| misfit(format!("type {:?}", view.dtype())))?;
+        match values.iter().position(|x| !x.is_finite()) {
+            Some(at) => Err(self.checkpoint.misfit(
+                name,
+                "finite numbers".to_owned(),
+                format!("{} at element {at}", values[at]),
+            )),
+            None => Ok(values),
+        }
+    }
+
+    /// What to say of a missing tensor: the file's own name for it, where a wrapper's prefix is all that differs.
+    fn nearest_name(&self, name: &str) -> String {
+        let suffix = format!(".{name}");
+        match self
+            .tensors
+            .names()
+            .iter()
+            .find(|other| other.ends_with(&suffix))
+        {
+            Some(other) => format!("no such tensor, but one named `{other}`"),
+            None => "no such tensor".to_owned(),
+        }
+    }
+}
+
+/// Little-endian numbers of a floating-point type as `f32`; `None` for other types.
+fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+    let halves = |widen: fn(u16) -> f32| {
+        data.as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| widen(u16::from_le_bytes(*b)))
+            .collect()
+    };
+    match dtype {
+        Dtype::F32 => Some(
+            data.as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b))
+                .collect(),
+        ),
+        Dtype::F16 => Some(halves(|bits| half::f16::from_bits(bits).to_f32())),
+        Dtype::BF16 => Some(halves(|bits| half::bf16::from_bits(bits).to_f32())),
+        _ => None,
+    }
+}
+
+impl SimpleBackend for CheckedTensors<'_> {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        dev: &Device,
+    ) -> CandleResult<Tensor> {
+        match self.checked(name, shape.dims()) {
+            Ok(values) => {
+                self.log.with(|state| state.taken.insert(name.to_owned()));
+                Tensor::from_vec(values, shape, &Device::Cpu)?
+                    .to_dtype(dtype)?
+                    .to_device(dev)
+            }
+            Err(fault) => {
+                let text = fault.to_string();
+                self.log
+                    .with(|state| state.fault.get_or_insert(fault).to_string());
+                candle_core::bail!("{text}")
+            }
+        }
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> CandleResult<Tensor> {
+        candle_core::bail!("tensor `{name}` was asked for without its shape")
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.tensors.tensor(name).is_ok()
+    }
+}

@@ -1,0 +1,226 @@
+//! A convolution with its batch norm folded in: our packed kernels on the CPU, candle's `Conv2d` elsewhere. The choice is made once, at
+//! load; layers only say what they are and what follows them.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor};
+use candle_nn::{
+    BatchNorm, Conv2d, Conv2dConfig, Linear, Module, VarBuilder, batch_norm, conv2d_no_bias, linear,
+};
+
+use super::packed;
+use crate::kernels::{ConvShape, Isa, ThreadPool};
+
+/// What computes the layers.
+#[derive(Clone)]
+pub enum Backend {
+    /// Our own kernels: the CPU's fast path. Activations are channel-blocked, `(C/16, N, H, W, 16)`.
+    Packed {
+        /// The instruction set that weights are packed for.
+        isa: Isa,
+        /// The threads that share the work.
+        pool: Arc<ThreadPool>,
+    },
+    /// Candle's operations, on whatever device the weights are. Activations are `(N, C, H, W)`.
+    Candle,
+}
+
+/// PyTorch's default epsilon of `BatchNorm2d`.
+const BATCH_NORM_EPSILON: f64 = 1e-5;
+
+/// Channels in, channels out, side of the square kernel, stride. Padding is "same" at stride 1: half the kernel.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ConvSpec {
+    pub(super) in_channels: usize,
+    pub(super) out_channels: usize,
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+}
+
+impl ConvSpec {
+    fn shape(self) -> ConvShape {
+        ConvShape {
+            in_channels: self.in_channels,
+            out_channels: self.out_channels,
+            kernel: self.kernel,
+            stride: self.stride,
+            padding: self.kernel / 2,
+        }
+    }
+
+    /// Reads the convolution's weights and its batch norm, and folds the second into the first: weights and bias.
+    fn load_folded(self, conv: VarBuilder, bn: VarBuilder) -> Result<Conv2d> {
+        let config = Conv2dConfig {
+            stride: self.stride,
+            padding: self.kernel / 2,
+            ..Default::default()
+        };
+        let conv = conv2d_no_bias(
+            self.in_channels,
+            self.out_channels,
+            self.kernel,
+            config,
+            conv,
+        )?;
+        let bn: BatchNorm = batch_norm(self.out_channels, BATCH_NORM_EPSILON, bn)?;
+        conv.absorb_bn(&bn)
+    }
+}
+
+/// Weights `[out, in, kernel, kernel]` and bias `[out]` as plain numbers.
+fn numbers(conv: &Conv2d) -> Result<(Vec<f32>, Vec<f32>)> {
+    let to_vec = |t: &Tensor| t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>();
+    let bias = conv.bias().map_or(Ok(Vec::new()), to_vec)?;
+    Ok((to_vec(conv.weight())?, bias))
+}
+
+/// A convolution followed by its batch norm.
+pub(super) enum ConvBn {
+    Packed(packed::Conv),
+    Candle(Conv2d),
+}
+
+impl ConvBn {
+    pub(super) fn load(
+        spec: ConvSpec,
+        conv: VarBuilder,
+        bn: VarBuilder,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let folded = spec.load_folded(conv, bn)?;
+        Ok(match backend {
+            Backend::Packed { isa, pool } => {
+                let (weight, bias) = numbers(&folded)?;
+                Self::Packed(packed::Conv::new(
+                    *isa,
+                    pool.clone(),
+                    &spec.shape(),
+                    &weight,
+                    &bias,
+                ))
+            }
+            Backend::Candle => Self::Candle(folded),
+        })
+    }
+
+    /// Convolution and batch norm, nothing after them.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(conv) => conv.forward(x, packed::Then::Nothing),
+            Self::Candle(conv) => conv.forward(x),
+        }
+    }
+
+    /// ... then ReLU.
+    pub(super) fn forward_relu(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(conv) => conv.forward(x, packed::Then::Relu),
+            Self::Candle(conv) => conv.forward(x)?.relu(),
+        }
+    }
+
+    /// ... then the residual branch added, then ReLU.
+    pub(super) fn forward_add_relu(&self, x: &Tensor, skip: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(conv) => conv.forward_add_relu(x, skip),
+            Self::Candle(conv) => (conv.forward(x)? + skip)?.relu(),
+        }
+    }
+}
+
+/// The network's entry: 7x7 convolution of stride 2, batch norm, ReLU, 3x3 max-pool of stride 2.
+pub(super) enum Stem {
+    Packed(packed::Stem),
+    Candle(Conv2d),
+}
+
+impl Stem {
+    pub(super) fn load(vb: &VarBuilder, backend: &Backend) -> Result<Self> {
+        let spec = ConvSpec {
+            in_channels: 3,
+            out_channels: 64,
+            kernel: 7,
+            stride: 2,
+        };
+        let folded = spec.load_folded(vb.pp("conv1"), vb.pp("bn1"))?;
+        Ok(match backend {
+            Backend::Packed { isa, pool } => {
+                let (weight, bias) = numbers(&folded)?;
+                Self::Packed(packed::Stem::new(*isa, pool.clone(), &weight, &bias))
+            }
+            Backend::Candle => Self::Candle(folded),
+        })
+    }
+
+    /// `(N, 3, H, W)` to 64 channels at a quarter of the size.
+    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(stem) => stem.forward(images),
+            Self::Candle(conv) => {
+                // The padding of a max-pool is minus infinity; zero does as well, because ReLU came before.
+                let x = conv.forward(images)?.relu()?;
+                let x = x.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
+                x.max_pool2d_with_stride(3, 2)
+            }
+        }
+    }
+}
+
+/// The network's exit: the mean over all positions, then the last layer.
+pub(super) enum Exit {
+    Packed(packed::Exit),
+    Candle(Linear),
+}
+
+impl Exit {
+    pub(super) fn load(
+        features: usize,
+        classes: usize,
+        fc: VarBuilder,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let fc = linear(features, classes, fc)?;
+        Ok(match backend {
+            Backend::Packed { isa, pool } => {
+                let weight = fc.weight().flatten_all()?.to_vec1::<f32>()?;
+                let bias = fc.bias().map_or(Ok(Vec::new()), |b| b.to_vec1::<f32>())?;
+                Self::Packed(packed::Exit::new(
+                    *isa,
+                    pool.clone(),
+                    (classes, features),
+                    &weight,
+                    &bias,
+                ))
+            }
+            Backend::Candle => Self::Candle(fc),
+        })
+    }
+
+    /// The mean over all positions: the pooled features, `(N, C)`.
+    pub(super) fn pool(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(exit) => exit.pool(x),
+            Self::Candle(_) => x.mean((2, 3)),
+        }
+    }
+
+    /// Features `(N, C)` to logits `(N, classes)`.
+    pub(super) fn classify(&self, features: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Packed(exit) => exit.classify(features),
+            Self::Candle(fc) => fc.forward(features),
+        }
+    }
+}
+
+/// An activation in PyTorch's layout `(N, C, H, W)`, whichever one it came in.
+pub(super) fn to_nchw(x: &Tensor) -> Result<Tensor> {
+    match *x.dims() {
+        [blocks, n, h, w, lanes] => {
+            x.permute((1, 0, 4, 2, 3))?
+                .contiguous()?
+                .reshape((n, blocks * lanes, h, w))
+        }
+        _ => Ok(x.clone()),
+    }
+}

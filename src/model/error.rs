@@ -1,0 +1,81 @@
+//! What can go wrong between a checkpoint and its logits. Texts are for operators: they name the file and the tensor.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::hub::HubError;
+use crate::kernels::UnsupportedIsa;
+
+/// An error of the model layer.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// A local weights file that cannot be read.
+    #[error("the weights file {path} cannot be read: {reason}")]
+    Unreadable {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// A file that is not whole or is no safetensors file.
+    #[error(
+        "the weights file {path} is not a whole safetensors file ({reason}); copy or download it again"
+    )]
+    NotSafetensors {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        reason: String,
+    },
+    /// A tensor that is missing, misnamed, of the wrong shape or type, or holds non-finite numbers.
+    #[error(
+        "the weights {origin} do not fit ResNet-50: tensor `{tensor}`: expected {expected}, found {found}"
+    )]
+    Tensor {
+        /// The file, or how the weights came about.
+        origin: String,
+        /// The tensor's name.
+        tensor: String,
+        /// What the network needs.
+        expected: String,
+        /// What the file has.
+        found: String,
+    },
+    /// A `config.json` that cannot be used.
+    #[error("the model configuration {path} cannot be used: {reason}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The field and its value.
+        reason: String,
+    },
+    /// The hub had no answer that we could use.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A device that this build or this machine lacks.
+    #[error("the device `{asked}` cannot be used: {reason}")]
+    Device {
+        /// What was asked for.
+        asked: String,
+        /// Why not, and what there is.
+        reason: String,
+    },
+    /// An instruction set that this processor lacks.
+    #[error(transparent)]
+    Isa(#[from] UnsupportedIsa),
+    /// An input of the wrong length.
+    #[error("the network takes {expected} numbers per image, found {found}")]
+    Input {
+        /// `3 * height * width`.
+        expected: usize,
+        /// What came.
+        found: usize,
+    },
+    /// The network's answer is not a number: the input overflowed it.
+    #[error("the network's logits for this input are not finite")]
+    NotFinite,
+    /// Candle failed; on an accelerator this is the device's own error.
+    #[error("the computation failed: {0}")]
+    Compute(#[from] candle_core::Error),
+}

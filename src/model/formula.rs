@@ -1,0 +1,90 @@
+//! Untrained weights by a documented formula: every value follows from its tensor's name, its index and a seed.
+//!
+//! Used by `--weights random` and by the golden tests; `tests/golden` holds the same formula in Python, bit for bit.
+//! It never reads a file and never uses a random number generator's state, so the order of loading does not matter.
+//!
+//! With `h = FNV-1a-64(name)`, element `i` takes `z = splitmix64(h ^ seed, i)`, `u = (z >> 40) / 2^24` in `[0, 1)` and `v = 2u - 1`:
+//!
+//! | tensor | value |
+//! |---|---|
+//! | convolution `[o, i, k, k]` | `v * sqrt(6 / (i*k*k))`, He's uniform initialisation (<https://arxiv.org/abs/1502.01852>) |
+//! | `fc.weight` `[classes, features]` | `v * sqrt(3 / features)` |
+//! | any bias, `running_mean` | `0.1 v` |
+//! | `running_var` | `0.8 + 0.4 u` |
+//! | batch norm scale | `0.8 + 0.4 u`; the last of a residual branch (`bn3`) `0.2 + 0.2 u`, which keeps the residual sums from growing |
+
+use candle_core::{DType, Device, Result, Shape, Tensor};
+use candle_nn::Init;
+use candle_nn::var_builder::SimpleBackend;
+
+/// A source of tensors for `VarBuilder` that computes each of them from its name.
+#[derive(Debug, Clone, Copy)]
+pub struct FormulaWeights {
+    /// Mixed into every tensor's hash: another seed, another network.
+    pub seed: u64,
+}
+
+impl FormulaWeights {
+    /// The values of tensor `name` with dimensions `dims`, row-major.
+    pub fn values(&self, name: &str, dims: &[usize]) -> Vec<f32> {
+        let start = fnv1a(name) ^ self.seed;
+        let (scale, offset, signed) = distribution(name, dims);
+        (0..dims.iter().product::<usize>() as u64)
+            .map(|i| {
+                let u = (splitmix64(start, i) >> 40) as f64 / (1u64 << 24) as f64;
+                let x = if signed { 2.0 * u - 1.0 } else { u };
+                (offset + scale * x) as f32
+            })
+            .collect()
+    }
+}
+
+/// `(scale, offset, signed)`: the value is `offset + scale * v` where `signed`, else `offset + scale * u`.
+fn distribution(name: &str, dims: &[usize]) -> (f64, f64, bool) {
+    let fan_in = dims.iter().skip(1).product::<usize>().max(1) as f64;
+    if name.ends_with(".bias") || name.ends_with(".running_mean") {
+        (0.1, 0.0, true)
+    } else if name.ends_with(".running_var") {
+        (0.4, 0.8, false)
+    } else if dims.len() == 4 {
+        ((6.0 / fan_in).sqrt(), 0.0, true)
+    } else if dims.len() == 2 {
+        ((3.0 / fan_in).sqrt(), 0.0, true)
+    } else if name.ends_with("bn3.weight") {
+        (0.2, 0.2, false)
+    } else {
+        (0.4, 0.8, false)
+    }
+}
+
+/// FNV-1a, 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>).
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The `i`-th output of SplitMix64 started at `state` (Steele, Lea, Flood 2014).
+fn splitmix64(state: u64, i: u64) -> u64 {
+    let z = state.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+impl SimpleBackend for FormulaWeights {
+    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, dev: &Device) -> Result<Tensor> {
+        let values = self.values(name, shape.dims());
+        Tensor::from_vec(values, shape, &Device::Cpu)?
+            .to_dtype(dtype)?
+            .to_device(dev)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        candle_core::bail!("the formula for tensor `{name}` needs its shape")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}

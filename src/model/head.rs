@@ -1,0 +1,45 @@
+//! From logits to answers: softmax, top-k and the class activation map. Pure functions over slices; no tensors, no labels.
+
+use std::cmp::Ordering;
+
+/// Softmax with the maximum subtracted, so that large logits do not overflow. Sums in `f64`.
+pub fn softmax(logits: &[f32]) -> Vec<f32> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let exponentials: Vec<f64> = logits.iter().map(|&x| f64::from(x - max).exp()).collect();
+    let sum: f64 = exponentials.iter().sum();
+    exponentials.into_iter().map(|e| (e / sum) as f32).collect()
+}
+
+/// The `k` largest scores with their indices, falling; equal scores in the order of their index.
+/// A `k` beyond the number of scores gives them all.
+pub fn top_k(scores: &[f32], k: usize) -> Vec<(usize, f32)> {
+    let falling = |a: &usize, b: &usize| -> Ordering {
+        scores[*b].total_cmp(&scores[*a]).then_with(|| a.cmp(b))
+    };
+    let k = k.min(scores.len());
+    let mut indices: Vec<usize> = (0..scores.len()).collect();
+    if k > 0 && k < indices.len() {
+        indices.select_nth_unstable_by(k - 1, falling);
+    }
+    indices.truncate(k);
+    indices.sort_unstable_by(falling);
+    indices.into_iter().map(|i| (i, scores[i])).collect()
+}
+
+/// The class activation map (<https://arxiv.org/abs/1512.04150>) of one class: for every position, the dot product of the class's row
+/// of the last layer's weights with the feature map.
+///
+/// `feature_map` is `[channels, height * width]`, `class_weights` is `[channels]`; the result is `[height * width]`. Exact for this
+/// network: averaged over the positions and with the bias added, it is the class's logit.
+pub fn class_activation_map(feature_map: &[f32], class_weights: &[f32]) -> Vec<f32> {
+    let positions = feature_map.len() / class_weights.len().max(1);
+    let mut map = vec![0f32; positions];
+    if positions > 0 {
+        for (channel, weight) in feature_map.chunks_exact(positions).zip(class_weights) {
+            for (sum, value) in map.iter_mut().zip(channel) {
+                *sum += weight * value;
+            }
+        }
+    }
+    map
+}

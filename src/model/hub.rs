@@ -1,0 +1,223 @@
+//! Brings a checkpoint from the Hugging Face hub into the shared cache and says where its files lie; it never reads tensors and never draws.
+//!
+//! The cache is the one that every Hugging Face tool shares (`models--owner--name/{blobs,refs,snapshots}`), so what
+//! another tool has downloaded is used, and what is downloaded here serves the others. Transfers go through the
+//! `hf-hub` crate. What that crate leaves open is closed here: a revision is pinned to one commit before any file is
+//! fetched, every phase has a time limit, sizes and digests are checked against what the hub declared, one process
+//! at a time fills a repository, and "offline" means that no client is even built.
+
+mod cache;
+mod config;
+mod error;
+mod names;
+mod ranged;
+mod transfer;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cache::{CachedRepo, Snapshot};
+pub use config::{HubConfig, HubLimits};
+pub use error::HubError;
+use transfer::Remote;
+
+/// The file that describes a timm checkpoint, preprocessing included.
+pub(crate) const CONFIG_FILE: &str = "config.json";
+
+/// Where the files of one checkpoint lie on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointFiles {
+    /// The safetensors file.
+    pub weights: PathBuf,
+    /// The checkpoint's `config.json`; `None` when the repository has none.
+    pub config: Option<PathBuf>,
+    /// The commit that the files belong to, 40 hexadecimal digits.
+    pub revision: String,
+    /// The SHA-256 of the weights as the hub declared it (64 lower-case hexadecimal digits), where the cache records one.
+    /// Whoever reads the whole file anyway can compare.
+    pub sha256: Option<String>,
+}
+
+/// How far one file's download has come, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DownloadProgress<'a> {
+    /// The file's name in the repository.
+    pub file: &'a str,
+    /// Bytes received so far; falls back when a broken download starts again.
+    pub done: u64,
+    /// The whole size in bytes as the hub declared it; 0 when it did not.
+    pub total: u64,
+}
+
+/// Told about a download as it goes on. It is called from the transfer itself, so it must return at once.
+pub type ProgressFn = dyn Fn(DownloadProgress<'_>) + Send + Sync;
+
+/// What [`verify_cached`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// The files looked at.
+    pub files: CheckpointFiles,
+    /// The size of the weights in bytes.
+    pub bytes: u64,
+    /// The SHA-256 of the weights as they are on disk, 64 lower-case hexadecimal digits. It equals
+    /// [`CheckpointFiles::sha256`] where that is known; where it is not, there was nothing to compare with.
+    pub sha256: String,
+}
+
+/// Makes sure that the checkpoint `model_id` at `revision` (branch, tag or commit) is in the cache, and says where.
+///
+/// | what the cache holds | calls to the hub |
+/// |---|---|
+/// | a complete checkpoint, and `revision` is a whole commit hash | none |
+/// | anything, and [`HubConfig::offline`] is set | none |
+/// | a complete checkpoint at the commit that a branch or tag names | one: which commit is it now? |
+/// | less | that one, then two for each missing file |
+///
+/// The weights are `model.safetensors`, or else the only `*.safetensors` file at the top of the repository.
+/// A hub that is out of reach, failing or breaking off is no error while the cache holds the revision: that copy is used, with
+/// a warning in the log.
+///
+/// Runs on a multi-threaded Tokio runtime.
+///
+/// # Errors
+/// [`HubError`], each with what to do about it. Nothing unfinished or unverified is left where a later call takes it for whole.
+pub async fn fetch(
+    config: &HubConfig,
+    model_id: &str,
+    revision: &str,
+    progress: Option<Arc<ProgressFn>>,
+) -> Result<CheckpointFiles, HubError> {
+    let revision = names::check(model_id, revision)?;
+    let repo = CachedRepo::new(&config.cache_dir, model_id);
+    let local = repo.resolve(&revision);
+    if config.offline {
+        return take_local(config, model_id, &revision, local);
+    }
+    if let Some(snapshot) = &local
+        && names::is_commit(&revision)
+        && snapshot.config_settled
+    {
+        return Ok(snapshot.files.clone());
+    }
+    match fetch_online(config, &repo, model_id, &revision, progress).await {
+        Ok(files) => Ok(files),
+        Err(error) => match local {
+            Some(snapshot) if error.is_transient() => {
+                tracing::warn!(
+                    model = model_id,
+                    commit = snapshot.files.revision,
+                    cause = error.brief(),
+                    "the hub cannot be used now: going on with the cached checkpoint"
+                );
+                Ok(snapshot.files)
+            }
+            _ => Err(error),
+        },
+    }
+}
+
+/// Finds the checkpoint in the cache; makes no call and writes nothing.
+///
+/// # Errors
+/// [`HubError::NotCached`], or an invalid name.
+pub fn cached(
+    config: &HubConfig,
+    model_id: &str,
+    revision: &str,
+) -> Result<CheckpointFiles, HubError> {
+    let revision = names::check(model_id, revision)?;
+    let local = CachedRepo::new(&config.cache_dir, model_id).resolve(&revision);
+    take_local(config, model_id, &revision, local)
+}
+
+/// Reads the cached checkpoint through and compares it with what the hub declared when it was downloaded.
+/// Makes no call; blocks while it reads.
+///
+/// # Errors
+/// [`HubError::NotCached`], [`HubError::Corrupt`], [`HubError::Cache`] when a file cannot be read, or an invalid name.
+pub fn verify_cached(
+    config: &HubConfig,
+    model_id: &str,
+    revision: &str,
+) -> Result<Verified, HubError> {
+    let files = cached(config, model_id, revision)?;
+    if let Some(path) = &files.config {
+        cache::check_json(path)?;
+    }
+    let (bytes, sha256) = cache::digest(&files.weights)?;
+    if let Some(declared) = &files.sha256
+        && *declared != sha256
+    {
+        return Err(HubError::Corrupt {
+            path: files.weights,
+            expected: format!("SHA-256 {declared}"),
+            found: format!("SHA-256 {sha256} over {bytes} bytes"),
+        });
+    }
+    Ok(Verified {
+        files,
+        bytes,
+        sha256,
+    })
+}
+
+fn take_local(
+    config: &HubConfig,
+    model_id: &str,
+    revision: &str,
+    local: Option<Snapshot>,
+) -> Result<CheckpointFiles, HubError> {
+    let Some(snapshot) = local else {
+        return Err(HubError::NotCached {
+            model: model_id.to_owned(),
+            revision: revision.to_owned(),
+            cache_dir: config.cache_dir.clone(),
+        });
+    };
+    if !snapshot.config_settled {
+        tracing::warn!(
+            model = model_id,
+            commit = snapshot.files.revision,
+            "the cache has the weights but not {CONFIG_FILE}: default preprocessing will be used; \
+             `imgclass weights fetch` completes the cache"
+        );
+    }
+    Ok(snapshot.files)
+}
+
+async fn fetch_online(
+    config: &HubConfig,
+    repo: &CachedRepo,
+    model_id: &str,
+    revision: &str,
+    progress: Option<Arc<ProgressFn>>,
+) -> Result<CheckpointFiles, HubError> {
+    let remote = Remote::new(config, model_id, revision)?;
+    let listing = remote.listing().await?;
+    if let Some(snapshot) = repo.at_commit(&listing.commit)
+        && (snapshot.files.config.is_some() || !listing.has_config)
+    {
+        repo.point_ref(revision, &listing.commit)?;
+        return Ok(snapshot.files);
+    }
+
+    let _only_us = repo.lock().await?;
+    // Whoever held the lock may have brought what was missing, so each file is looked for again.
+    if listing.has_config {
+        // First, so that weights in a snapshot mean that its configuration is there too.
+        transfer::ensure(&remote, repo, &listing.commit, CONFIG_FILE, None).await?;
+    } else {
+        repo.note_no_config(&listing.commit)?;
+    }
+    transfer::ensure(&remote, repo, &listing.commit, &listing.weights, progress).await?;
+    // Last: a branch must not point at a commit that is not all there.
+    repo.point_ref(revision, &listing.commit)?;
+    repo.at_commit(&listing.commit)
+        .map(|snapshot| snapshot.files)
+        .ok_or_else(|| HubError::NotCached {
+            model: model_id.to_owned(),
+            revision: listing.commit,
+            cache_dir: config.cache_dir.clone(),
+        })
+}

@@ -1,0 +1,313 @@
+//! One repository's folder in the shared hub cache: what is there, is it whole, who may fill it; never calls the hub.
+//!
+//! The layout is `huggingface_hub`'s: `refs/<branch>` holds a commit hash, `snapshots/<commit>/<file>` is a link to
+//! `blobs/<etag>`, and the etag of a large file is its SHA-256. A file that a commit is known not to have leaves an empty
+//! `.no_exist/<commit>/<file>`. Where links do not exist (Windows) files are copies and no digest is recorded.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::{CONFIG_FILE, CheckpointFiles, HubError, names};
+
+/// How long to wait while another process fills the repository. A checkpoint of 100 MB takes as long at 170 kB/s.
+const LOCK_WAIT: Duration = Duration::from_secs(600);
+/// How often to look whether it is done.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+/// `hf-hub` and `huggingface_hub` download to `<etag>.incomplete` beside the final blob.
+const PARTIAL_SUFFIX: &str = ".incomplete";
+
+/// A repository's folder in the cache; it need not exist.
+pub(super) struct CachedRepo {
+    root: PathBuf,
+    locks: PathBuf,
+}
+
+/// A checkpoint in the cache.
+pub(super) struct Snapshot {
+    pub(super) files: CheckpointFiles,
+    /// Whether `config.json` is there or known not to exist. Without that, its absence means nothing.
+    pub(super) config_settled: bool,
+}
+
+/// A download that is not whole.
+pub(super) struct Partial {
+    pub(super) path: PathBuf,
+    /// Where it goes when it is whole.
+    pub(super) blob: PathBuf,
+    /// Bytes on disk.
+    pub(super) len: u64,
+    /// The SHA-256 that the whole file must have.
+    pub(super) sha256: String,
+}
+
+impl CachedRepo {
+    /// `model_id` must have been checked.
+    pub(super) fn new(cache_dir: &Path, model_id: &str) -> Self {
+        let folder = format!("models--{}", model_id.replace('/', "--"));
+        Self {
+            root: cache_dir.join(&folder),
+            locks: cache_dir.join(".locks").join(folder),
+        }
+    }
+
+    /// The cached checkpoint that a checked revision means, as far as the cache knows.
+    pub(super) fn resolve(&self, revision: &str) -> Option<Snapshot> {
+        if names::is_commit(revision) {
+            return self.at_commit(revision);
+        }
+        self.at_commit(&self.read_ref(revision)?)
+    }
+
+    /// The cached checkpoint of one commit, if its weights are there.
+    pub(super) fn at_commit(&self, commit: &str) -> Option<Snapshot> {
+        let folder = self.root.join("snapshots").join(commit);
+        let present: Vec<String> = fs::read_dir(&folder)
+            .ok()?
+            .flatten()
+            // Follows links: one that leads nowhere is not a file.
+            .filter(|entry| entry.path().is_file())
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        let weights = folder.join(names::choose_weights(present.iter().map(String::as_str)).ok()?);
+        let has_config = names::has_config(present.iter().map(String::as_str));
+        Some(Snapshot {
+            config_settled: has_config || self.no_exist(commit).is_file(),
+            files: CheckpointFiles {
+                sha256: declared_sha256(&weights),
+                weights,
+                config: has_config.then(|| folder.join(CONFIG_FILE)),
+                revision: commit.to_owned(),
+            },
+        })
+    }
+
+    /// Where a file of a commit is, or will be.
+    pub(super) fn pointer(&self, commit: &str, file: &str) -> PathBuf {
+        self.root.join("snapshots").join(commit).join(file)
+    }
+
+    /// Downloads of large files that broke off.
+    pub(super) fn partials(&self) -> Vec<Partial> {
+        let Ok(entries) = fs::read_dir(self.root.join("blobs")) else {
+            return Vec::new();
+        };
+        entries
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let sha256 = name.strip_suffix(PARTIAL_SUFFIX)?;
+                let len = entry.metadata().ok()?.len();
+                let known = names::is_hex(sha256, 64) && len > 0;
+                known.then(|| Partial {
+                    len,
+                    ..self.partial(sha256)
+                })
+            })
+            .collect()
+    }
+
+    /// Where a large file's download is kept until it is whole.
+    pub(super) fn partial(&self, sha256: &str) -> Partial {
+        let blobs = self.root.join("blobs");
+        Partial {
+            path: blobs.join(format!("{sha256}{PARTIAL_SUFFIX}")),
+            blob: blobs.join(sha256),
+            len: 0,
+            sha256: sha256.to_owned(),
+        }
+    }
+
+    /// Takes the lock that the hub's own libraries hold while they download this blob, if it is free.
+    pub(super) fn try_lock_blob(&self, etag: &str) -> Option<File> {
+        let file = open_lock(&self.locks.join(format!("{etag}.lock"))).ok()?;
+        file.try_lock().ok()?;
+        Some(file)
+    }
+
+    /// Waits until this process alone may fill the repository. The lock ends with the file, or with the process.
+    ///
+    /// `hf-hub` locks each blob too, but gives up after ten seconds, less than a download takes.
+    pub(super) async fn lock(&self) -> Result<File, HubError> {
+        let path = self.locks.join("imgclass.lock");
+        let file = open_lock(&path).map_err(|source| HubError::Cache {
+            path: path.clone(),
+            source,
+        })?;
+        let mut waited = Duration::ZERO;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(source)) => return Err(HubError::Cache { path, source }),
+                Err(TryLockError::WouldBlock) if waited >= LOCK_WAIT => {
+                    return Err(HubError::Locked { path });
+                }
+                Err(TryLockError::WouldBlock) => {
+                    if waited.is_zero() {
+                        tracing::info!(lock = %path.display(), "another process is filling the hub cache: waiting for it");
+                    }
+                    tokio::time::sleep(LOCK_POLL).await;
+                    waited += LOCK_POLL;
+                }
+            }
+        }
+    }
+
+    /// Remembers that `revision` now means `commit`, for a later look without the hub.
+    pub(super) fn point_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
+        if names::is_commit(revision) || self.read_ref(revision).as_deref() == Some(commit) {
+            return Ok(());
+        }
+        let path = self.root.join("refs").join(revision);
+        // Written beside and renamed: a reader never sees half a hash.
+        let beside = path.with_file_name(format!(".imgclass-{}.tmp", std::process::id()));
+        create_parent(&path)
+            .and_then(|()| fs::write(&beside, commit))
+            .and_then(|()| fs::rename(&beside, &path))
+            .map_err(|source| HubError::Cache { path, source })
+    }
+
+    /// Remembers that a commit has no `config.json`.
+    pub(super) fn note_no_config(&self, commit: &str) -> Result<(), HubError> {
+        let path = self.no_exist(commit);
+        create_parent(&path)
+            .and_then(|()| fs::write(&path, b""))
+            .map_err(|source| HubError::Cache { path, source })
+    }
+
+    /// Removes a file of a commit and its blob, so that nobody takes them for whole.
+    pub(super) fn discard(&self, pointer: &Path) {
+        if let Some(blob) = fs::read_link(pointer)
+            .ok()
+            .as_deref()
+            .and_then(Path::file_name)
+        {
+            remove(&self.root.join("blobs").join(blob));
+        }
+        remove(pointer);
+    }
+
+    fn read_ref(&self, revision: &str) -> Option<String> {
+        let text = fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
+        let commit = text.trim().to_ascii_lowercase();
+        names::is_hex(&commit, 40).then_some(commit)
+    }
+
+    fn no_exist(&self, commit: &str) -> PathBuf {
+        self.root.join(".no_exist").join(commit).join(CONFIG_FILE)
+    }
+}
+
+/// Checks a downloaded file against what the hub declared: the digest where there is one, else the size in bytes
+/// (0 for unknown); a JSON file must also be JSON.
+pub(super) fn check_download(path: &Path, declared_size: u64) -> Result<(), HubError> {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        check_json(path)?;
+    }
+    let cannot_read = |source| HubError::Cache {
+        path: path.to_owned(),
+        source,
+    };
+    let corrupt = |expected, found| HubError::Corrupt {
+        path: path.to_owned(),
+        expected,
+        found,
+    };
+    if let Some(declared) = declared_sha256(path) {
+        let (bytes, sha256) = digest(path)?;
+        if sha256 != declared {
+            return Err(corrupt(
+                format!("{declared_size} bytes with SHA-256 {declared}"),
+                format!("{bytes} bytes with SHA-256 {sha256}"),
+            ));
+        }
+        return Ok(());
+    }
+    let bytes = fs::metadata(path).map_err(cannot_read)?.len();
+    if declared_size != 0 && bytes != declared_size {
+        return Err(corrupt(
+            format!("{declared_size} bytes"),
+            format!("{bytes} bytes"),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks that a file holds a JSON object.
+pub(super) fn check_json(path: &Path) -> Result<(), HubError> {
+    let text = fs::read(path).map_err(|source| HubError::Cache {
+        path: path.to_owned(),
+        source,
+    })?;
+    let found = match serde_json::from_slice::<serde_json::Value>(&text) {
+        Ok(serde_json::Value::Object(_)) => return Ok(()),
+        Ok(_) => "another JSON value".to_owned(),
+        Err(error) => format!("{} bytes that are not JSON ({error})", text.len()),
+    };
+    Err(HubError::Corrupt {
+        path: path.to_owned(),
+        expected: "a JSON object".to_owned(),
+        found,
+    })
+}
+
+/// A file's size in bytes and its SHA-256 in lower-case hexadecimal digits.
+pub(super) fn digest(path: &Path) -> Result<(u64, String), HubError> {
+    let cannot_read = |source| HubError::Cache {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = File::open(path).map_err(cannot_read)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let count = file.read(&mut buffer).map_err(cannot_read)?;
+        if count == 0 {
+            break;
+        }
+        bytes += count as u64;
+        hasher.update(&buffer[..count]);
+    }
+    let hex = hasher
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    Ok((bytes, hex))
+}
+
+/// The digest that a link into `blobs` records in its target's name; only large files have one.
+fn declared_sha256(pointer: &Path) -> Option<String> {
+    let target = fs::read_link(pointer).ok()?;
+    let name = target.file_name()?.to_str()?;
+    names::is_hex(name, 64).then(|| name.to_ascii_lowercase())
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    create_parent(path)?;
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+}
+
+fn create_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+/// Removes a file that need not exist.
+pub(super) fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a bad file from the hub cache");
+    }
+}

@@ -1,0 +1,114 @@
+//! Where the hub and its cache are and how long to wait, from the usual variables; never calls anyone.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How to reach the hub and where its cache lies.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HubConfig {
+    /// The hub's base URL (http or https); `None` for the public hub.
+    pub endpoint: Option<String>,
+    /// The folder that holds `models--owner--name` folders.
+    pub cache_dir: PathBuf,
+    /// The access token. With `None`, `hf-hub` still looks for one where [`HubConfig::from_env`] does.
+    pub token: Option<String>,
+    /// Never call the hub: the cache has it or it is an error.
+    pub offline: bool,
+    /// Time limits.
+    pub limits: HubLimits,
+}
+
+/// How long to wait for the hub. Together the first two keep "the hub is out of reach" under 30 seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HubLimits {
+    /// To open one connection; also to the hub's storage, where each of three tries gets as much.
+    pub connect: Duration,
+    /// For one question about files, all retries included.
+    pub metadata: Duration,
+    /// Without a byte during a plain download. A whole download has no limit: it takes what the line gives.
+    pub stall: Duration,
+}
+
+impl Default for HubLimits {
+    /// 5 s, 12 s and 30 s.
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            metadata: Duration::from_secs(12),
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+impl HubConfig {
+    /// Reads the process's environment; see [`HubConfig::from_vars`].
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self::from_vars(|name| std::env::var(name).ok())
+    }
+
+    /// Reads the variables that every Hugging Face tool honours. An empty variable counts as unset.
+    ///
+    /// - endpoint: `HF_ENDPOINT`
+    /// - cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub`, `HOME/.cache/huggingface/hub`
+    /// - token: none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set, else `HF_TOKEN`, the file `HF_TOKEN_PATH`, the file `token` in `HF_HOME`
+    /// - offline: `HF_HUB_OFFLINE` is `1`, `true`, `yes` or `on`, in any case
+    #[must_use]
+    pub fn from_vars(vars: impl Fn(&str) -> Option<String>) -> Self {
+        let get = |name: &str| vars(name).filter(|value| !value.is_empty());
+        let home = hf_home(&get);
+        let cache_dir = get("HF_HUB_CACHE")
+            .or_else(|| get("HUGGINGFACE_HUB_CACHE"))
+            .map_or_else(|| home.join("hub"), PathBuf::from);
+        let offline = get("HF_HUB_OFFLINE").is_some_and(|value| {
+            matches!(
+                value.to_ascii_lowercase().as_str(),
+                "1" | "true" | "yes" | "on"
+            )
+        });
+        Self {
+            endpoint: get("HF_ENDPOINT"),
+            cache_dir,
+            token: token(&get, &home),
+            offline,
+            limits: HubLimits::default(),
+        }
+    }
+}
+
+fn hf_home(get: &impl Fn(&str) -> Option<String>) -> PathBuf {
+    if let Some(home) = get("HF_HOME") {
+        return PathBuf::from(home);
+    }
+    if let Some(cache) = get("XDG_CACHE_HOME") {
+        return Path::new(&cache).join("huggingface");
+    }
+    let home = get("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
+    home.join(".cache").join("huggingface")
+}
+
+fn token(get: &impl Fn(&str) -> Option<String>, home: &Path) -> Option<String> {
+    if get("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
+        return None;
+    }
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    get("HF_TOKEN")
+        .or_else(|| get("HF_TOKEN_PATH").and_then(|path| read(Path::new(&path))))
+        .or_else(|| read(&home.join("token")))
+        .map(|token| token.trim().to_owned())
+        .filter(|token| !token.is_empty())
+}
+
+/// Says whether there is a token, never which.
+impl fmt::Debug for HubConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubConfig")
+            .field("endpoint", &self.endpoint)
+            .field("cache_dir", &self.cache_dir)
+            .field("token", &self.token.as_ref().map(|_| "(set)"))
+            .field("offline", &self.offline)
+            .field("limits", &self.limits)
+            .finish()
+    }
+}

@@ -1,0 +1,374 @@
+//! What can go wrong between us and the hub, each with what to do about it; never carries a token or a signed URL.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use hf_hub::HFError;
+
+/// The ways on for someone without the hub.
+const WITHOUT_HUB: &str = "Ways on: (1) retry when the hub can be reached; (2) use a local checkpoint: `--weights FILE`, \
+     or put it at weights/resnet50.safetensors; (3) `--weights random` tries the interface with untrained weights";
+
+/// Why a checkpoint could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum HubError {
+    /// The model id cannot name a repository; nothing was called.
+    #[error(
+        "{id:?} is not a model id: {why}. It looks like `owner/name`, for example timm/resnet50.tv2_in1k"
+    )]
+    InvalidModelId {
+        /// The id as given.
+        id: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+    /// The revision cannot name a branch, tag or commit; nothing was called.
+    #[error(
+        "{revision:?} is not a revision: {why}. Use a branch, a tag or a commit hash, for example main"
+    )]
+    InvalidRevision {
+        /// The revision as given.
+        revision: String,
+        /// Which rule it breaks.
+        why: &'static str,
+    },
+    /// The endpoint is no http or https URL; nothing was called.
+    #[error("the hub endpoint {endpoint:?} is not an http:// or https:// URL: correct HF_ENDPOINT")]
+    InvalidEndpoint {
+        /// The endpoint as given.
+        endpoint: String,
+    },
+    /// The HTTP client could not be built; nothing was called.
+    #[error(
+        "cannot build a client for the hub: {detail}. Are the system's CA certificates installed?"
+    )]
+    Client {
+        /// The client's own words.
+        detail: String,
+    },
+    /// No answer from the hub or its storage, and the cache does not have the checkpoint.
+    #[error(
+        "the hub is out of reach at {host} ({detail}), and {model} is not in the cache. {WITHOUT_HUB}"
+    )]
+    Unreachable {
+        /// The model asked for.
+        model: String,
+        /// Host and port that did not answer.
+        host: String,
+        /// What the connection said.
+        detail: String,
+    },
+    /// The cache does not have the checkpoint, and the hub was not to be asked.
+    #[error(
+        "{model} at revision {revision} is not in the cache at {}, and the hub is not asked \
+         (offline, or only the cache was wanted). Fetch it with `imgclass weights fetch`, HF_HUB_OFFLINE unset. {WITHOUT_HUB}",
+        cache_dir.display()
+    )]
+    NotCached {
+        /// The model asked for.
+        model: String,
+        /// The revision asked for.
+        revision: String,
+        /// The cache looked at.
+        cache_dir: PathBuf,
+    },
+    /// 401 or 403: private, gated, misspelt, or a bad token.
+    #[error("the hub refuses access to {model} (status {status}{detail}): {}", access_advice(*token_sent))]
+    AccessDenied {
+        /// The model asked for.
+        model: String,
+        /// 401 or 403.
+        status: u16,
+        /// The hub's words, beginning with `: `, or nothing.
+        detail: String,
+        /// Whether a token was sent.
+        token_sent: bool,
+    },
+    /// The hub knows no such repository.
+    #[error(
+        "the hub has no model {model}: check the spelling of `--model`; a private one needs HF_TOKEN"
+    )]
+    ModelNotFound {
+        /// The model asked for.
+        model: String,
+    },
+    /// The repository has no such branch, tag or commit.
+    #[error(
+        "the hub has no revision {revision} of {model}: check `--revision` (a branch, a tag or a whole commit hash)"
+    )]
+    RevisionNotFound {
+        /// The model asked for.
+        model: String,
+        /// The revision asked for.
+        revision: String,
+    },
+    /// The repository has no weights that can be used, or more than one candidate.
+    #[error(
+        "{model} at {commit} has {found}; needed is model.safetensors, or exactly one *.safetensors file at the top. \
+         Choose another `--model` or `--revision`, or download a file and name it with `--weights FILE`"
+    )]
+    NoWeights {
+        /// The model asked for.
+        model: String,
+        /// The commit looked at.
+        commit: String,
+        /// What there is instead.
+        found: String,
+    },
+    /// The hub listed a file and then did not have it.
+    #[error(
+        "the hub lists {file} in {model} but does not have it: retry, or choose another `--revision`"
+    )]
+    FileNotFound {
+        /// The model asked for.
+        model: String,
+        /// The file asked for.
+        file: String,
+    },
+    /// The hub answered with a status that is not an answer.
+    #[error("the hub answered with status {status}{detail}. {WITHOUT_HUB}")]
+    Status {
+        /// The status.
+        status: u16,
+        /// The hub's words, beginning with `: `, or nothing.
+        detail: String,
+    },
+    /// 429.
+    #[error("the hub asks for fewer requests{}: wait, or set HF_TOKEN, whose limit is higher. {WITHOUT_HUB}", wait(*retry_after_s))]
+    RateLimited {
+        /// How long the hub asks to wait, in seconds, where it says.
+        retry_after_s: Option<u64>,
+    },
+    /// An answer came that is not a hub's: a proxy's page, a mirror that lacks a part.
+    #[error(
+        "what answers at {host} does not speak as the hub does ({detail}): check HF_ENDPOINT and any proxy"
+    )]
+    Protocol {
+        /// The endpoint.
+        host: String,
+        /// What was wrong.
+        detail: String,
+    },
+    /// A download broke off. What came is not taken for the file.
+    #[error(
+        "the download of {file} broke off ({detail}): run it again, it goes on where it can. {WITHOUT_HUB}"
+    )]
+    Interrupted {
+        /// The file's name in the repository.
+        file: String,
+        /// What the connection said.
+        detail: String,
+    },
+    /// A file is larger than any checkpoint of this kind; it was not downloaded.
+    #[error(
+        "{file} has more than {limit} bytes, which no ResNet-50 checkpoint needs: check `--model`"
+    )]
+    TooLarge {
+        /// The file's name in the repository.
+        file: String,
+        /// The bound in bytes.
+        limit: u64,
+    },
+    /// A file is not what the hub declared. Downloads that fail so are removed from the cache.
+    #[error(
+        "{} is corrupt: expected {expected}, found {found}. Run `imgclass weights fetch` again; \
+         if the file is still there, remove it first",
+        path.display()
+    )]
+    Corrupt {
+        /// The file in the cache.
+        path: PathBuf,
+        /// What the hub declared.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// Another process holds the repository in the cache for too long.
+    #[error("another process has been filling the cache for a long time (it holds {}): wait for it or stop it, then retry", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The cache cannot be read or written.
+    #[error("cannot use the hub cache at {}: {source}. Make it writable, free space, or name another folder with HF_HUB_CACHE", path.display())]
+    Cache {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl HubError {
+    /// What happened in a few words, without advice: for a log line about something that was got over.
+    pub(super) fn brief(&self) -> String {
+        match self {
+            Self::Unreachable { host, detail, .. } => format!("{host} is out of reach: {detail}"),
+            Self::AccessDenied { status, detail, .. } | Self::Status { status, detail } => {
+                format!("status {status}{detail}")
+            }
+            Self::RateLimited { .. } => "status 429: too many requests".to_owned(),
+            Self::Protocol { detail, .. } | Self::Interrupted { detail, .. } => detail.clone(),
+            Self::Corrupt {
+                expected, found, ..
+            } => format!("expected {expected}, found {found}"),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether the same call may succeed later with nothing changed on this side.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::RateLimited { .. } | Self::Interrupted { .. } => true,
+            Self::Status { status, .. } => *status >= 500,
+            _ => false,
+        }
+    }
+}
+
+/// What was being done when `hf-hub` failed: the same failure means other things at other times.
+pub(super) struct Doing<'a> {
+    pub(super) model: &'a str,
+    pub(super) revision: &'a str,
+    pub(super) endpoint: &'a str,
+    pub(super) cache_dir: &'a std::path::Path,
+    pub(super) token_sent: bool,
+    /// The file being downloaded; `None` while asking about the repository.
+    pub(super) file: Option<&'a str>,
+}
+
+impl Doing<'_> {
+    pub(super) fn unreachable(&self, detail: impl Into<String>) -> HubError {
+        HubError::Unreachable {
+            model: self.model.to_owned(),
+            host: self.endpoint.to_owned(),
+            detail: detail.into(),
+        }
+    }
+
+    /// Says in our words what `hf-hub` reported.
+    pub(super) fn explain(&self, error: HFError) -> HubError {
+        let model = self.model.to_owned();
+        match error {
+            HFError::AuthRequired { context } | HFError::Forbidden { context } => {
+                HubError::AccessDenied {
+                    model,
+                    status: context.status.as_u16(),
+                    detail: said(context.server_message.as_deref()),
+                    token_sent: self.token_sent,
+                }
+            }
+            HFError::RepoNotFound { .. } => HubError::ModelNotFound { model },
+            HFError::RevisionNotFound { context, .. } => {
+                // The hub answers 404 for both and tells them apart in a header.
+                if context.is_some_and(|c| c.error_code.as_deref() == Some("RepoNotFound")) {
+                    HubError::ModelNotFound { model }
+                } else {
+                    HubError::RevisionNotFound {
+                        model,
+                        revision: self.revision.to_owned(),
+                    }
+                }
+            }
+            HFError::EntryNotFound { path, .. } | HFError::LocalEntryNotFound { path } => {
+                HubError::FileNotFound { model, file: path }
+            }
+            HFError::RateLimited { retry_after, .. } => HubError::RateLimited {
+                retry_after_s: retry_after.map(|wait| wait.as_secs()),
+            },
+            HFError::Http { context } | HFError::Conflict { context } => HubError::Status {
+                status: context.status.as_u16(),
+                detail: said(context.server_message.as_deref()),
+            },
+            HFError::Request { source, .. } => self.explain_transport(source),
+            HFError::Xet { source, .. } => self.broke_off(chain(&*source)),
+            HFError::Io(source) => HubError::Cache {
+                path: self.cache_dir.to_owned(),
+                source,
+            },
+            HFError::CacheLockTimeout { path } => HubError::Locked { path },
+            other => HubError::Protocol {
+                host: self.endpoint.to_owned(),
+                detail: chain(&other),
+            },
+        }
+    }
+
+    fn explain_transport(&self, error: reqwest::Error) -> HubError {
+        let host = error
+            .url()
+            .and_then(|url| {
+                Some(format!(
+                    "{}:{}",
+                    url.host_str()?,
+                    url.port_or_known_default()?
+                ))
+            })
+            .unwrap_or_else(|| self.endpoint.to_owned());
+        // Without the URL: the hub's storage puts a signature into it.
+        let error = error.without_url();
+        let detail = chain(&error);
+        if error.is_connect() || (error.is_timeout() && self.file.is_none()) {
+            return HubError::Unreachable {
+                model: self.model.to_owned(),
+                host,
+                detail,
+            };
+        }
+        if error.is_redirect() || (error.is_decode() && self.file.is_none()) {
+            return HubError::Protocol { host, detail };
+        }
+        self.broke_off(detail)
+    }
+
+    fn broke_off(&self, detail: String) -> HubError {
+        match self.file {
+            Some(file) => HubError::Interrupted {
+                file: file.to_owned(),
+                detail,
+            },
+            None => self.unreachable(detail),
+        }
+    }
+}
+
+/// The error and its causes, each said once.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// A remote message, kept short and on one line because anyone may have written it.
+fn said(message: Option<&str>) -> String {
+    let Some(message) = message.map(str::trim).filter(|text| !text.is_empty()) else {
+        return String::new();
+    };
+    let line: String = message
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(200)
+        .collect();
+    format!(": {line}")
+}
+
+fn access_advice(token_sent: bool) -> &'static str {
+    if token_sent {
+        "check the spelling of `--model`, that the token is valid, and that its account has accepted the model's terms on the hub"
+    } else {
+        "check the spelling of `--model`; a private or gated model needs a token in HF_TOKEN, whose account has accepted its terms"
+    }
+}
+
+fn wait(retry_after_s: Option<u64>) -> String {
+    retry_after_s.map_or_else(String::new, |seconds| format!(" for {seconds} s"))
+}

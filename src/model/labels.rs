@@ -1,0 +1,89 @@
+//! What the classes are called. The one table of names; it never reads files.
+//!
+//! The ImageNet table is the list of WordNet synsets and lemmas as timm ships it (Apache-2.0). Several classes share a short name
+//! (134 and 517 "crane", 638 and 639 "maillot"): only the index and the WordNet id identify a class.
+
+use std::sync::Arc;
+
+const IMAGENET: &str = include_str!("imagenet_labels.tsv");
+
+/// One class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// WordNet id such as `n02504458`; absent for checkpoints with classes of their own.
+    pub wnid: Option<String>,
+    /// The short name, such as "African elephant".
+    pub name: String,
+    /// All names, the short one first.
+    pub names: Vec<String>,
+}
+
+/// The names of a network's classes, by index. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Labels(Arc<[Label]>);
+
+impl Labels {
+    /// ImageNet-1k's 1000 classes in the order of their sorted WordNet ids.
+    pub fn imagenet() -> Self {
+        Self(
+            IMAGENET
+                .lines()
+                .map(|line| {
+                    let (wnid, lemmas) = line.split_once('\t').unwrap_or(("", line));
+                    let names: Vec<String> = lemmas.split(", ").map(str::to_owned).collect();
+                    Label {
+                        wnid: Some(wnid.to_owned()),
+                        name: names.first().cloned().unwrap_or_default(),
+                        names,
+                    }
+                })
+                .collect(),
+        )
+    }
+
+    /// `class 0`, `class 1`, ... for a checkpoint whose classes nobody named.
+    pub fn numbered(classes: usize) -> Self {
+        Self(
+            (0..classes)
+                .map(|index| {
+                    let name = format!("class {index}");
+                    Label {
+                        wnid: None,
+                        names: vec![name.clone()],
+                        name,
+                    }
+                })
+                .collect(),
+        )
+    }
+
+    /// The labels that fit a network with this many classes: ImageNet's for 1000, else numbers.
+    pub fn for_classes(classes: usize) -> Self {
+        let imagenet = Self::imagenet();
+        if imagenet.len() == classes {
+            imagenet
+        } else {
+            Self::numbered(classes)
+        }
+    }
+
+    /// How many classes there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The label of a class index.
+    pub fn get(&self, index: usize) -> Option<&Label> {
+        self.0.get(index)
+    }
+
+    /// All labels by index.
+    pub fn iter(&self) -> impl Iterator<Item = &Label> {
+        self.0.iter()
+    }
+}

@@ -1,0 +1,25 @@
+//! The network: ResNet-50 in candle with our kernels beneath, its checkpoints, labels and head. It knows no HTTP and no pixels, and above
+//! it nobody sees a tensor.
+
+mod checkpoint;
+mod classifier;
+mod conv;
+mod device;
+mod error;
+pub mod formula;
+pub mod head;
+pub mod hub;
+mod labels;
+mod packed;
+mod pretrained;
+pub mod resnet;
+mod source;
+
+pub use checkpoint::Checkpoint;
+pub use classifier::{Classifier, ModelInfo, ModelOptions, Output, Want};
+pub use conv::Backend;
+pub use device::DeviceChoice;
+pub use error::ModelError;
+pub use labels::{Label, Labels};
+pub use pretrained::{INPUT_SIDES, Interpolation, PretrainedCfg};
+pub use source::{DEFAULT_MODEL, DEFAULT_REVISION, LOCAL_WEIGHTS, WeightsChoice, WeightsSource};

@@ -1,0 +1,239 @@
+//! Our kernels as candle operations: each layer borrows its packed weights and gives candle's tensors the channel-blocked layout
+//! `(C/16, N, H, W, 16)`. It holds no arithmetic and no layout knowledge beyond those five dimensions.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+use crate::kernels::{
+    BLOCK, BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
+    global_average_pool,
+};
+
+/// What is fused behind a convolution that adds no residual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Nothing,
+    Relu,
+}
+
+/// A packed convolution and the threads that run it.
+pub(super) struct Conv {
+    packed: PackedConv,
+    pool: Arc<ThreadPool>,
+}
+
+impl Conv {
+    pub(super) fn new(
+        isa: Isa,
+        pool: Arc<ThreadPool>,
+        shape: &ConvShape,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Self {
+        Self {
+            packed: PackedConv::new(isa, *shape, weight, bias),
+            pool,
+        }
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, then: Then) -> Result<Tensor> {
+        x.apply_op1_no_bwd(&Run {
+            conv: self,
+            relu: then == Then::Relu,
+        })
+    }
+
+    /// With the residual branch added before the ReLU.
+    pub(super) fn forward_add_relu(&self, x: &Tensor, skip: &Tensor) -> Result<Tensor> {
+        x.apply_op2_no_bwd(
+            skip,
+            &Run {
+                conv: self,
+                relu: true,
+            },
+        )
+    }
+
+    fn run(
+        &self,
+        x: &[f32],
+        dims: BatchDims,
+        skip: Option<&[f32]>,
+        relu: bool,
+    ) -> (CpuStorage, Shape) {
+        let y = self.packed.forward(&self.pool, x, dims, skip, relu);
+        let out = self.packed.output_dims(dims);
+        let blocks = self.packed.shape().out_channels.div_ceil(BLOCK);
+        (CpuStorage::F32(y), blocked_shape(blocks, out))
+    }
+}
+
+/// One application of a convolution.
+struct Run<'a> {
+    conv: &'a Conv,
+    relu: bool,
+}
+
+impl CustomOp1 for Run<'_> {
+    fn name(&self) -> &'static str {
+        "packed-conv"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, dims) = blocked_dims(layout)?;
+        Ok(self
+            .conv
+            .run(contiguous(storage, layout)?, dims, None, self.relu))
+    }
+}
+
+impl CustomOp2 for Run<'_> {
+    fn name(&self) -> &'static str {
+        "packed-conv-add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        skip: &CpuStorage,
+        ls: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (_, dims) = blocked_dims(lx)?;
+        let skip = contiguous(skip, ls)?;
+        Ok(self
+            .conv
+            .run(contiguous(x, lx)?, dims, Some(skip), self.relu))
+    }
+}
+
+/// The packed entry: planar images to pooled, channel-blocked activations.
+pub(super) struct Stem {
+    packed: PackedStem,
+    pool: Arc<ThreadPool>,
+}
+
+impl Stem {
+    pub(super) fn new(isa: Isa, pool: Arc<ThreadPool>, weight: &[f32], bias: &[f32]) -> Self {
+        Self {
+            packed: PackedStem::new(isa, weight, bias),
+            pool,
+        }
+    }
+
+    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        images.contiguous()?.apply_op1_no_bwd(self)
+    }
+}
+
+impl CustomOp1 for Stem {
+    fn name(&self) -> &'static str {
+        "packed-stem"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n, _, h, w) = layout.shape().dims4()?;
+        let images = contiguous(storage, layout)?;
+        let dims = BatchDims { n, h, w };
+        let y = self.packed.forward(&self.pool, images, dims);
+        let out = self.packed.output_dims(dims);
+        Ok((
+            CpuStorage::F32(y),
+            blocked_shape(self.packed.out_channels().div_ceil(BLOCK), out),
+        ))
+    }
+}
+
+/// The packed exit: average pool and last layer.
+pub(super) struct Exit {
+    packed: PackedLinear,
+    pool: Arc<ThreadPool>,
+    classes: usize,
+}
+
+impl Exit {
+    pub(super) fn new(
+        isa: Isa,
+        pool: Arc<ThreadPool>,
+        (classes, features): (usize, usize),
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Self {
+        let packed = PackedLinear::new(isa, features, weight, bias);
+        Self {
+            packed,
+            pool,
+            classes,
+        }
+    }
+
+    pub(super) fn pool(&self, x: &Tensor) -> Result<Tensor> {
+        x.apply_op1_no_bwd(&AveragePool { exit: self })
+    }
+
+    pub(super) fn classify(&self, features: &Tensor) -> Result<Tensor> {
+        features.apply_op1_no_bwd(&Classify { exit: self })
+    }
+}
+
+struct AveragePool<'a> {
+    exit: &'a Exit,
+}
+
+impl CustomOp1 for AveragePool<'_> {
+    fn name(&self) -> &'static str {
+        "packed-average-pool"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (blocks, dims) = blocked_dims(layout)?;
+        let channels = blocks * BLOCK;
+        let x = contiguous(storage, layout)?;
+        let y = global_average_pool(&self.exit.pool, x, channels, dims);
+        Ok((CpuStorage::F32(y), Shape::from((dims.n, channels))))
+    }
+}
+
+struct Classify<'a> {
+    exit: &'a Exit,
+}
+
+impl CustomOp1 for Classify<'_> {
+    fn name(&self) -> &'static str {
+        "packed-linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n, _) = layout.shape().dims2()?;
+        let y = self
+            .exit
+            .packed
+            .forward(&self.exit.pool, contiguous(storage, layout)?, n);
+        Ok((CpuStorage::F32(y), Shape::from((n, self.exit.classes))))
+    }
+}
+
+fn blocked_shape(blocks: usize, dims: BatchDims) -> Shape {
+    Shape::from((blocks, dims.n, dims.h, dims.w, BLOCK))
+}
+
+fn blocked_dims(layout: &Layout) -> Result<(usize, BatchDims)> {
+    match *layout.dims() {
+        [blocks, n, h, w, BLOCK] => Ok((blocks, BatchDims { n, h, w })),
+        ref other => {
+            bail!("expected a channel-blocked activation (C/16, N, H, W, 16), found {other:?}")
+        }
+    }
+}
+
+/// The numbers of a tensor that lies in memory in its own order.
+fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!(
+            "expected a contiguous tensor, found strides {:?}",
+            layout.stride()
+        )
+    };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}

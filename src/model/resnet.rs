@@ -1,0 +1,185 @@
+//! ResNet-50 v1.5, layer by layer, under torchvision's names (which timm shares): <https://arxiv.org/abs/1512.03385>, with the stride in
+//! the 3x3 convolution as torchvision has it. It says what the network is; how a layer is computed is the convolutions' business.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, to_nchw};
+
+/// Pooled features per image: the channels of the last stage.
+pub const FEATURES: usize = 2048;
+
+/// A bottleneck's output has this many times the channels of its 3x3 convolution.
+const EXPANSION: usize = 4;
+
+/// The network.
+pub struct ResNet50 {
+    stem: Stem,
+    layer1: Stage,
+    layer2: Stage,
+    layer3: Stage,
+    layer4: Stage,
+    exit: Exit,
+}
+
+/// A forward pass's results, `n` images in the order they came.
+pub struct Forward {
+    /// The last stage's output; [`Forward::feature_map`] gives it in PyTorch's layout.
+    layer4: Tensor,
+    /// Pooled features `(n, 2048)`.
+    pub features: Tensor,
+    /// Logits `(n, classes)`.
+    pub logits: Tensor,
+}
+
+impl Forward {
+    /// The last stage's output `(n, 2048, h/32, w/32)`, rounded up.
+    pub fn feature_map(&self) -> Result<Tensor> {
+        to_nchw(&self.layer4)
+    }
+}
+
+impl ResNet50 {
+    /// Builds the network from a source of tensors; the names below are the checkpoint's.
+    pub fn load(vb: &VarBuilder, classes: usize, backend: &Backend) -> Result<Self> {
+        let stage = |name, blocks, in_channels, width, stride| {
+            Stage::load(&vb.pp(name), blocks, in_channels, width, stride, backend)
+        };
+        Ok(Self {
+            stem: Stem::load(vb, backend)?,
+            layer1: stage("layer1", 3, 64, 64, 1)?,
+            layer2: stage("layer2", 4, 256, 128, 2)?,
+            layer3: stage("layer3", 6, 512, 256, 2)?,
+            layer4: stage("layer4", 3, 1024, 512, 2)?,
+            exit: Exit::load(FEATURES, classes, vb.pp("fc"), backend)?,
+        })
+    }
+
+    /// Images `(n, 3, h, w)`, normalised, to features and logits.
+    pub fn forward(&self, images: &Tensor) -> Result<Forward> {
+        self.forward_tapped(images, &mut |_, _| Ok(()))
+    }
+
+    /// [`ResNet50::forward`], showing `tap` the output of each stage in PyTorch's layout under its name: `maxpool`, `layer1` to `layer4`.
+    pub fn forward_with_taps(
+        &self,
+        images: &Tensor,
+        tap: &mut dyn FnMut(&str, Tensor),
+    ) -> Result<Forward> {
+        self.forward_tapped(images, &mut |name, x| {
+            tap(name, to_nchw(x)?);
+            Ok(())
+        })
+    }
+
+    fn forward_tapped(
+        &self,
+        images: &Tensor,
+        tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>,
+    ) -> Result<Forward> {
+        let x = self.stem.forward(images)?;
+        tap("maxpool", &x)?;
+        let x = self.layer1.forward(x)?;
+        tap("layer1", &x)?;
+        let x = self.layer2.forward(x)?;
+        tap("layer2", &x)?;
+        let x = self.layer3.forward(x)?;
+        tap("layer3", &x)?;
+        let x = self.layer4.forward(x)?;
+        tap("layer4", &x)?;
+        let features = self.exit.pool(&x)?;
+        let logits = self.exit.classify(&features)?;
+        Ok(Forward {
+            layer4: x,
+            features,
+            logits,
+        })
+    }
+}
+
+/// Blocks at one resolution; the first one changes resolution and channels.
+struct Stage(Vec<Bottleneck>);
+
+impl Stage {
+    fn load(
+        vb: &VarBuilder,
+        blocks: usize,
+        in_channels: usize,
+        width: usize,
+        stride: usize,
+        backend: &Backend,
+    ) -> Result<Self> {
+        (0..blocks)
+            .map(|i| {
+                let (channels, stride) = if i == 0 {
+                    (in_channels, stride)
+                } else {
+                    (width * EXPANSION, 1)
+                };
+                Bottleneck::load(&vb.pp(i), channels, width, stride, backend)
+            })
+            .collect::<Result<_>>()
+            .map(Self)
+    }
+
+    fn forward(&self, x: Tensor) -> Result<Tensor> {
+        self.0.iter().try_fold(x, |x, block| block.forward(&x))
+    }
+}
+
+/// 1x1 to fewer channels, 3x3, 1x1 back to more, and the input added at the end.
+struct Bottleneck {
+    conv1: ConvBn,
+    conv2: ConvBn,
+    conv3: ConvBn,
+    /// Fits the input to the output where resolution or channels change.
+    downsample: Option<ConvBn>,
+}
+
+impl Bottleneck {
+    fn load(
+        vb: &VarBuilder,
+        in_channels: usize,
+        width: usize,
+        stride: usize,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let out_channels = width * EXPANSION;
+        let conv = |conv: &str, bn: &str, in_channels, out_channels, kernel, stride| {
+            let spec = ConvSpec {
+                in_channels,
+                out_channels,
+                kernel,
+                stride,
+            };
+            ConvBn::load(spec, vb.pp(conv), vb.pp(bn), backend)
+        };
+        Ok(Self {
+            conv1: conv("conv1", "bn1", in_channels, width, 1, 1)?,
+            conv2: conv("conv2", "bn2", width, width, 3, stride)?,
+            conv3: conv("conv3", "bn3", width, out_channels, 1, 1)?,
+            downsample: (stride != 1 || in_channels != out_channels)
+                .then(|| {
+                    conv(
+                        "downsample.0",
+                        "downsample.1",
+                        in_channels,
+                        out_channels,
+                        1,
+                        stride,
+                    )
+                })
+                .transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let skip = match &self.downsample {
+            Some(downsample) => &downsample.forward(x)?,
+            None => x,
+        };
+        let y = self.conv1.forward_relu(x)?;
+        let y = self.conv2.forward_relu(&y)?;
+        self.conv3.forward_add_relu(&y, skip)
+    }
+}

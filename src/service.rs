@@ -1,0 +1,367 @@
+//! The use case: an image, however it came, to its classes. Reads like the flow: admission, fetch, decode, queue, batch, forward, top-k.
+//! It knows no HTTP, no files and no tensors.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::engine::{
+    Done, Engine, EngineError, EngineOptions, Observer, Place, Refusal, WorkerHealth,
+};
+use crate::fetch::{FetchConfig, FetchError, Fetcher, SetupError};
+use crate::image::{self, Filter, ImageError, Limits, Preprocessing, PreprocessingError, Resize};
+use crate::model::head;
+use crate::model::{Classifier, Interpolation, Labels, ModelError, ModelInfo, PretrainedCfg, Want};
+
+/// The service's bounds; `config` says what each is for.
+#[derive(Debug, Clone)]
+pub struct ServiceOptions {
+    /// Fetching of image URLs.
+    pub fetch: FetchConfig,
+    /// Sizes of images; `max_decoded_bytes` also bounds all decoding at one time, together.
+    pub image: Limits,
+    /// Admission, queue and batches.
+    pub engine: EngineOptions,
+    /// From a request's admission to its answer.
+    pub request_timeout: Duration,
+    /// Images that are decoded at one time.
+    pub decode_threads: NonZeroUsize,
+}
+
+/// An image as a request names it.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// An http, https or data URL.
+    Url(String),
+    /// An encoded image.
+    Bytes(Bytes),
+}
+
+/// One class of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The class's index.
+    pub index: usize,
+    /// Its WordNet id, where it has one.
+    pub wnid: Option<String>,
+    /// Its short name.
+    pub label: String,
+    /// From 0 to 1.
+    pub probability: f32,
+}
+
+/// Where a request's time went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Phases {
+    /// From the URL to its bytes; zero where the bytes came along.
+    pub fetch: Duration,
+    /// Waiting for memory and a processor, decoding, resizing.
+    pub decode: Duration,
+    /// Waiting for the model.
+    pub queue: Duration,
+    /// The batch's forward pass.
+    pub inference: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// An image's classes.
+#[derive(Debug, Clone)]
+pub struct Classified {
+    /// Falling probabilities.
+    pub predictions: Vec<Prediction>,
+    /// Where the time went.
+    pub phases: Phases,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum ServiceError {
+    /// Not admitted.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The URL gave no bytes.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The bytes gave no image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The deadline passed.
+    #[error("the deadline of {0:?} passed")]
+    DeadlinePassed(Duration),
+    /// The model gave no output.
+    #[error(transparent)]
+    Engine(EngineError),
+    /// A task of ours failed.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// Why the service cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The fetcher cannot.
+    #[error(transparent)]
+    Fetch(#[from] SetupError),
+    /// The checkpoint's preprocessing cannot be carried out.
+    #[error("the checkpoint's preprocessing cannot be carried out: {0}")]
+    Preprocessing(#[from] PreprocessingError),
+    /// The model failed on its first image.
+    #[error("the model failed its warm-up: {0}")]
+    WarmUp(#[from] ModelError),
+    /// No thread for the worker.
+    #[error("the worker's thread cannot start: {0}")]
+    Worker(#[from] std::io::Error),
+}
+
+/// Everything between a request and its answer. Built once and shared.
+pub struct Service {
+    fetcher: Fetcher,
+    limits: Limits,
+    preprocessing: Arc<Preprocessing>,
+    decoders: Arc<Semaphore>,
+    decode_memory: Arc<Semaphore>,
+    engine: Engine,
+    classifier: Arc<Classifier>,
+    request_timeout: Duration,
+    draining: AtomicBool,
+}
+
+/// The weight of one permit of the decode memory: semaphores count in 32 bits.
+const KIB: u64 = 1024;
+
+impl Service {
+    /// Warms the model up and starts its worker.
+    pub fn start(
+        classifier: Classifier,
+        options: &ServiceOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, StartError> {
+        let classifier = Arc::new(classifier);
+        let preprocessing = Arc::new(preprocessing(&classifier.info().pretrained)?);
+        warm_up(&classifier)?;
+        let memory = usize::try_from(options.image.max_decoded_bytes / KIB).unwrap_or(usize::MAX);
+        Ok(Self {
+            fetcher: Fetcher::new(options.fetch.clone())?,
+            limits: options.image,
+            preprocessing,
+            decoders: Arc::new(Semaphore::new(options.decode_threads.get())),
+            decode_memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
+            engine: Engine::start(classifier.clone(), options.engine, observer)?,
+            classifier,
+            request_timeout: options.request_timeout,
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes a request's place; to be held until its answer is made.
+    pub fn admit(&self) -> Result<Place, Refusal> {
+        self.engine.admission().enter()
+    }
+
+    /// The `top_k` most probable classes of one image.
+    pub async fn classify(&self, source: Source, top_k: usize) -> Result<Classified, ServiceError> {
+        let start = Instant::now();
+        let _place = self.admit()?;
+        let answer =
+            tokio::time::timeout(self.request_timeout, self.classify_by(start, source, top_k));
+        answer
+            .await
+            .unwrap_or(Err(ServiceError::DeadlinePassed(self.request_timeout)))
+    }
+
+    async fn classify_by(
+        &self,
+        start: Instant,
+        source: Source,
+        top_k: usize,
+    ) -> Result<Classified, ServiceError> {
+        let deadline = start + self.request_timeout;
+        let bytes = self.fetch(source).await?;
+        let fetched = Instant::now();
+        let slot = self.engine.slot().await.map_err(|e| self.engine_error(e))?;
+        let input = self.prepare(bytes).await?;
+        let decoded = Instant::now();
+        let done = self
+            .engine
+            .run(slot, input, Want::default(), deadline)
+            .await;
+        let done = done.map_err(|e| self.engine_error(e))?;
+        let predictions = self.predictions(&done, top_k);
+        let phases = Phases {
+            fetch: fetched - start,
+            decode: decoded - fetched,
+            queue: done.queued,
+            inference: done.inference,
+            total: start.elapsed(),
+        };
+        Ok(Classified {
+            predictions,
+            phases,
+        })
+    }
+
+    async fn fetch(&self, source: Source) -> Result<Bytes, ServiceError> {
+        match source {
+            Source::Url(url) => Ok(self.fetcher.fetch(&url).await?),
+            Source::Bytes(bytes) => Ok(bytes),
+        }
+    }
+
+    /// Encoded bytes to the network's input, on a thread where blocking is allowed, within the memory for decoding.
+    async fn prepare(&self, bytes: Bytes) -> Result<Vec<f32>, ServiceError> {
+        let stopped = |_| ServiceError::Internal("the service's semaphores are closed".to_owned());
+        let info = image::inspect(&bytes, &self.limits)?;
+        let memory = self.reserve(info.decoded_bytes).await?;
+        let decoder = self
+            .decoders
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(stopped)?;
+        let (limits, preprocessing) = (self.limits, self.preprocessing.clone());
+        let decoding = tokio::task::spawn_blocking(move || {
+            // Given back when the work ends, even where the caller leaves before that.
+            let _held = (memory, decoder);
+            let picture = image::decode(&bytes, &limits)?;
+            Ok(preprocessing.apply(&picture))
+        });
+        let prepared: Result<Vec<f32>, ImageError> = decoding
+            .await
+            .map_err(|e| ServiceError::Internal(e.to_string()))?;
+        Ok(prepared?)
+    }
+
+    /// A share of the memory for decoding. `inspect` has refused whatever exceeds all of it.
+    async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ServiceError> {
+        let total = self.limits.max_decoded_bytes / KIB;
+        let permits = bytes.div_ceil(KIB).min(total);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let memory = self.decode_memory.clone().acquire_many_owned(permits).await;
+        memory.map_err(|_| ServiceError::Internal("the decode memory is closed".to_owned()))
+    }
+
+    fn predictions(&self, done: &Done, top_k: usize) -> Vec<Prediction> {
+        let labels = self.classifier.labels();
+        head::top_k(&head::softmax(&done.output.logits), top_k)
+            .into_iter()
+            .map(|(index, probability)| {
+                let label = labels.get(index);
+                Prediction {
+                    index,
+                    wnid: label.and_then(|label| label.wnid.clone()),
+                    label: label
+                        .map_or_else(|| format!("class {index}"), |label| label.name.clone()),
+                    probability,
+                }
+            })
+            .collect()
+    }
+
+    fn engine_error(&self, error: EngineError) -> ServiceError {
+        match error {
+            EngineError::DeadlinePassed => ServiceError::DeadlinePassed(self.request_timeout),
+            other => ServiceError::Engine(other),
+        }
+    }
+
+    /// What is loaded.
+    pub fn model(&self) -> &ModelInfo {
+        self.classifier.info()
+    }
+
+    /// What the classes are called.
+    pub fn labels(&self) -> &Labels {
+        self.classifier.labels()
+    }
+
+    /// How images are prepared.
+    pub fn preprocessing(&self) -> &Preprocessing {
+        &self.preprocessing
+    }
+
+    /// The largest image that is fetched, in bytes.
+    pub fn max_fetched_bytes(&self) -> u64 {
+        self.fetcher.config().max_bytes
+    }
+
+    /// The most pixels of an image.
+    pub fn max_pixels(&self) -> u64 {
+        self.limits.max_pixels
+    }
+
+    /// From a request's admission to its answer.
+    pub fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// Whether requests will be served: the worker is well and the service is not shutting down. A full queue changes nothing.
+    pub fn ready(&self) -> Result<(), NotReady> {
+        match self.engine.health() {
+            _ if self.draining.load(Ordering::Acquire) => Err(NotReady::Draining),
+            WorkerHealth::Gone => Err(NotReady::WorkerGone),
+            WorkerHealth::Stuck(running) => Err(NotReady::WorkerStuck(running)),
+            WorkerHealth::Well => Ok(()),
+        }
+    }
+
+    /// Says from now on that it is not ready, and goes on serving whoever comes until [`Service::stop`].
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// Finishes what waits and ends the worker; blocks for `within` at most and says whether it ended.
+    pub fn stop(&self, within: Duration) -> bool {
+        self.engine.stop(within)
+    }
+}
+
+/// Why the service is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum NotReady {
+    /// It is shutting down.
+    #[error("the service is shutting down")]
+    Draining,
+    /// The worker's thread has ended.
+    #[error("the model's worker has ended")]
+    WorkerGone,
+    /// A batch runs far over its usual time.
+    #[error("the model's worker has been stuck in one batch for {0:?}")]
+    WorkerStuck(Duration),
+}
+
+/// The checkpoint's preprocessing in the image layer's terms.
+fn preprocessing(cfg: &PretrainedCfg) -> Result<Preprocessing, PreprocessingError> {
+    let side = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let filter = match cfg.interpolation {
+        Interpolation::Bilinear => Filter::Bilinear,
+        Interpolation::Bicubic => Filter::Bicubic,
+    };
+    let crop = (side(cfg.input_size.0), side(cfg.input_size.1));
+    Preprocessing::new(
+        Resize::ShorterSide(side(cfg.resize)),
+        filter,
+        crop,
+        cfg.mean,
+        cfg.std,
+    )
+}
+
+/// One forward pass, so that the first request finds everything in place, and a model that cannot run says so before it is ready.
+fn warm_up(classifier: &Classifier) -> Result<(), ModelError> {
+    let image = vec![0f32; classifier.input_len()];
+    let outputs = classifier.forward(&[&image], Want::default())?;
+    let finite = outputs
+        .iter()
+        .all(|output| output.logits.iter().all(|x| x.is_finite()));
+    if finite {
+        Ok(())
+    } else {
+        Err(ModelError::NotFinite)
+    }
+}

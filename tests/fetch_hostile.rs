@@ -1,0 +1,487 @@
+//! Fetching from servers on loopback that break the rules of HTTP or of good manners.
+//! Limits are short only where a test wants them to pass; nothing is timed.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use imgclass::fetch::{Answer, FetchConfig, FetchError, Fetcher, Refusal, Unusable};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+const MAX_BYTES: u64 = 1000;
+const LONG: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+const SHORT: Duration = Duration::from_millis(150);
+
+/// What a server does on a connection once it has read a request; then it closes.
+#[derive(Clone)]
+enum Step {
+    /// Sends the text, in which `PORT` stands for the server's port.
+    Send(String),
+    /// Sends the bytes over and over for as long as the other side takes them.
+    Endless(&'static [u8]),
+    /// The same with a pause before each.
+    Drip(&'static [u8]),
+    /// Sends nothing until the other side leaves.
+    Silence,
+}
+
+struct Server {
+    port: u16,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Server {
+    /// A server that plays `scripts` in turn, one for each connection, and the last one for ever.
+    async fn start(scripts: Vec<Vec<Step>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Self {
+            port: listener.local_addr().unwrap().port(),
+            connections: Arc::default(),
+            requests: Arc::default(),
+        };
+        let (port, requests) = (server.port, Arc::clone(&server.requests));
+        let connections = Arc::clone(&server.connections);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let index = connections.fetch_add(1, Ordering::SeqCst);
+                let script = scripts[index.min(scripts.len() - 1)].clone();
+                let requests = Arc::clone(&requests);
+                tokio::spawn(async move {
+                    // Whatever fails here fails because the other side left.
+                    let _ = play(stream, script, port, &requests).await;
+                });
+            }
+        });
+        server
+    }
+
+    async fn once(steps: Vec<Step>) -> Self {
+        Self::start(vec![steps]).await
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/image.png", self.port)
+    }
+
+    fn fetcher(&self, change: impl FnOnce(&mut FetchConfig)) -> Fetcher {
+        let mut config = FetchConfig {
+            connect_timeout: LONG,
+            idle_timeout: LONG,
+            total_timeout: LONG,
+            max_bytes: MAX_BYTES,
+            allow_cidrs: vec!["127.0.0.1/32".parse().unwrap()],
+            allow_ports: vec![self.port],
+            ..FetchConfig::default()
+        };
+        change(&mut config);
+        Fetcher::new(config).unwrap()
+    }
+}
+
+async fn play(
+    mut stream: TcpStream,
+    script: Vec<Step>,
+    port: u16,
+    requests: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        request.push(stream.read_u8().await?);
+    }
+    requests
+        .lock()
+        .unwrap()
+        .push(String::from_utf8(request).unwrap());
+    for step in script {
+        match step {
+            Step::Send(text) => {
+                stream
+                    .write_all(text.replace("PORT", &port.to_string()).as_bytes())
+                    .await?
+            }
+            Step::Endless(bytes) => loop {
+                stream.write_all(bytes).await?;
+            },
+            Step::Drip(bytes) => loop {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                stream.write_all(bytes).await?;
+            },
+            Step::Silence => {
+                stream.read_u8().await?;
+            }
+        }
+    }
+    stream.shutdown().await
+}
+
+/// An outcome in words, for tables.
+fn words(result: &Result<bytes::Bytes, FetchError>) -> String {
+    match result {
+        Ok(body) => format!("{} bytes", body.len()),
+        Err(FetchError::Unusable(Unusable::Refused(refusal))) => match refusal {
+            Refusal::Address { .. } => "refused address".to_owned(),
+            Refusal::Scheme(scheme) => format!("refused scheme {scheme}"),
+            other => format!("refused: {other}"),
+        },
+        Err(FetchError::Unusable(Unusable::Connect(_))) => "cannot connect".to_owned(),
+        Err(FetchError::Unusable(Unusable::NoAnswer(_))) => "no answer".to_owned(),
+        Err(FetchError::Answer(Answer::Broken(_))) => "broken".to_owned(),
+        Err(FetchError::Answer(Answer::Stalled { .. })) => "stalled".to_owned(),
+        Err(FetchError::Answer(Answer::TooSlow { .. })) => "too slow".to_owned(),
+        Err(FetchError::Answer(answer)) => answer.to_string(),
+        Err(FetchError::TooLarge { limit }) => format!("over {limit}"),
+        Err(FetchError::Busy { .. }) => "busy".to_owned(),
+        Err(other) => other.to_string(),
+    }
+}
+
+/// A fault may be an endless wait, so no test waits for ever.
+async fn bounded<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LONG, work)
+        .await
+        .expect("still waiting after a minute")
+}
+
+fn raw(text: &str) -> Vec<Step> {
+    vec![Step::Send(text.to_owned())]
+}
+
+/// A status line, the fields (each with its line end) and what is there of the body.
+fn answer(status: &str, fields: &str, body: &str) -> Vec<Step> {
+    raw(&format!("HTTP/1.1 {status}\r\n{fields}\r\n{body}"))
+}
+
+fn ok(fields: &str, body: &str) -> Vec<Step> {
+    answer("200 OK", fields, body)
+}
+
+fn chunks(body: &str) -> Vec<Step> {
+    ok("transfer-encoding: chunked\r\n", body)
+}
+
+fn redirect(status: u16, location: &str) -> Vec<Step> {
+    answer(
+        &format!("{status} Moved"),
+        &format!("location: {location}\r\ncontent-length: 0\r\n"),
+        "",
+    )
+}
+
+fn then(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
+    steps.push(step);
+    steps
+}
+
+type Row = (&'static str, Vec<Step>, &'static str);
+
+async fn judge(table: Vec<Row>) {
+    for (name, steps, expected) in table {
+        let server = Server::once(steps).await;
+        let result = bounded(server.fetcher(|_| ()).fetch(&server.url())).await;
+        assert_eq!(words(&result), expected, "{name}: {result:?}");
+    }
+}
+
+#[rustfmt::skip] // one row for each case
+#[tokio::test]
+async fn every_body_gives_its_bytes_or_its_error() {
+    let x = Step::Endless(b"xxxxxxxxxxxxxxxx");
+    let kilobyte = "x".repeat(1000);
+    judge(vec![
+        ("plain", ok("content-length: 5\r\n", "image"), "5 bytes"),
+        ("exactly the limit", ok("content-length: 1000\r\n", &kilobyte), "1000 bytes"),
+        ("chunked", chunks("2\r\nim\r\n3\r\nage\r\n0\r\n\r\n"), "5 bytes"),
+        ("HTTP/1.0 up to the end", raw("HTTP/1.0 200 OK\r\n\r\nimage"), "5 bytes"),
+        ("HTTP/1.1 up to the end", ok("connection: close\r\n", "image"), "5 bytes"),
+        ("a lie about the type", ok("content-type: text/html\r\ncontent-length: 5\r\n", "image"), "5 bytes"),
+        ("length too long", ok("content-length: 9\r\n", "image"), "broken"),
+        ("length too short", ok("content-length: 2\r\n", "image"), "2 bytes"),
+        ("length over the limit", ok("content-length: 1001\r\n", ""), "over 1000"),
+        ("length of 4 EiB", ok("content-length: 4611686018427387904\r\n", ""), "over 1000"),
+        ("length of 16 EiB", ok("content-length: 18446744073709551615\r\n", ""), "broken"),
+        ("length beyond 64 bits", ok("content-length: 18446744073709551616\r\n", ""), "broken"),
+        ("negative length", ok("content-length: -1\r\n", ""), "broken"),
+        ("two lengths", ok("content-length: 5\r\ncontent-length: 6\r\n", "image!"), "broken"),
+        ("no body", ok("content-length: 0\r\n", ""), "empty body"),
+        ("no body up to the end", raw("HTTP/1.0 200 OK\r\n\r\n"), "empty body"),
+        ("endless body", then(ok("", ""), x.clone()), "over 1000"),
+        ("endless chunks", then(chunks(""), Step::Endless(b"4\r\nxxxx\r\n")), "over 1000"),
+        ("chunk of 16 EiB", then(chunks("fffffffffffffff0\r\n"), x.clone()), "over 1000"),
+        ("chunk beyond 64 bits", chunks("10000000000000000\r\nx"), "broken"),
+        ("chunk that is no number", chunks("zz\r\nimage\r\n0\r\n\r\n"), "broken"),
+        ("endless chunk extension", then(chunks("5;"), x), "broken"),
+        ("endless trailers", then(chunks("5\r\nimage\r\n0\r\n"), Step::Endless(b"a: b\r\n")), "broken"),
+        ("closed inside a chunk", chunks("9\r\nimage"), "broken"),
+        ("closed between chunks", chunks("5\r\nimage\r\n"), "broken"),
+        ("identity encoding", ok("content-encoding: Identity\r\ncontent-length: 5\r\n", "image"), "5 bytes"),
+        // Compressed: refused by its name, before a bomb could expand.
+        ("gzip", ok("content-encoding: gzip\r\ncontent-length: 5\r\n", "image"), "content encoding \"gzip\""),
+        ("brotli", ok("content-encoding: br\r\n", ""), "content encoding \"br\""),
+        ("stacked", ok("content-encoding: identity, gzip\r\n", ""), "content encoding \"identity, gzip\""),
+        ("second field", ok("content-encoding: identity\r\ncontent-encoding: zstd\r\n", ""), "content encoding \"zstd\""),
+    ])
+    .await;
+}
+
+#[rustfmt::skip] // one row for each case
+#[tokio::test]
+async fn every_head_is_understood_or_gives_its_error() {
+    let found = "200 OK\r\ncontent-length: 5";
+    judge(vec![
+        ("early hints first", answer("103 Early Hints", "", &format!("HTTP/1.1 {found}\r\n\r\nimage")), "5 bytes"),
+        ("closed at once", vec![], "broken"),
+        ("closed inside the head", raw("HTTP/1.1 200 OK\r\ncontent-le"), "broken"),
+        ("no HTTP", raw("220 mail.example ESMTP\r\n"), "broken"),
+        ("HTTP/0.9", raw("<html>hello</html>"), "broken"),
+        ("status of four digits", answer("2000 OK", "", ""), "broken"),
+        ("NUL in a field", ok("a: b\0c\r\n", ""), "broken"),
+        ("one endless field", then(raw("HTTP/1.1 200 OK\r\na: "), Step::Endless(b"xxxxxxxxxxxxxxxx")), "broken"),
+        ("endless fields", then(raw("HTTP/1.1 200 OK\r\n"), Step::Endless(b"a: b\r\n")), "broken"),
+        ("switching protocols", answer("101 Switching Protocols", "upgrade: x\r\nconnection: upgrade\r\n", ""), "status 101"),
+        ("accepted", answer("202 Accepted", "", "image"), "status 202"),
+        ("no content", answer("204 No Content", "", ""), "status 204"),
+        ("partial", answer("206 Partial Content", "", "image"), "status 206"),
+        ("choices", answer("300 Multiple Choices", "location: /\r\n", ""), "status 300"),
+        ("not modified", answer("304 Not Modified", "", ""), "status 304"),
+        ("unauthorised", answer("401 Unauthorized", "www-authenticate: Basic realm=x\r\n", ""), "status 401"),
+        ("not found", answer("404 Not Found", "", "image"), "status 404"),
+        ("proxy wants a password", answer("407 Proxy Authentication Required", "", ""), "status 407"),
+        ("server error", answer("500 Internal Server Error", "", "image"), "status 500"),
+        ("out of range", answer("999 Odd", "", ""), "status 999"),
+    ])
+    .await;
+}
+
+#[rustfmt::skip] // one row for each case
+#[tokio::test]
+async fn every_redirect_leads_nowhere_that_the_policy_forbids() {
+    judge(vec![
+        ("to itself", redirect(302, "/again"), "more than 3 redirects"),
+        ("nowhere", answer("302 Found", "content-length: 0\r\n", ""), "redirect 302 without a readable Location"),
+        ("to a file", redirect(302, "file:///etc/passwd"), "refused scheme file"),
+        ("to data", redirect(302, "data:image/png;base64,AAAA"), "refused scheme data"),
+        ("to another loopback address", redirect(302, "http://127.0.0.2:PORT/"), "refused address"),
+        ("to loopback in disguise", redirect(307, "http://0x7f000002:PORT/"), "refused address"),
+        ("to loopback as IPv6", redirect(308, "//[::1]:PORT/"), "refused address"),
+        ("to another port", redirect(301, "http://localhost:1/"), "refused: port 1 is not open (--fetch-allow-port opens it)"),
+        ("to user info", redirect(303, "http://user@127.0.0.1:PORT/"), "refused: user info in URL"),
+        ("to a backslash", redirect(302, "\\\\127.0.0.1:PORT\\"), "refused: backslash in URL"),
+    ])
+    .await;
+}
+
+#[rustfmt::skip] // one row for each case
+#[tokio::test]
+async fn every_wait_ends_at_the_limit_that_governs_it() {
+    type Change = fn(&mut FetchConfig);
+    // A second is enough to connect and to read a head on a busy machine.
+    let head: Change = |config| (config.connect_timeout, config.idle_timeout) = (SECOND, SHORT);
+    let body: Change = |config| config.idle_timeout = SHORT;
+    let total: Change = |config| config.total_timeout = SECOND;
+    let table: Vec<(&str, Change, Vec<Step>, &str)> = vec![
+        ("silence before the head", head, vec![Step::Silence], "no answer"),
+        ("silence inside the head", head, then(raw("HTTP/1.1 200"), Step::Silence), "no answer"),
+        ("a head in drips", head, then(raw("HTTP/1.1 200 OK\r\na: "), Step::Drip(b"x")), "no answer"),
+        ("early hints for ever", head, vec![Step::Drip(b"HTTP/1.1 103 Early Hints\r\n\r\n")], "no answer"),
+        ("silence before the body", body, then(ok("content-length: 5\r\n", ""), Step::Silence), "stalled"),
+        ("silence inside the body", body, then(ok("content-length: 5\r\n", "im"), Step::Silence), "stalled"),
+        ("a body in drips", total, then(ok("content-length: 900\r\n", ""), Step::Drip(b"x")), "too slow"),
+        ("silence and a total limit", total, then(ok("", ""), Step::Silence), "too slow"),
+        ("no head and a total limit", total, vec![Step::Silence], "no answer"),
+    ];
+    let cases = table.into_iter().map(|(name, change, steps, expected)| async move {
+        let server = Server::once(steps).await;
+        let result = bounded(server.fetcher(change).fetch(&server.url())).await;
+        assert_eq!(words(&result), expected, "{name}: {result:?}");
+    });
+    futures_util::future::join_all(cases).await;
+}
+
+const IMAGE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nimage";
+const REDIRECT: &str =
+    "HTTP/1.1 302 Found\r\nset-cookie: a=b\r\nlocation: /next?q#f\r\ncontent-length: 0\r\n\r\n";
+
+#[tokio::test]
+async fn three_redirects_are_followed_and_a_fourth_is_not() {
+    let hops = |count| [vec![raw(REDIRECT); count], vec![raw(IMAGE)]].concat();
+    for (count, limit, expected) in [
+        (0, 3, "5 bytes"),
+        (3, 3, "5 bytes"),
+        (4, 3, "more than 3 redirects"),
+        (0, 0, "5 bytes"),
+        (1, 0, "more than 0 redirects"),
+    ] {
+        let server = Server::start(hops(count)).await;
+        let fetcher = server.fetcher(|config| config.max_redirects = limit);
+        let result = bounded(fetcher.fetch(&server.url())).await;
+        assert_eq!(
+            words(&result),
+            expected,
+            "{count} redirects, {limit} allowed"
+        );
+        assert_eq!(
+            server.connections.load(Ordering::SeqCst),
+            count.min(limit) + 1
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_tells_a_server_no_more_than_it_must() {
+    let server = Server::start(vec![raw(REDIRECT), raw(IMAGE)]).await;
+    bounded(
+        server
+            .fetcher(|_| ())
+            .fetch(&format!("{}?first#fragment", server.url())),
+    )
+    .await
+    .unwrap();
+    let expected = |target: &str| {
+        let agent = concat!("user-agent: imgclass/", env!("CARGO_PKG_VERSION"));
+        let host = format!("host: 127.0.0.1:{}", server.port);
+        let line = format!("GET {target} HTTP/1.1");
+        [
+            &line,
+            "accept-encoding: identity",
+            "accept: image/*, */*;q=0.5",
+            &host,
+            agent,
+        ]
+        .map(str::to_owned)
+    };
+    let requests = server.requests.lock().unwrap();
+    for (request, target) in requests.iter().zip(["/image.png?first", "/next?q"]) {
+        let mut lines: Vec<&str> = request.trim_end().split("\r\n").collect();
+        lines[1..].sort_unstable();
+        assert_eq!(lines, expected(target));
+    }
+    assert_eq!(requests.len(), 2);
+}
+
+#[tokio::test]
+async fn a_fetch_never_shares_a_connection_with_an_earlier_one() {
+    // The first answer keeps its connection open and slips a second answer in.
+    let evil = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";
+    let poison = then(raw(&format!("{IMAGE}{evil}")), Step::Silence);
+    let broken = ok("content-length: 9\r\n", "image");
+    let server = Server::start(vec![poison, broken, raw("garbage"), raw(IMAGE)]).await;
+    let fetcher = server.fetcher(|_| ());
+    for (index, expected) in ["5 bytes", "broken", "broken", "5 bytes", "5 bytes"]
+        .into_iter()
+        .enumerate()
+    {
+        let result = bounded(fetcher.fetch(&server.url())).await;
+        assert_eq!(words(&result), expected, "fetch {index}");
+        assert!(result.is_err() || result.unwrap() == "image");
+    }
+    assert_eq!(server.connections.load(Ordering::SeqCst), 5);
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_tls_cannot_be_connected_to_by_https() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(IMAGE.as_bytes()).await;
+        }
+    });
+    let config = FetchConfig {
+        allow_cidrs: vec!["127.0.0.1/32".parse().unwrap()],
+        allow_ports: vec![port],
+        ..FetchConfig::default()
+    };
+    let fetcher = Fetcher::new(config).unwrap();
+    let result = bounded(fetcher.fetch(&format!("https://127.0.0.1:{port}/"))).await;
+    assert_eq!(words(&result), "cannot connect", "{result:?}");
+}
+
+#[tokio::test]
+async fn a_fetch_without_a_slot_waits_for_one_before_it_connects() {
+    let server = Server::start(vec![vec![Step::Silence], raw(IMAGE)]).await;
+    let fetcher = Arc::new(server.fetcher(|config| config.max_concurrent = 1));
+    let url = server.url();
+    let (holder, held) = (Arc::clone(&fetcher), url.clone());
+    let holding = tokio::spawn(async move { holder.fetch(&held).await });
+    bounded(async {
+        while server.requests.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let waiting = tokio::time::timeout(SHORT, fetcher.fetch(&url));
+    assert!(waiting.await.is_err());
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+    // A fetch that is dropped gives its slot back.
+    holding.abort();
+    assert_eq!(
+        words(&bounded(fetcher.fetch(&server.url())).await),
+        "5 bytes"
+    );
+}
+
+#[tokio::test]
+async fn a_fetch_that_gets_no_slot_in_its_time_blames_our_load() {
+    let server = Server::once(vec![Step::Silence]).await;
+    let fetcher = server.fetcher(|config| {
+        config.max_concurrent = 1;
+        config.total_timeout = SHORT;
+    });
+    let url = server.url();
+    let results = bounded(futures_util::future::join_all(
+        (0..4).map(|_| fetcher.fetch(&url)),
+    ))
+    .await;
+    let outcomes: Vec<String> = results.iter().map(words).collect();
+    assert_eq!(outcomes[0], "no answer");
+    assert!(
+        outcomes.iter().any(|outcome| outcome == "busy"),
+        "{outcomes:?}"
+    );
+}
+
+/// The test process runs itself again with proxies in the environment, for variables belong to a whole process.
+#[tokio::test]
+async fn a_proxy_in_the_environment_is_ignored() {
+    const CHILD: &str = "IMGCLASS_TEST_FETCHES_PAST_PROXY";
+    if let Ok(url) = std::env::var(CHILD) {
+        let address: SocketAddr = url["http://".len()..]
+            .trim_end_matches("/image.png")
+            .parse()
+            .unwrap();
+        let config = FetchConfig {
+            allow_cidrs: vec!["127.0.0.1/32".parse().unwrap()],
+            allow_ports: vec![address.port()],
+            ..FetchConfig::default()
+        };
+        let body = bounded(Fetcher::new(config).unwrap().fetch(&url)).await;
+        assert_eq!(body.unwrap(), "image");
+        return;
+    }
+    let server = Server::once(raw(IMAGE)).await;
+    let proxy = Server::once(raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nproxy")).await;
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child
+        .args(["--exact", "a_proxy_in_the_environment_is_ignored"])
+        .env(CHILD, server.url());
+    for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
+        child.env(name, format!("http://127.0.0.1:{}", proxy.port));
+    }
+    child.env_remove("NO_PROXY").env_remove("no_proxy");
+    let output = tokio::task::spawn_blocking(move || child.output())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
+    assert_eq!(proxy.connections.load(Ordering::SeqCst), 0);
+}

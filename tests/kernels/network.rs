@@ -1,0 +1,175 @@
+//! Every convolution shape of ResNet-50, and the bits of an image in any batch and with any number of threads.
+
+use imgclass::kernels::{
+    BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, blocked_to_nchw,
+    global_average_pool, nchw_to_blocked,
+};
+
+use crate::pool;
+use crate::reference::{Case, Expected, numbers, run};
+
+/// in, out, kernel, stride, and the input's share of the image side.
+const LAYERS: [[usize; 5]; 22] = [
+    [64, 64, 1, 1, 4],
+    [64, 64, 3, 1, 4],
+    [64, 256, 1, 1, 4],
+    [256, 64, 1, 1, 4],
+    [256, 128, 1, 1, 4],
+    [128, 128, 3, 2, 4],
+    [256, 512, 1, 2, 4],
+    [128, 512, 1, 1, 8],
+    [512, 128, 1, 1, 8],
+    [128, 128, 3, 1, 8],
+    [512, 256, 1, 1, 8],
+    [256, 256, 3, 2, 8],
+    [512, 1024, 1, 2, 8],
+    [256, 1024, 1, 1, 16],
+    [1024, 256, 1, 1, 16],
+    [256, 256, 3, 1, 16],
+    [1024, 512, 1, 1, 16],
+    [512, 512, 3, 2, 16],
+    [1024, 2048, 1, 2, 16],
+    [512, 2048, 1, 1, 32],
+    [2048, 512, 1, 1, 32],
+    [512, 512, 3, 1, 32],
+];
+
+fn shape([in_channels, out_channels, kernel, stride, _]: [usize; 5]) -> ConvShape {
+    ConvShape {
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding: kernel / 2,
+    }
+}
+
+fn check_every_layer(image: usize) {
+    let pool = pool(2);
+    for (index, layer) in LAYERS.into_iter().enumerate() {
+        let side = image / layer[4];
+        let case = Case::new(
+            shape(layer),
+            BatchDims {
+                n: 1,
+                h: side,
+                w: side,
+            },
+            index % 2 == 0,
+            index % 3 != 0,
+        );
+        let expected = Expected::new(&case, 16);
+        for isa in Isa::available() {
+            let (y, algorithm) = run(&case, isa, &pool);
+            expected.check(&case, algorithm, &y, &format!("{isa}, {algorithm}"));
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too large")]
+fn every_layer_of_the_network_is_right_at_224() {
+    check_every_layer(224);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "too large")]
+fn every_layer_of_the_network_is_right_at_288() {
+    check_every_layer(288);
+}
+
+/// Asserts that each image's output bits in a batch, on any number of threads, are those of the image alone on one.
+fn same_bits(what: &str, n: usize, forward: impl Fn(usize, &[usize]) -> Vec<f32>) {
+    let images: Vec<usize> = (0..n).collect();
+    let alone: Vec<Vec<u32>> = images.iter().map(|&i| bits(&forward(1, &[i]))).collect();
+    for threads in 1..=4 {
+        for batch in [&images[..], &images[1..], &images[..1]] {
+            let together = bits(&forward(threads, batch));
+            for (at, &image) in batch.iter().enumerate() {
+                let len = together.len() / batch.len();
+                let one = &together[at * len..(at + 1) * len];
+                assert!(
+                    one == alone[image],
+                    "{what}: image {image} of {batch:?} on {threads} threads"
+                );
+            }
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+/// The listed images of a set, one after the other; each `len` floats long.
+fn pick(images: &[f32], len: usize, chosen: &[usize]) -> Vec<f32> {
+    chosen
+        .iter()
+        .flat_map(|&i| images[i * len..(i + 1) * len].iter().copied())
+        .collect()
+}
+
+#[test]
+fn an_image_has_the_same_bits_in_any_batch_and_with_any_number_of_threads() {
+    let n = if cfg!(miri) { 2 } else { 5 };
+    for isa in Isa::available() {
+        let layers: &[([usize; 5], usize)] = if cfg!(miri) {
+            &[([16, 16, 3, 1, 0], 3)]
+        } else {
+            &[
+                ([64, 64, 3, 1, 0], 29),
+                ([128, 128, 3, 1, 0], 14),
+                ([512, 32, 3, 1, 0], 7),
+                ([32, 48, 3, 2, 0], 15),
+                ([64, 128, 1, 1, 0], 13),
+                ([64, 32, 1, 2, 0], 8),
+                ([256, 512, 1, 1, 0], 3),
+            ]
+        };
+        for &(layer, side) in layers {
+            let shape = shape(layer);
+            let weight = numbers(5, shape.weight_len());
+            let conv = PackedConv::new(isa, shape, &weight, &numbers(6, shape.out_channels));
+            let len = shape.in_channels * side * side;
+            let all = numbers(7, n * len);
+            same_bits(&format!("{isa} {shape:?}"), n, |threads, chosen| {
+                let dims = BatchDims {
+                    n: chosen.len(),
+                    h: side,
+                    w: side,
+                };
+                let x = nchw_to_blocked(&pick(&all, len, chosen), shape.in_channels, dims);
+                let y = conv.forward(&pool(threads), &x, dims, None, true);
+                blocked_to_nchw(&y, shape.out_channels, conv.output_dims(dims))
+            });
+        }
+    }
+}
+
+#[test]
+fn entry_and_exit_have_the_same_bits_in_any_batch_and_with_any_number_of_threads() {
+    let n = if cfg!(miri) { 2 } else { 5 };
+    let (side, channels) = if cfg!(miri) { (9, 16) } else { (70, 64) };
+    for isa in Isa::available() {
+        let stem = PackedStem::new(isa, &numbers(1, channels * 147), &numbers(2, channels));
+        let linear =
+            PackedLinear::new(isa, channels, &numbers(3, 100 * channels), &numbers(4, 100));
+        let len = 3 * side * side;
+        let all = numbers(5, n * len);
+        same_bits(
+            &format!("{isa} stem to last layer"),
+            n,
+            |threads, chosen| {
+                let pool = pool(threads);
+                let input = BatchDims {
+                    n: chosen.len(),
+                    h: side,
+                    w: side,
+                };
+                let x = stem.forward(&pool, &pick(&all, len, chosen), input);
+                let x = global_average_pool(&pool, &x, channels, stem.output_dims(input));
+                linear.forward(&pool, &x, chosen.len())
+            },
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! The last layers, the layout, and the choice of an instruction set.
+
+use imgclass::kernels::{
+    BLOCK, BatchDims, Isa, PackedLinear, UnsupportedIsa, blocked_to_nchw, global_average_pool,
+    nchw_to_blocked,
+};
+
+use crate::pool;
+use crate::reference::numbers;
+
+#[test]
+fn the_fully_connected_layer_is_right_for_every_size() {
+    let table: &[[usize; 3]] = if cfg!(miri) {
+        &[[2, 5, 3]]
+    } else {
+        &[
+            [1, 2048, 1000],
+            [8, 2048, 1000],
+            [64, 64, 10],
+            [3, 100, 17],
+            [1, 1, 1],
+            [15, 33, 2],
+            [2, 16, 21_841],
+        ]
+    };
+    for &[n, inputs, outputs] in table {
+        let (weight, bias, x) = (
+            numbers(1, inputs * outputs),
+            numbers(2, outputs),
+            numbers(3, n * inputs),
+        );
+        for isa in Isa::available() {
+            let linear = PackedLinear::new(isa, inputs, &weight, &bias);
+            for threads in [1, 3] {
+                let y = linear.forward(&pool(threads), &x, n);
+                assert_eq!(y.len(), n * outputs);
+                for (at, got) in y.iter().enumerate() {
+                    let row = &x[at / outputs * inputs..][..inputs];
+                    let column = &weight[at % outputs * inputs..][..inputs];
+                    let start = f64::from(bias[at % outputs]);
+                    let products = row
+                        .iter()
+                        .zip(column)
+                        .map(|(a, b)| f64::from(*a) * f64::from(*b));
+                    let (sum, size) = products.fold((start, start.abs()), |(sum, size), p| {
+                        (sum + p, size + p.abs())
+                    });
+                    let bound = (inputs + 2) as f64 * size / f64::from(1 << 24);
+                    assert!(
+                        (f64::from(*got) - sum).abs() <= bound,
+                        "{isa}, [{n}, {inputs}, {outputs}] at {at}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_average_pool_is_right_for_every_size() {
+    let table: &[(usize, [usize; 3])] = if cfg!(miri) {
+        &[(17, [2, 2, 3])]
+    } else {
+        &[
+            (2048, [1, 7, 7]),
+            (2048, [9, 9, 9]),
+            (17, [3, 1, 1]),
+            (1, [1, 5, 2]),
+        ]
+    };
+    for &(channels, [n, h, w]) in table {
+        let dims = BatchDims { n, h, w };
+        let x = numbers(1, channels * dims.pixels());
+        let blocked = nchw_to_blocked(&x, channels, dims);
+        for threads in [1, 4] {
+            let y = global_average_pool(&pool(threads), &blocked, channels, dims);
+            let plane = h * w;
+            assert_eq!(y.len(), n * channels);
+            for (got, plane_values) in y.iter().zip(x.chunks_exact(plane)) {
+                let sum: f64 = plane_values.iter().map(|v| f64::from(*v)).sum();
+                let error = (f64::from(*got) - sum / plane as f64).abs();
+                assert!(
+                    error <= (plane + 2) as f64 / f64::from(1 << 24),
+                    "{channels} channels, {dims:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_layout_puts_sixteen_channels_of_a_pixel_side_by_side_and_back() {
+    let dims = BatchDims { n: 2, h: 3, w: 5 };
+    for channels in [1, 15, 16, 17, 40] {
+        let x = numbers(9, channels * dims.pixels());
+        let blocked = nchw_to_blocked(&x, channels, dims);
+        assert_eq!(blocked.len(), dims.blocked_len(channels));
+        for (at, value) in blocked.iter().enumerate() {
+            let (block, pixel, lane) = (
+                at / BLOCK / dims.pixels(),
+                at / BLOCK % dims.pixels(),
+                at % BLOCK,
+            );
+            let channel = block * BLOCK + lane;
+            let (image, place) = (pixel / 15, pixel % 15);
+            let expected = if channel < channels {
+                x[(image * channels + channel) * 15 + place]
+            } else {
+                0.0
+            };
+            assert_eq!(*value, expected, "{channels} channels at {at}");
+        }
+        assert_eq!(blocked_to_nchw(&blocked, channels, dims), x);
+    }
+}
+
+#[test]
+fn instruction_sets_are_found_by_name_and_the_portable_one_always_is() -> Result<(), UnsupportedIsa>
+{
+    let available = Isa::available();
+    assert_eq!(available.first().copied(), Some(Isa::detect()));
+    assert_eq!(available.last().map(|isa| isa.name()), Some("portable"));
+    for isa in available {
+        assert_eq!(Isa::named(isa.name())?, isa);
+        assert_eq!(isa.to_string(), isa.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn an_unknown_instruction_set_is_refused_with_the_choices() {
+    let text = Isa::named("sse9")
+        .err()
+        .map(|error| error.to_string())
+        .unwrap_or_default();
+    assert!(
+        text.contains("\"sse9\"") && text.contains("portable"),
+        "{text}"
+    );
+}

@@ -1,0 +1,88 @@
+//! The thread pool: every task once, panics, concurrent callers.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::pool;
+
+#[test]
+fn every_task_runs_exactly_once() {
+    let counts: &[usize] = if cfg!(miri) {
+        &[0, 1, 5]
+    } else {
+        &[0, 1, 2, 3, 7, 64, 1000]
+    };
+    for threads in 1..=4 {
+        let pool = pool(threads);
+        assert_eq!(pool.threads(), threads);
+        for round in 0..if cfg!(miri) { 2 } else { 50 } {
+            for &tasks in counts {
+                let runs: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.for_each(tasks, |index| {
+                    runs[index].fetch_add(1, Ordering::Relaxed);
+                });
+                let all_once = runs.iter().all(|run| run.load(Ordering::Relaxed) == 1);
+                assert!(
+                    all_once,
+                    "{tasks} tasks on {threads} threads, round {round}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_panicking_task_reaches_the_caller_and_leaves_the_pool_usable() {
+    let pool = pool(3);
+    for _ in 0..3 {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.for_each(20, |index| {
+                assert!(index % 10 != 7, "task {index} fails on purpose")
+            });
+        }));
+        let payload = result.expect_err("the panic must arrive");
+        let text = payload
+            .downcast_ref::<String>()
+            .cloned()
+            .unwrap_or_default();
+        assert!(text.contains("fails on purpose"), "{text:?}");
+        let done = AtomicUsize::new(0);
+        pool.for_each(20, |_| {
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(done.load(Ordering::Relaxed), 20);
+    }
+}
+
+#[test]
+fn concurrent_callers_take_turns() {
+    let pool = pool(2);
+    let rounds = if cfg!(miri) { 3 } else { 200 };
+    let total = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    pool.for_each(8, |index| {
+                        total.fetch_add(index, Ordering::Relaxed);
+                    });
+                }
+            });
+        }
+    });
+    assert_eq!(total.load(Ordering::Relaxed), 3 * rounds * 28);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "sleeps")]
+fn workers_that_went_to_sleep_wake_for_the_next_job() {
+    let pool = pool(4);
+    for _ in 0..5 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let seen = AtomicUsize::new(0);
+        pool.for_each(100, |_| {
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(seen.load(Ordering::Relaxed), 100);
+    }
+}
