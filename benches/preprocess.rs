@@ -5,7 +5,8 @@
 
 #![allow(
     missing_docs,
-    reason = "criterion's macros make public items without documentation"
+    clippy::expect_used,
+    reason = "criterion's macros make public items without documentation; a bench fails by panicking"
 )]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

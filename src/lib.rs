@@ -16,6 +16,12 @@
 //!
 //! `tests/architecture.rs` holds these lines; `docs/architecture.md` tells the story.
 
+// Outside input must never reach a panic; tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
 pub mod api;
 pub mod cli;
 pub mod config;

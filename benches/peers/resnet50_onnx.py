@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import onnx
+import safetensors
 import safetensors.numpy
 from onnx import TensorProto, helper, numpy_helper
 
@@ -26,7 +27,10 @@ TAPS = {"maxpool": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2
 
 def load(path: str) -> dict[str, np.ndarray]:
     """The float32 tensors of a ResNet-50 checkpoint; exits with a plain message when the file is something else."""
-    tensors = safetensors.numpy.load_file(path)
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        sys.exit(f"{path}: {error}")
     classes = tensors["fc.bias"].shape[0] if "fc.bias" in tensors else 1000
     wanted = formula.shapes(classes)
     for name, shape in wanted.items():

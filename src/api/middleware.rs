@@ -45,13 +45,12 @@ pub(super) struct ContextEndpoint<E> {
 impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
     type Output = Response;
 
-    async fn call(&self, mut request: Request) -> poem::Result<Response> {
+    async fn call(&self, request: Request) -> poem::Result<Response> {
         let start = Instant::now();
         let id = request_id(&request);
         let method = request.method().to_string();
         let path = request.uri().path().to_owned();
         let span = tracing::info_span!("request", id);
-        accept_without_last_slash(&mut request);
 
         let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answering = async {
@@ -90,19 +89,6 @@ fn response_of(error: poem::Error, method: &str, path: &str) -> Response {
 
 fn failure(status: StatusCode, method: &str, path: &str) -> Response {
     poem::Error::from(Failure::of_framework(status, method, path)).into_response()
-}
-
-/// The contract holds with and without its last slash; every other route has one form.
-fn accept_without_last_slash(request: &mut Request) {
-    if request.uri().path() == "/classify_image" {
-        let with_slash = match request.uri().query() {
-            Some(query) => format!("/classify_image/?{query}"),
-            None => "/classify_image/".to_owned(),
-        };
-        if let Ok(uri) = with_slash.parse() {
-            *request.uri_mut() = uri;
-        }
-    }
 }
 
 /// The client's id if it is one that a log and a header can carry, else one of ours.

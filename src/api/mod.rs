@@ -10,7 +10,9 @@ mod problem;
 mod server;
 mod state;
 
-use poem::{Endpoint, EndpointExt, Route, get, handler, web::Data, web::Html};
+use poem::middleware::{NormalizePath, TrailingSlash};
+use poem::web::{Data, Html};
+use poem::{Endpoint, EndpointExt, IntoResponse, Route, get, handler};
 use poem_openapi::OpenApiService;
 
 pub use server::{BindError, Server};
@@ -37,21 +39,30 @@ fn openapi() -> OpenApiService<Routes, ()> {
 
 /// The specification, as `GET /openapi.json` serves it and `imgclass openapi` prints it.
 pub fn specification() -> String {
-    openapi().spec()
+    with_last_slash(&openapi().spec())
 }
 
-/// All routes over a state; what the server runs, and what tests call without a socket.
+/// The framework drops the last slash of every path; applications know the contract's path with it.
+fn with_last_slash(document: &str) -> String {
+    document.replace("\"/classify_image\"", "\"/classify_image/\"")
+}
+
+/// All routes over a state; what the server runs, and what tests call without a socket. A last slash makes no difference.
 pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let service = openapi();
-    let docs = SwaggerPage(
-        service
-            .swagger_ui_html()
-            .replace("<title>Swagger UI</title>", PAGE_HEAD),
-    );
+    let page =
+        with_last_slash(&service.swagger_ui_html()).replace("<title>Swagger UI</title>", PAGE_HEAD);
     Route::new()
-        .at("/openapi.json", service.spec_endpoint())
-        .at("/docs", get(swagger).data(docs))
+        .at(
+            "/openapi.json",
+            get(spec).data(Specification(specification())),
+        )
+        .at(
+            "/docs",
+            get(swagger).data(SwaggerPage(format!("<!DOCTYPE html>{page}"))),
+        )
         .nest("/", service)
+        .with(NormalizePath::new(TrailingSlash::Trim))
         .with(middleware::RequestContext)
         .data(state)
 }
@@ -67,5 +78,14 @@ struct SwaggerPage(String);
 
 #[handler]
 fn swagger(Data(page): Data<&SwaggerPage>) -> Html<String> {
-    Html(format!("<!DOCTYPE html>{}", page.0))
+    Html(page.0.clone())
+}
+
+/// The specification's text.
+#[derive(Clone)]
+struct Specification(String);
+
+#[handler]
+fn spec(Data(document): Data<&Specification>) -> impl IntoResponse {
+    document.0.clone().with_content_type("application/json")
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Parses, prints, and chooses the exit code; the work is the service's.
 
+mod bench;
 mod classify;
 mod health;
 mod load;
@@ -34,6 +35,8 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Classify files, folders and URLs
     Classify(Box<classify::ClassifyArgs>),
+    /// Measure the forward pass on this machine
+    Bench(Box<bench::BenchArgs>),
     /// Fetch, find and check checkpoints
     Weights(weights::WeightsCommand),
     /// Print the OpenAPI specification
@@ -64,6 +67,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Classify(args) => classify::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Weights(command) => weights::run(&command),
         Command::Openapi => openapi::run(),
         Command::Health(args) => health::run(&args),

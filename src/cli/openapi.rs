@@ -6,6 +6,6 @@ use std::process::ExitCode;
 use super::Failure;
 
 pub(super) fn run() -> Result<ExitCode, Failure> {
-    writeln!(std::io::stdout(), "{}", crate::api::specification())?;
+    std::io::stdout().write_all(crate::api::specification().as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -27,6 +27,12 @@ pub(super) fn images(total: u64) -> ProgressBar {
     ))
 }
 
+/// A bar that counts forward passes.
+pub(super) fn iterations(total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), target());
+    bar.with_style(style("{wide_bar} {pos}/{len} runs, {eta} left"))
+}
+
 /// A callback that shows downloads, one bar a file.
 pub(super) fn downloads() -> impl Fn(DownloadProgress<'_>) + Send + Sync {
     let bars: Mutex<Option<(String, ProgressBar)>> = Mutex::new(None);

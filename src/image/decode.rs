@@ -14,6 +14,9 @@ use ::image::{ExtendedColorType, ImageDecoder};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+const CUT_OFF: &str = "the file ends before the picture does";
+const NO_PIXELS: &str = "it has no pixels";
+
 /// How large a picture may be. All three are judged from its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -84,30 +87,24 @@ struct Opened<'a> {
 
 /// GIF has its own, because only the raw frame tells what Pillow shows around it.
 enum Codec<'a> {
-    Gif(FirstFrame<'a>),
+    Gif(Box<FirstFrame<'a>>),
     Other(Box<dyn ImageDecoder + 'a>),
 }
 
 impl<'a> Opened<'a> {
     fn new(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Self, ImageError> {
-        let codec = open(format, bytes, limits)?;
-        let (stored, orientation, decoded_bytes, codec) = match codec {
+        let mut codec = open(format, bytes, limits)?;
+        let (stored, orientation, decoded_bytes) = match &mut codec {
             Codec::Gif(frame) => (
                 frame.size(),
                 Orientation::NoTransforms,
                 frame.decoded_bytes(),
-                Codec::Gif(frame),
             ),
-            Codec::Other(mut decoder) => {
+            Codec::Other(decoder) => {
                 // A damaged EXIF block says nothing about the pixels.
                 let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
                 let peak = peak_bytes(format, bytes, decoder.as_ref(), orientation);
-                (
-                    decoder.dimensions(),
-                    orientation,
-                    peak,
-                    Codec::Other(decoder),
-                )
+                (decoder.dimensions(), orientation, peak)
             }
         };
         let (width, height) = turned(stored, orientation);
@@ -127,34 +124,47 @@ impl<'a> Opened<'a> {
 
     fn read(self, bytes: &[u8], limits: &Limits) -> Result<RgbImage, ImageError> {
         let format = self.info.format;
-        let damaged = |reason: &str| ImageError::Malformed {
-            format,
-            reason: reason.to_owned(),
+        let complete = match format {
+            Format::Jpeg => jpeg::is_complete(bytes),
+            Format::WebP => is_complete_riff(bytes),
+            // These decoders notice by themselves.
+            Format::Png | Format::Gif | Format::Bmp | Format::Tiff => true,
         };
-        if format == Format::Jpeg && !jpeg::is_complete(bytes) {
-            return Err(damaged("the file ends before the picture does"));
+        if !complete {
+            return Err(malformed(format, &CUT_OFF));
         }
         let picture = match self.codec {
             Codec::Gif(frame) => frame.read().map_err(|e| malformed(format, &e))?,
-            Codec::Other(mut decoder) => {
-                decoder
-                    .set_limits(codec_limits(limits))
-                    .map_err(|e| refusal(format, limits, e))?;
-                let (width, height) = decoder.dimensions();
-                let color = decoder.color_type();
-                let length = usize::try_from(decoder.total_bytes())
-                    .map_err(|_| damaged("it is too large"))?;
-                let mut samples = vec![0; length];
-                decoder
-                    .read_image_boxed(&mut samples)
-                    .map_err(|e| refusal(format, limits, e))?;
-                RgbImage::new(width, height, to_rgb8(color, samples)?)
-            }
+            Codec::Other(decoder) => read_samples(format, decoder, limits)?,
         };
         picture
             .and_then(|picture| picture.upright(self.orientation))
-            .ok_or_else(|| damaged("it has no pixels"))
+            .ok_or_else(|| malformed(format, &NO_PIXELS))
     }
+}
+
+/// Whether a WebP is as long as it says. The decoder would leave out what is missing at the end, EXIF for one.
+fn is_complete_riff(bytes: &[u8]) -> bool {
+    let length = bytes.get(4..8).and_then(|field| field.try_into().ok());
+    length.is_some_and(|field| 8 + u64::from(u32::from_le_bytes(field)) <= bytes.len() as u64)
+}
+
+fn read_samples(
+    format: Format,
+    mut decoder: Box<dyn ImageDecoder + '_>,
+    limits: &Limits,
+) -> Result<Option<RgbImage>, ImageError> {
+    decoder
+        .set_limits(codec_limits(limits))
+        .map_err(|e| refusal(format, limits, e))?;
+    let (width, height) = decoder.dimensions();
+    let color = decoder.color_type();
+    // `check` has seen this many bytes.
+    let mut samples = vec![0; decoder.total_bytes() as usize];
+    decoder
+        .read_image_boxed(&mut samples)
+        .map_err(|e| refusal(format, limits, e))?;
+    Ok(RgbImage::new(width, height, to_rgb8(color, samples)?))
 }
 
 /// Opens the decoder of `format`, which reads headers but nothing of the picture's size.
@@ -163,12 +173,19 @@ fn open<'a>(format: Format, bytes: &'a [u8], limits: &Limits) -> Result<Codec<'a
     let decoder: Result<Box<dyn ImageDecoder + 'a>, _> = match format {
         Format::Gif => {
             return match FirstFrame::open(bytes) {
-                Ok(Some(frame)) => Ok(Codec::Gif(frame)),
+                Ok(Some(frame)) => Ok(Codec::Gif(Box::new(frame))),
                 Ok(None) => Err(malformed(format, &"it has no frame")),
                 Err(error) => Err(malformed(format, &error)),
             };
         }
-        Format::Jpeg => JpegDecoder::new(from).map(|d| Box::new(d) as _),
+        Format::Jpeg => {
+            if let Some(kind) = jpeg::unsupported_kind(bytes) {
+                return Err(ImageError::Unsupported {
+                    found: kind.to_owned(),
+                });
+            }
+            JpegDecoder::new(from).map(|d| Box::new(d) as _)
+        }
         // The PNG decoder takes its memory limit (for metadata that unpacks to gigabytes) at birth or never. Its sides are
         // left to `check`, which names them.
         Format::Png => {
@@ -202,38 +219,36 @@ fn peak_bytes(
 ) -> u64 {
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
-    let color = decoder.color_type();
+    let per_pixel = |bytes: u64| pixels.saturating_mul(bytes);
     let working = match format {
         Format::Jpeg => jpeg::coefficient_bytes(bytes),
         // Planes of luma and chroma, a little over 1.5 bytes a pixel; with alpha, losslessly or animated also up to an
         // RGBA canvas and an RGBA frame.
-        Format::WebP if bytes.get(12..16) == Some(b"VP8 ") => pixels.saturating_mul(2),
-        Format::WebP => pixels.saturating_mul(10),
+        Format::WebP if bytes.get(12..16) == Some(b"VP8 ") => per_pixel(2),
+        Format::WebP => per_pixel(10),
         // The decoder fills a buffer of its own and copies it; CMYK has four samples where the copy has three.
         Format::Tiff => match decoder.original_color_type() {
-            ExtendedColorType::Cmyk8 => pixels.saturating_mul(4),
-            ExtendedColorType::Cmyk16 => pixels.saturating_mul(8),
+            ExtendedColorType::Cmyk8 => per_pixel(4),
+            ExtendedColorType::Cmyk16 => per_pixel(8),
             _ => decoder.total_bytes(),
         },
         Format::Png | Format::Bmp | Format::Gif => 0,
     };
-    let samples = decoder.total_bytes();
-    let converting = pixels.saturating_mul(extra_bytes(color));
     let turning = if orientation == Orientation::NoTransforms {
         0
     } else {
-        pixels.saturating_mul(3)
+        3
     };
-    // Working buffers are gone before the conversion starts, and the samples before the turn.
-    samples
-        .saturating_add(working.max(converting))
-        .max(pixels.saturating_mul(3).saturating_add(turning))
+    // The working buffers are gone before the conversion starts, and its input before the turn.
+    let samples = decoder.total_bytes().max(per_pixel(3));
+    let beside = per_pixel(extra_bytes(decoder.color_type()).max(turning));
+    samples.saturating_add(working.max(beside))
 }
 
 fn check(info: &ImageInfo, limits: &Limits) -> Result<(), ImageError> {
     let pixels = u64::from(info.width) * u64::from(info.height);
     if pixels == 0 {
-        return Err(malformed(info.format, &"it has no pixels"));
+        return Err(malformed(info.format, &NO_PIXELS));
     }
     let measures = [
         (
@@ -265,7 +280,7 @@ fn refusal(format: Format, limits: &Limits, error: ::image::ImageError) -> Image
             found: format!("this kind of {format} ({})", printable(&unsupported)),
         },
         E::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            malformed(format, &"the file ends before the picture does")
+            malformed(format, &CUT_OFF)
         }
         E::Decoding(e) => malformed(format, &e),
         E::IoError(e) => malformed(format, &e),

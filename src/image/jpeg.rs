@@ -1,12 +1,16 @@
-//! What a JPEG's markers tell: whether the file ends before the picture does, and what decoding it will hold; it never
-//! decodes an entropy-coded bit.
+//! What a JPEG's markers tell: which kind it is, what decoding it will hold, and whether the file ends before the picture
+//! does; it never decodes an entropy-coded bit.
 //!
 //! Markers as in ITU-T T.81, annex B. The decoder fills what is missing with grey; Pillow refuses such a file, and so do
 //! we: a download that was cut off must not come back as a confident answer about a half-grey picture.
 
 const SOF0: u8 = 0xC0;
+const SOF1: u8 = 0xC1;
 const SOF2_PROGRESSIVE: u8 = 0xC2;
 const DHT: u8 = 0xC4;
+const JPG: u8 = 0xC8;
+const SOF9_ARITHMETIC: u8 = 0xC9;
+const SOF10_ARITHMETIC_PROGRESSIVE: u8 = 0xCA;
 const DAC: u8 = 0xCC;
 const SOF15: u8 = 0xCF;
 const RST0: u8 = 0xD0;
@@ -56,29 +60,36 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
     Markers { rest: bytes }.any(|(marker, _)| marker == EOI)
 }
 
+/// The frame header: its marker, which names the coding process, and its payload.
+fn frame(bytes: &[u8]) -> Option<(u8, &[u8])> {
+    Markers { rest: bytes }
+        .find(|(marker, _)| matches!(*marker, SOF0..=SOF15) && !matches!(*marker, DHT | JPG | DAC))
+}
+
+/// Which kind of JPEG this is, if it is one that the decoder has no code for; it would only call it damaged.
+pub(super) fn unsupported_kind(bytes: &[u8]) -> Option<&'static str> {
+    let (process, payload) = frame(bytes)?;
+    match process {
+        SOF0 | SOF1 | SOF2_PROGRESSIVE if payload.first().is_none_or(|&bits| bits == 8) => None,
+        SOF0 | SOF1 | SOF2_PROGRESSIVE => Some("a JPEG of more than 8 bits per sample"),
+        SOF9_ARITHMETIC | SOF10_ARITHMETIC_PROGRESSIVE => Some("an arithmetic-coded JPEG"),
+        _ => Some("a lossless or hierarchical JPEG"),
+    }
+}
+
 /// An upper bound, in bytes, of the coefficients that the decoder keeps for the whole picture: 0 for the usual baseline
 /// JPEG, whose rows are finished one by one; two bytes per sample where a picture comes in several scans.
 pub(super) fn coefficient_bytes(bytes: &[u8]) -> u64 {
-    let mut frame = None;
-    for (marker, payload) in (Markers { rest: bytes }) {
-        match marker {
-            DHT | DAC => {}
-            SOF0..=SOF15 => frame = Some((marker, payload)),
-            SOS => {
-                let scan_components = payload.first().copied();
-                return match frame {
-                    Some((sof, frame))
-                        if sof == SOF2_PROGRESSIVE || scan_components != frame.get(5).copied() =>
-                    {
-                        frame_bytes(frame).unwrap_or(0)
-                    }
-                    _ => 0,
-                };
-            }
-            _ => {}
-        }
+    let Some((process, payload)) = frame(bytes) else {
+        return 0;
+    };
+    let scan = Markers { rest: bytes }.find(|(marker, _)| *marker == SOS);
+    let in_first_scan = scan.and_then(|(_, scan)| scan.first());
+    if process == SOF2_PROGRESSIVE || in_first_scan != payload.get(5) {
+        frame_bytes(payload).unwrap_or(0)
+    } else {
+        0
     }
-    0
 }
 
 /// Two bytes for each sample of a frame header's components, whole MCUs counted.

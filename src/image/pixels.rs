@@ -17,7 +17,7 @@ impl RgbImage {
     /// Wraps `data` of layout `[height, width, 3]`; `None` if its length differs or a side is zero.
     #[must_use]
     pub fn new(width: u32, height: u32, data: Vec<u8>) -> Option<Self> {
-        let bytes = u64::from(width) * u64::from(height) * 3;
+        let bytes = (u64::from(width) * u64::from(height)).saturating_mul(3);
         (bytes > 0 && data.len() as u64 == bytes).then_some(Self {
             width,
             height,

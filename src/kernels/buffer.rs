@@ -39,13 +39,6 @@ impl Buffer {
         buffer
     }
 
-    /// A copy of `source`.
-    pub(crate) fn copy_of(source: &[f32]) -> Self {
-        let mut buffer = Self::zeroed(source.len());
-        buffer.as_mut_slice().copy_from_slice(source);
-        buffer
-    }
-
     /// Makes room for `len` floats, dropping the content if it has to move.
     pub(crate) fn grow(&mut self, len: usize) -> *mut f32 {
         if len > self.len {
@@ -62,9 +55,9 @@ impl Buffer {
         self.start.as_ptr()
     }
 
-    /// The floats; only for buffers from [`Self::zeroed`] or [`Self::copy_of`].
+    /// The floats; only for buffers from [`Self::zeroed`].
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
-        // SAFETY: those constructors initialise all `len` floats.
+        // SAFETY: that constructor initialises all `len` floats.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
@@ -103,6 +96,12 @@ pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>
     // SAFETY: the capacity holds `len`, and `fill` has written them.
     unsafe { out.set_len(len) };
     out
+}
+
+/// `out` as memory to be overwritten.
+pub(crate) fn overwritten(out: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the layouts are the same; the kernels only ever write numbers through it, so `out` stays initialised.
+    unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) }
 }
 
 /// Where a job's tasks write: shared by threads whose tasks write disjoint parts.

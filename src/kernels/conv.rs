@@ -4,7 +4,7 @@
 use std::fmt;
 use std::mem::MaybeUninit;
 
-use super::buffer::{Buffer, Destination, Source, filled};
+use super::buffer::{Buffer, Destination, Source, filled, overwritten};
 use super::gemm::Gemm;
 use super::isa::Isa;
 use super::layout::BatchDims;
@@ -219,19 +219,28 @@ impl PackedConv {
         relu: bool,
     ) -> Vec<f32> {
         let len = self.output_dims(input).blocked_len(self.shape.out_channels);
-        // SAFETY: `forward_into` initialises its whole output.
-        unsafe {
-            filled(len, |out| {
-                self.forward_into(pool, x, input, skip, relu, out)
-            })
-        }
+        // SAFETY: `write` initialises its whole output.
+        unsafe { filled(len, |out| self.write(pool, x, input, skip, relu, out)) }
     }
 
-    /// As [`Self::forward`], writing every element of `out`.
+    /// As [`Self::forward`], overwriting every element of `out`.
     ///
     /// # Panics
     /// As [`Self::forward`], or if `out` has the wrong length.
     pub fn forward_into(
+        &self,
+        pool: &ThreadPool,
+        x: &[f32],
+        input: BatchDims,
+        skip: Option<&[f32]>,
+        relu: bool,
+        out: &mut [f32],
+    ) {
+        self.write(pool, x, input, skip, relu, overwritten(out));
+    }
+
+    /// Initialises all of `out`.
+    fn write(
         &self,
         pool: &ThreadPool,
         x: &[f32],

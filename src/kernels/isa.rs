@@ -127,6 +127,8 @@ pub(crate) struct Kernels {
     pub stem: &'static [unsafe fn(&StemTile)],
     /// The largest of some pixels, per channel.
     pub largest: unsafe fn(&[*const f32], usize, *mut f32),
+    /// Multiply-adds that wait for nothing: their sum and how many operations they were.
+    pub chains: unsafe fn() -> (f32, u64),
     /// Winograd input transforms of F(2x2, 3x3) and F(4x4, 3x3).
     pub winograd_input: [unsafe fn(&InputTile); 2],
     /// Winograd output transforms of F(2x2, 3x3) and F(4x4, 3x3).
@@ -160,6 +162,11 @@ macro_rules! kernels {
                 unsafe { super::super::stem::largest::<$vector>(lines, columns, out) }
             }
             $(#[$feature])?
+            pub(super) unsafe fn chains() -> (f32, u64) {
+                // SAFETY: the caller's contract is the same.
+                unsafe { super::super::peak::chains::<$vector>() }
+            }
+            $(#[$feature])?
             pub(super) unsafe fn input2(t: &InputTile) {
                 // SAFETY: the caller's contract is the same.
                 unsafe { transform::input::<$vector, 4>(t) }
@@ -186,6 +193,7 @@ macro_rules! kernels {
             indirect: &[$($module::indirect::<$rows>),+],
             stem: &[$($module::stem::<$rows>),+],
             largest: $module::largest,
+            chains: $module::chains,
             winograd_input: [$module::input2, $module::input4],
             winograd_output: [$module::output2, $module::output4],
         };

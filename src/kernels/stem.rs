@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::buffer::{Buffer, Destination, Source, filled};
+use super::buffer::{Buffer, Destination, Source, filled, overwritten};
 use super::isa::{Isa, Kernels};
 use super::layout::BatchDims;
 use super::pool::ThreadPool;
@@ -59,7 +59,7 @@ fn opaque(p: *const f32) -> *const f32 {
         let mut p = p;
         // SAFETY: no instruction at all.
         unsafe {
-            std::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags))
+            std::arch::asm!("/* {0} */", inout(reg) p, options(pure, readonly, nostack, preserves_flags))
         };
         p
     }
@@ -257,21 +257,20 @@ impl PackedStem {
     #[must_use]
     pub fn forward(&self, pool: &ThreadPool, x: &[f32], input: BatchDims) -> Vec<f32> {
         let len = self.output_dims(input).blocked_len(self.out_channels);
-        // SAFETY: `forward_into` initialises its whole output.
-        unsafe { filled(len, |out| self.forward_into(pool, x, input, out)) }
+        // SAFETY: `write` initialises its whole output.
+        unsafe { filled(len, |out| self.write(pool, x, input, out)) }
     }
 
-    /// As [`Self::forward`], writing every element of `out`.
+    /// As [`Self::forward`], overwriting every element of `out`.
     ///
     /// # Panics
     /// As [`Self::forward`], or if `out` has the wrong length.
-    pub fn forward_into(
-        &self,
-        pool: &ThreadPool,
-        x: &[f32],
-        input: BatchDims,
-        out: &mut [MaybeUninit<f32>],
-    ) {
+    pub fn forward_into(&self, pool: &ThreadPool, x: &[f32], input: BatchDims, out: &mut [f32]) {
+        self.write(pool, x, input, overwritten(out));
+    }
+
+    /// Initialises all of `out`.
+    fn write(&self, pool: &ThreadPool, x: &[f32], input: BatchDims, out: &mut [MaybeUninit<f32>]) {
         assert!(
             input.pixels() > 0,
             "the stem was given an empty input: {input:?}"
@@ -330,7 +329,7 @@ impl Band<'_> {
         // Pooled row p looks at convolution rows 2p - 1, 2p and 2p + 1.
         let start = (2 * self.first).saturating_sub(1);
         let end = g.conv.h.min(2 * last);
-        // SAFETY: `forward_into`'s contract.
+        // SAFETY: `write`'s lengths.
         unsafe {
             self.pad(x, padded, start, end);
             let mut next = start;

@@ -64,13 +64,13 @@ unsafe fn accumulate<V: Vector, const MR: usize, const NV: usize>(
             while j < 4 {
                 let row = b.add((k + j) * NV * V::LANES);
                 let mut bv = [V::zero(); NV];
-                for v in 0..NV {
-                    bv[v] = V::load(row.add(v * V::LANES));
+                for (v, lanes) in bv.iter_mut().enumerate() {
+                    *lanes = V::load(row.add(v * V::LANES));
                 }
-                for r in 0..MR {
+                for (r, sums) in acc.iter_mut().enumerate() {
                     let x = V::splat_at(a.add(r * BLOCK + k + j));
-                    for v in 0..NV {
-                        acc[r][v] = x.mul_add(bv[v], acc[r][v]);
+                    for (sum, lanes) in sums.iter_mut().zip(bv) {
+                        *sum = x.mul_add(lanes, *sum);
                     }
                 }
                 j += 1;
@@ -95,15 +95,15 @@ unsafe fn start<V: Vector, const MR: usize, const NV: usize>(t: &Tile) -> [[V; N
 #[inline(always)]
 unsafe fn finish<V: Vector, const MR: usize, const NV: usize>(t: &Tile, acc: [[V; NV]; MR]) {
     let per_block = BLOCK / V::LANES;
-    for v in 0..NV {
-        if v / per_block >= t.out_blocks {
-            break;
-        }
-        let at = v / per_block * t.out_block + v % per_block * V::LANES;
-        for r in 0..MR {
+    for (r, sums) in acc.into_iter().enumerate() {
+        for (v, mut y) in sums.into_iter().enumerate() {
+            let block = v / per_block;
+            if block >= t.out_blocks {
+                continue;
+            }
+            let at = block * t.out_block + v % per_block * V::LANES;
             // SAFETY: `out` and `skip` span MR pixels in each of `out_blocks` blocks.
             unsafe {
-                let mut y = acc[r][v];
                 if !t.skip.is_null() {
                     y = y.add(V::load(t.skip.add(at + r * BLOCK)));
                 }

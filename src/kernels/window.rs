@@ -38,7 +38,7 @@ impl Window {
                         continue;
                     };
                     let source = (image * self.input.h + row) * self.input.w + line;
-                    // `PackedConv::forward` asserts that every offset fits.
+                    // `PackedConv` asserts that every offset fits.
                     table[(ky * self.kernel + kx) * columns + column] = (source * BLOCK) as u32;
                 }
             }

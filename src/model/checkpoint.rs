@@ -64,10 +64,18 @@ impl Checkpoint {
         })
     }
 
-    /// The SHA-256 of the file, in lower-case hexadecimal.
-    pub fn sha256(&self) -> String {
+    /// The SHA-256 of the file, in lower-case hexadecimal; an error if it is not the one that the hub declared.
+    pub fn verified_sha256(&self, declared: Option<&str>) -> Result<String, ModelError> {
         let digest = Sha256::digest(&self.bytes);
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        match declared {
+            Some(declared) if declared != found => Err(ModelError::Digest {
+                path: self.path.clone(),
+                declared: declared.to_owned(),
+                found,
+            }),
+            _ => Ok(found),
+        }
     }
 
     /// The number of rows of `fc.weight`: how many classes the checkpoint tells apart.

@@ -18,6 +18,7 @@ use super::formula::FormulaWeights;
 use super::head;
 use super::labels::Labels;
 use super::pretrained::PretrainedCfg;
+use super::profile::{self, LayerTime};
 use super::resnet::ResNet50;
 use super::source::WeightsSource;
 use crate::kernels::{Isa, ThreadPool};
@@ -204,6 +205,12 @@ impl Classifier {
         Ok(outputs.collect())
     }
 
+    /// [`Classifier::forward`], also saying where its time went. Empty on devices other than the CPU.
+    pub fn profile(&self, images: &[&[f32]]) -> Result<Vec<LayerTime>, ModelError> {
+        let (outputs, layers) = profile::record(|| self.forward(images, Want::default()));
+        outputs.map(|_| layers)
+    }
+
     /// The class activation map of class `index` over an output's feature map: `[h/32 * w/32]`. `None` without such a class or map.
     pub fn class_activation_map(&self, output: &Output, index: usize) -> Option<Vec<f32>> {
         let features = super::resnet::FEATURES;
@@ -238,6 +245,7 @@ fn open(source: &WeightsSource) -> Result<Opened, ModelError> {
             config,
             model,
             revision,
+            declared_sha256,
         } => {
             let checkpoint = Checkpoint::open(weights)?;
             let pretrained = config
@@ -247,7 +255,7 @@ fn open(source: &WeightsSource) -> Result<Opened, ModelError> {
             agree(&pretrained, config.as_deref(), weights, classes)?;
             let mut info = described(model.clone(), revision.clone(), pretrained, classes);
             info.trained = true;
-            info.sha256 = Some(checkpoint.sha256());
+            info.sha256 = Some(checkpoint.verified_sha256(declared_sha256.as_deref())?);
             info.dtype = checkpoint.dtype()?;
             Ok(Opened {
                 weights: Weights::Checkpoint(checkpoint),

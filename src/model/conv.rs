@@ -87,11 +87,13 @@ impl ConvBn {
         bn: VarBuilder,
         backend: &Backend,
     ) -> Result<Self> {
+        let name = conv.prefix();
         let folded = spec.load_folded(conv, bn)?;
         Ok(match backend {
             Backend::Packed { isa, pool } => {
                 let (weight, bias) = numbers(&folded)?;
                 Self::Packed(packed::Conv::new(
+                    name,
                     *isa,
                     pool.clone(),
                     &spec.shape(),

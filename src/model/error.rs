@@ -28,6 +28,18 @@ pub enum ModelError {
         /// What the parser said.
         reason: String,
     },
+    /// A file of the hub's cache that is not what the hub declared.
+    #[error(
+        "the weights file {path} has the SHA-256 {found}, but the hub declared {declared}; delete the file and fetch it again"
+    )]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The hub's word.
+        declared: String,
+        /// Ours.
+        found: String,
+    },
     /// A tensor that is missing, misnamed, of the wrong shape or type, or holds non-finite numbers.
     #[error(
         "the weights {origin} do not fit ResNet-50: tensor `{tensor}`: expected {expected}, found {found}"

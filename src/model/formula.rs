@@ -27,15 +27,22 @@ pub struct FormulaWeights {
 impl FormulaWeights {
     /// The values of tensor `name` with dimensions `dims`, row-major.
     pub fn values(&self, name: &str, dims: &[usize]) -> Vec<f32> {
-        let start = fnv1a(name) ^ self.seed;
         let (scale, offset, signed) = distribution(name, dims);
-        (0..dims.iter().product::<usize>() as u64)
-            .map(|i| {
-                let u = (splitmix64(start, i) >> 40) as f64 / (1u64 << 24) as f64;
-                let x = if signed { 2.0 * u - 1.0 } else { u };
-                (offset + scale * x) as f32
-            })
+        self.uniform(name, dims.iter().product())
+            .map(|u| if signed { 2.0 * u - 1.0 } else { u })
+            .map(|x| (offset + scale * x) as f32)
             .collect()
+    }
+
+    /// The formula's `v` for the first `count` elements of tensor `name`: uniform in `[-1, 1)`. The golden tests' input is made of it.
+    pub fn symmetric(&self, name: &str, count: usize) -> impl Iterator<Item = f64> + use<> {
+        self.uniform(name, count).map(|u| 2.0 * u - 1.0)
+    }
+
+    /// The formula's `u`: uniform in `[0, 1)`, a multiple of 2^-24.
+    fn uniform(&self, name: &str, count: usize) -> impl Iterator<Item = f64> + use<> {
+        let start = fnv1a(name) ^ self.seed;
+        (0..count as u64).map(move |i| (splitmix64(start, i) >> 40) as f64 / (1u64 << 24) as f64)
     }
 }
 

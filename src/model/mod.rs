@@ -12,6 +12,7 @@ pub mod hub;
 mod labels;
 mod packed;
 mod pretrained;
+mod profile;
 pub mod resnet;
 mod source;
 
@@ -22,4 +23,5 @@ pub use device::DeviceChoice;
 pub use error::ModelError;
 pub use labels::{Label, Labels};
 pub use pretrained::{INPUT_SIDES, Interpolation, PretrainedCfg};
+pub use profile::LayerTime;
 pub use source::{DEFAULT_MODEL, DEFAULT_REVISION, LOCAL_WEIGHTS, WeightsChoice, WeightsSource};

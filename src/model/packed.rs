@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
+use super::profile;
 use crate::kernels::{
     BLOCK, BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
     global_average_pool,
@@ -19,12 +20,14 @@ pub(super) enum Then {
 
 /// A packed convolution and the threads that run it.
 pub(super) struct Conv {
+    name: String,
     packed: PackedConv,
     pool: Arc<ThreadPool>,
 }
 
 impl Conv {
     pub(super) fn new(
+        name: String,
         isa: Isa,
         pool: Arc<ThreadPool>,
         shape: &ConvShape,
@@ -32,6 +35,7 @@ impl Conv {
         bias: &[f32],
     ) -> Self {
         Self {
+            name,
             packed: PackedConv::new(isa, *shape, weight, bias),
             pool,
         }
@@ -62,7 +66,13 @@ impl Conv {
         skip: Option<&[f32]>,
         relu: bool,
     ) -> (CpuStorage, Shape) {
-        let y = self.packed.forward(&self.pool, x, dims, skip, relu);
+        let describe = || {
+            let algorithm = self.packed.algorithm().to_string();
+            (self.name.clone(), algorithm, self.packed.flops(dims))
+        };
+        let y = profile::layer(describe, || {
+            self.packed.forward(&self.pool, x, dims, skip, relu)
+        });
         let out = self.packed.output_dims(dims);
         let blocks = self.packed.shape().out_channels.div_ceil(BLOCK);
         (CpuStorage::F32(y), blocked_shape(blocks, out))
@@ -136,7 +146,14 @@ impl CustomOp1 for Stem {
         let (n, _, h, w) = layout.shape().dims4()?;
         let images = contiguous(storage, layout)?;
         let dims = BatchDims { n, h, w };
-        let y = self.packed.forward(&self.pool, images, dims);
+        let describe = || {
+            (
+                "conv1 and max-pool".to_owned(),
+                "stem".to_owned(),
+                self.packed.flops(dims),
+            )
+        };
+        let y = profile::layer(describe, || self.packed.forward(&self.pool, images, dims));
         let out = self.packed.output_dims(dims);
         Ok((
             CpuStorage::F32(y),
@@ -190,7 +207,16 @@ impl CustomOp1 for AveragePool<'_> {
         let (blocks, dims) = blocked_dims(layout)?;
         let channels = blocks * BLOCK;
         let x = contiguous(storage, layout)?;
-        let y = global_average_pool(&self.exit.pool, x, channels, dims);
+        let describe = || {
+            (
+                "average pool".to_owned(),
+                "mean".to_owned(),
+                (channels * dims.pixels()) as u64,
+            )
+        };
+        let y = profile::layer(describe, || {
+            global_average_pool(&self.exit.pool, x, channels, dims)
+        });
         Ok((CpuStorage::F32(y), Shape::from((dims.n, channels))))
     }
 }
@@ -206,10 +232,15 @@ impl CustomOp1 for Classify<'_> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, _) = layout.shape().dims2()?;
-        let y = self
-            .exit
-            .packed
-            .forward(&self.exit.pool, contiguous(storage, layout)?, n);
+        let x = contiguous(storage, layout)?;
+        let describe = || {
+            (
+                "fc".to_owned(),
+                "GEMM".to_owned(),
+                self.exit.packed.flops(n),
+            )
+        };
+        let y = profile::layer(describe, || self.exit.packed.forward(&self.exit.pool, x, n));
         Ok((CpuStorage::F32(y), Shape::from((n, self.exit.classes))))
     }
 }

@@ -68,6 +68,8 @@ pub enum WeightsSource {
         model: String,
         /// The hub's commit, where it came from there.
         revision: Option<String>,
+        /// The SHA-256 that the hub declared, where the cache has kept it.
+        declared_sha256: Option<String>,
     },
 }
 
@@ -95,6 +97,7 @@ impl WeightsSource {
             config: files.config,
             model,
             revision: Some(files.revision),
+            declared_sha256: files.sha256,
         }
     }
 
@@ -111,6 +114,7 @@ impl WeightsSource {
                 .to_string_lossy()
                 .into_owned(),
             revision: None,
+            declared_sha256: None,
         }
     }
 }

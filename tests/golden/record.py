@@ -133,6 +133,7 @@ def main() -> None:
     }
     path = HERE / "resnet50_formula.safetensors"
     safetensors.numpy.save_file(recorded, path, metadata=metadata)
+    path.chmod(0o644)  # safetensors writes for its owner only
     print(f"wrote {path.name}: {path.stat().st_size} bytes")
 
 

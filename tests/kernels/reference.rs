@@ -1,8 +1,6 @@
 //! Naive convolutions in double precision, seeded numbers, and outputs with poison and guards. It shares no code with
 //! the kernels.
 
-use std::mem::MaybeUninit;
-
 use imgclass::kernels::{
     Algorithm, BatchDims, ConvShape, Isa, PackedConv, ThreadPool, blocked_to_nchw, nchw_to_blocked,
 };
@@ -11,7 +9,7 @@ use imgclass::kernels::{
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
 /// Uniform numbers in [-1, 1), the same for the same seed (SplitMix64).
-pub fn numbers(seed: u64, len: usize) -> Vec<f32> {
+pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -24,18 +22,18 @@ pub fn numbers(seed: u64, len: usize) -> Vec<f32> {
 }
 
 /// One layer with its operands, all NCHW and OIHW.
-pub struct Case {
-    pub shape: ConvShape,
-    pub input: BatchDims,
-    pub x: Vec<f32>,
-    pub weight: Vec<f32>,
-    pub bias: Vec<f32>,
-    pub skip: Option<Vec<f32>>,
-    pub relu: bool,
+pub(crate) struct Case {
+    pub(crate) shape: ConvShape,
+    pub(crate) input: BatchDims,
+    pub(crate) x: Vec<f32>,
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) skip: Option<Vec<f32>>,
+    pub(crate) relu: bool,
 }
 
 impl Case {
-    pub fn new(shape: ConvShape, input: BatchDims, residual: bool, relu: bool) -> Self {
+    pub(crate) fn new(shape: ConvShape, input: BatchDims, residual: bool, relu: bool) -> Self {
         let output = shape.output_dims(input);
         Self {
             shape,
@@ -49,7 +47,7 @@ impl Case {
     }
 
     /// The value, and the sum of absolute products behind it, of every output channel at one output pixel.
-    pub fn exact(&self, pixel: usize) -> Vec<(f64, f64)> {
+    pub(crate) fn exact(&self, pixel: usize) -> Vec<(f64, f64)> {
         let ConvShape {
             in_channels,
             out_channels,
@@ -114,13 +112,13 @@ impl Case {
 }
 
 /// What every instruction set's answer for a case is held against.
-pub struct Expected {
+pub(crate) struct Expected {
     samples: Vec<usize>,
     values: Vec<Vec<(f64, f64)>>,
 }
 
 impl Expected {
-    pub fn new(case: &Case, most_samples: usize) -> Self {
+    pub(crate) fn new(case: &Case, most_samples: usize) -> Self {
         let samples = case.samples(most_samples);
         let values = samples.iter().map(|&pixel| case.exact(pixel)).collect();
         Self { samples, values }
@@ -129,7 +127,7 @@ impl Expected {
     /// Compares an NCHW output. A direct sum of k products is off by at most about k roundings of the sum of absolute
     /// products. Winograd's products mix the pixels of a tile, so the largest such sum of the channel counts there, and
     /// its transforms amplify: by up to 4 (2x2) and 100 (4x4) in norm, of which random numbers reach a small part.
-    pub fn check(&self, case: &Case, algorithm: Algorithm, y: &[f32], what: &str) {
+    pub(crate) fn check(&self, case: &Case, algorithm: Algorithm, y: &[f32], what: &str) {
         let ConvShape {
             in_channels,
             out_channels,
@@ -171,13 +169,11 @@ impl Expected {
 
 /// Runs `fill` on `len` elements poisoned with NaN between two guard zones; the output must be finite everywhere, the
 /// guards untouched.
-pub fn guarded(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+pub(crate) fn guarded(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     const GUARD: usize = 64;
     const CANARY: f32 = f32::from_bits(0x7fc0_dead);
-    let mut memory = vec![MaybeUninit::new(CANARY); len + 2 * GUARD];
+    let mut memory = vec![CANARY; len + 2 * GUARD];
     fill(&mut memory[GUARD..GUARD + len]);
-    // Every element was initialised when `memory` was made; `write` and `read` by value need no unsafe code.
-    let memory: Vec<f32> = memory.into_iter().map(read).collect();
     let untouched = |zone: &[f32]| zone.iter().all(|v| v.to_bits() == CANARY.to_bits());
     assert!(
         untouched(&memory[..GUARD]),
@@ -196,14 +192,8 @@ pub fn guarded(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f3
     out
 }
 
-/// The value in initialised memory.
-fn read(value: MaybeUninit<f32>) -> f32 {
-    // SAFETY: `guarded` initialised every element before it lent the memory out.
-    unsafe { value.assume_init() }
-}
-
 /// The case's NCHW output by one instruction set, through guarded memory.
-pub fn run(case: &Case, isa: Isa, pool: &ThreadPool) -> (Vec<f32>, Algorithm) {
+pub(crate) fn run(case: &Case, isa: Isa, pool: &ThreadPool) -> (Vec<f32>, Algorithm) {
     let conv = PackedConv::new(isa, case.shape, &case.weight, &case.bias);
     let output = conv.output_dims(case.input);
     let x = nchw_to_blocked(&case.x, case.shape.in_channels, case.input);

@@ -113,10 +113,6 @@ impl Winograd {
         }
     }
 
-    pub(crate) fn side(&self) -> Side {
-        self.side
-    }
-
     pub(crate) fn bytes(&self) -> usize {
         self.panels.bytes()
     }
@@ -131,7 +127,7 @@ impl Winograd {
         let floats_per_tile = per_tile * self.side.positions();
         // A multiple of what one micro-kernel holds.
         let height = call.kernels.dense.len();
-        let fused = (FUSED_FLOATS / floats_per_tile / height * height).max(0);
+        let fused = FUSED_FLOATS / floats_per_tile / height * height;
         let threads = session.threads();
         if fused > 0 && tiles >= 2 * threads * fused {
             let size = self.chunk_floats(call, fused);
@@ -181,26 +177,26 @@ impl Winograd {
             1
         };
         let part = |index: usize| index * chunk.tiles / parts..(index + 1) * chunk.tiles / parts;
-        // SAFETY (each): `run`'s contract; tasks write disjoint blocks, tiles or positions.
-        session.run(call.input_blocks * parts, |task, _| unsafe {
-            self.transform_inputs(call, chunk, task / parts, part(task % parts));
+        session.run(call.input_blocks * parts, |task, _| {
+            // SAFETY: `run`'s contract; tasks write disjoint blocks or tiles.
+            unsafe { self.transform_inputs(call, chunk, task / parts, part(task % parts)) }
         });
         let halves = if self.side.positions() < 8 * session.threads() {
             self.panels.panels.min(4)
         } else {
             1
         };
-        session.run(self.side.positions() * halves, |task, _| unsafe {
+        session.run(self.side.positions() * halves, |task, _| {
             let (position, half) = (task / halves, task % halves);
             let gemm = self.product(call, chunk, position);
-            let panels = self.panels.panels;
-            gemm.block(
-                0..gemm.tiles(),
-                half * panels / halves..(half + 1) * panels / halves,
-            );
+            let all = self.panels.panels;
+            let panels = half * all / halves..(half + 1) * all / halves;
+            // SAFETY: `run`'s contract; tasks write disjoint positions or channels.
+            unsafe { gemm.block(0..gemm.tiles(), panels) }
         });
-        session.run(call.output_blocks * parts, |task, _| unsafe {
-            self.transform_outputs(call, chunk, task / parts, part(task % parts));
+        session.run(call.output_blocks * parts, |task, _| {
+            // SAFETY: `run`'s contract; tasks write disjoint blocks or tiles.
+            unsafe { self.transform_outputs(call, chunk, task / parts, part(task % parts)) }
         });
     }
 
@@ -212,7 +208,7 @@ impl Winograd {
     /// Floats from one position to the next: an odd number of cache lines, since a multiple of 4 KB would put all
     /// positions of a tile into the same cache sets.
     fn stride(&self, blocks: usize, tiles: usize) -> usize {
-        (blocks * tiles | 1) * BLOCK
+        ((blocks * tiles) | 1) * BLOCK
     }
 
     fn chunk_floats(&self, call: &Call, tiles: usize) -> usize {

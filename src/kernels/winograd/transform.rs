@@ -133,8 +133,8 @@ unsafe fn input_lanes<V: Vector, const S: usize>(
                 }
             }
             let column = input_line::<V, S>(column);
-            for y in 0..S {
-                half[y][x] = column[y];
+            for (row, value) in half.iter_mut().zip(column) {
+                row[x] = value;
             }
         }
         for (y, row) in half.into_iter().enumerate() {
@@ -162,8 +162,8 @@ pub(crate) unsafe fn output<V: Vector, const S: usize, const M: usize>(t: &Outpu
                     *value = V::load(t.product.wrapping_add((y * S + x) * t.position + v));
                 }
                 let column = output_line::<V, S, M>(column);
-                for y in 0..M {
-                    half[y][x] = column[y];
+                for (row, value) in half.iter_mut().zip(column) {
+                    row[x] = value;
                 }
             }
             let bias = V::load(t.bias.wrapping_add(v));

@@ -1,0 +1,67 @@
+# syntax=docker/dockerfile:1
+# The service in a container. Build and run:
+#   docker build -t imgclass .
+#   docker run -p 8000:80 imgclass
+# Weights, volumes, ports and probes: docs/operations.md.
+
+# As in rust-toolchain.toml; .ci/run compares the two.
+ARG RUST_VERSION=1.95.0
+
+# ---- build: both stages are Debian 12, so that the binary meets the C library it was linked with ----
+FROM rust:${RUST_VERSION}-slim-bookworm AS build
+WORKDIR /src
+
+# The dependencies, in a layer that only a change of the manifests (or of the benches that Cargo.toml names) builds anew. The package
+# itself is an empty one here; its build products go again, since cargo would take them for newer than the sources that follow.
+COPY Cargo.toml Cargo.lock ./
+COPY benches benches
+RUN mkdir src \
+    && echo '//! Empty.' > src/lib.rs \
+    && printf '//! Empty.\nfn main() {}\n' > src/main.rs \
+    && cargo build --release --locked --bin imgclass \
+    && cargo clean --release --package imgclass
+
+COPY src src
+RUN cargo build --release --locked --bin imgclass \
+    && strip --strip-debug target/release/imgclass
+
+# ---- weights: none unless asked for, as --build-arg MODEL=timm/resnet50.tv2_in1k ----
+FROM build AS weights
+# A repository on the Hugging Face hub, and its branch, tag or commit.
+ARG MODEL=
+ARG REVISION=main
+# For a private repository: --secret id=hf_token,src=FILE. It is in no layer, no variable and no history.
+RUN --mount=type=secret,id=hf_token \
+    mkdir -p /out/weights /out/cache \
+    && if [ -n "$MODEL" ]; then \
+         export HF_HOME=/tmp/huggingface HF_TOKEN_PATH=/run/secrets/hf_token \
+         && file="$(target/release/imgclass weights fetch --model "$MODEL" --revision "$REVISION")" \
+         && install -m 644 "$file" /out/weights/resnet50.safetensors \
+         && config="$(dirname "$file")/config.json" \
+         && if [ -e "$config" ]; then install -m 644 "$config" /out/weights/config.json; fi \
+         && target/release/imgclass weights verify --weights /out/weights/resnet50.safetensors \
+         && rm -r /tmp/huggingface; \
+       fi
+
+# ---- run: the C library, libgcc and CA certificates; no shell, no package manager ----
+FROM gcr.io/distroless/cc-debian12:nonroot
+LABEL org.opencontainers.image.title="imgclass" \
+      org.opencontainers.image.description="Image classification by ResNet-50 over HTTP" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Here weights/resnet50.safetensors is looked for before the hub is asked: mount a folder at /app/weights.
+WORKDIR /app
+COPY --from=weights /out/weights /app/weights
+# What the hub sends is kept here; the folder is the user's own, so that a volume that is mounted over it is too.
+COPY --from=weights --chown=65532:65532 /out/cache /cache
+COPY --from=build /src/target/release/imgclass /usr/local/bin/imgclass
+# PORT and not --port: `imgclass health` asks at the same one. A port under 1024 without root: docs/operations.md.
+ENV PORT=80 \
+    HF_HOME=/cache/huggingface
+EXPOSE 80
+# In numbers, so that Kubernetes' runAsNonRoot can tell.
+USER 65532:65532
+STOPSIGNAL SIGTERM
+# The long start period costs nothing, as the first success ends it, and leaves time for a download.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=10m --retries=3 CMD ["imgclass", "health"]
+ENTRYPOINT ["imgclass"]
+CMD ["serve"]

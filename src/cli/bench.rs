@@ -1,0 +1,252 @@
+//! `imgclass bench`: how fast the forward pass is on this machine, as a whole and layer by layer. Measures only; needs no pictures.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::{Failure, load, progress, runtime};
+use crate::config::ModelArgs;
+use crate::kernels::{self, Isa, ThreadPool};
+use crate::model::{Classifier, LayerTime, Want};
+
+/// Measure the forward pass.
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// Images in a forward pass
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    batch_size: u16,
+
+    /// Forward passes that are timed, after some to warm up
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    iterations: u32,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+
+    /// Also print each layer's time, algorithm, GFLOP/s and share of the measured peak
+    #[arg(long)]
+    per_layer: bool,
+
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// One JSON object
+    Json,
+}
+
+/// What was measured. Times are of a whole forward pass, in milliseconds.
+#[derive(Debug, Serialize)]
+struct Report {
+    model: String,
+    device: String,
+    instruction_set: Option<String>,
+    threads: usize,
+    batch_size: usize,
+    iterations: usize,
+    load_ms: f64,
+    median_ms: f64,
+    min_ms: f64,
+    p99_ms: f64,
+    images_per_second: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<Layers>,
+}
+
+#[derive(Debug, Serialize)]
+struct Layers {
+    peak_gflops: f64,
+    layers: Vec<LayerReport>,
+}
+
+/// One layer's median over the iterations.
+#[derive(Debug, Serialize)]
+struct LayerReport {
+    layer: String,
+    algorithm: String,
+    ms: f64,
+    /// Counted as the direct algorithm: Winograd's layers can exceed the peak.
+    gflops: f64,
+    share_of_peak: f64,
+}
+
+/// Enough to reach a steady clock and warm caches.
+const WARM_UP: u32 = 5;
+
+pub(super) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
+    let classifier = runtime()?.block_on(load::classifier(&args.model))?;
+    let batch_size = usize::from(args.batch_size);
+    let image: Vec<f32> = (0..classifier.input_len())
+        .map(|i| (i % 255) as f32 / 64.0 - 2.0)
+        .collect();
+    let images = vec![image.as_slice(); batch_size];
+    let bar = progress::iterations(u64::from(args.iterations));
+    let (mut times, layers) = measure(&classifier, &images, args, &bar)?;
+    bar.finish_and_clear();
+    let report = report(&classifier, batch_size, &mut times, layers);
+    match args.format {
+        Format::Json => println!("{}", serde_json::to_string(&report)?),
+        Format::Table => print(&report),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(
+    classifier: &Classifier,
+    images: &[&[f32]],
+    args: &BenchArgs,
+    bar: &ProgressBar,
+) -> Result<(Vec<Duration>, Option<Layers>), Failure> {
+    for _ in 0..WARM_UP {
+        classifier.forward(images, Want::default())?;
+    }
+    let mut times = Vec::new();
+    let mut runs = Vec::new();
+    for _ in 0..args.iterations {
+        let start = Instant::now();
+        if args.per_layer {
+            runs.push(classifier.profile(images)?);
+        } else {
+            classifier.forward(images, Want::default())?;
+        }
+        times.push(start.elapsed());
+        bar.inc(1);
+    }
+    let layers = if args.per_layer {
+        Some(layers(classifier, args, &runs)?)
+    } else {
+        None
+    };
+    Ok((times, layers))
+}
+
+fn layers(
+    classifier: &Classifier,
+    args: &BenchArgs,
+    runs: &[Vec<LayerTime>],
+) -> Result<Layers, Failure> {
+    let Some(isa) = &classifier.info().isa else {
+        return Err(
+            "--per-layer measures our CPU kernels; this model runs on another device".into(),
+        );
+    };
+    let pool = ThreadPool::new(args.model.threads());
+    let peak_gflops = kernels::measure_peak_gflops(Isa::named(isa)?, &pool);
+    let first = runs.first().map(Vec::as_slice).unwrap_or_default();
+    let of_layer = |(i, layer): (usize, &LayerTime)| {
+        let mut times: Vec<Duration> = runs
+            .iter()
+            .filter_map(|run| run.get(i))
+            .map(|layer| layer.time)
+            .collect();
+        let time = quantile(&mut times, 0.5);
+        let gflops = layer.flops as f64 / time.as_secs_f64().max(1e-9) / 1e9;
+        LayerReport {
+            layer: layer.layer.clone(),
+            algorithm: layer.algorithm.clone(),
+            ms: ms(time),
+            gflops,
+            share_of_peak: gflops / peak_gflops,
+        }
+    };
+    Ok(Layers {
+        peak_gflops,
+        layers: first.iter().enumerate().map(of_layer).collect(),
+    })
+}
+
+fn report(
+    classifier: &Classifier,
+    batch_size: usize,
+    times: &mut [Duration],
+    layers: Option<Layers>,
+) -> Report {
+    let info = classifier.info();
+    let median = quantile(times, 0.5);
+    Report {
+        model: info.id.clone(),
+        device: info.device.clone(),
+        instruction_set: info.isa.clone(),
+        threads: info.threads,
+        batch_size,
+        iterations: times.len(),
+        load_ms: ms(info.load_time),
+        median_ms: ms(median),
+        min_ms: ms(quantile(times, 0.0)),
+        p99_ms: ms(quantile(times, 0.99)),
+        images_per_second: batch_size as f64 / median.as_secs_f64().max(1e-9),
+        layers,
+    }
+}
+
+/// The value that a share `q` of the others does not exceed (nearest rank); sorts.
+fn quantile(times: &mut [Duration], q: f64) -> Duration {
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    times
+        .get((q * last as f64).round() as usize)
+        .copied()
+        .unwrap_or_default()
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn print(report: &Report) {
+    let isa = report.instruction_set.as_deref().unwrap_or("-");
+    println!(
+        "{} on {} ({isa}, {} threads), batch of {}",
+        report.model, report.device, report.threads, report.batch_size
+    );
+    println!(
+        "median {:.2} ms, min {:.2} ms, p99 {:.2} ms over {} runs: {:.1} images/s; loaded in {:.0} ms",
+        report.median_ms,
+        report.min_ms,
+        report.p99_ms,
+        report.iterations,
+        report.images_per_second,
+        report.load_ms
+    );
+    if let Some(Layers {
+        peak_gflops,
+        layers,
+    }) = &report.layers
+    {
+        println!(
+            "\npeak {peak_gflops:.0} GFLOP/s; GFLOP/s counted as the direct algorithm, so Winograd's may exceed it"
+        );
+        println!(
+            "{:<24} {:<28} {:>8} {:>9} {:>7}",
+            "layer", "algorithm", "ms", "GFLOP/s", "peak"
+        );
+        for l in layers {
+            let share = l.share_of_peak * 100.0;
+            println!(
+                "{:<24} {:<28} {:>8.3} {:>9.1} {share:>6.0}%",
+                l.layer, l.algorithm, l.ms, l.gflops
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_sorted_times() {
+        let mut times: Vec<Duration> = [5, 1, 4, 2, 3].map(Duration::from_millis).into();
+        let found = [0.0, 0.5, 0.99, 1.0].map(|q| quantile(&mut times, q).as_millis());
+        assert_eq!(found, [1, 3, 5, 5]);
+        assert_eq!(quantile(&mut [], 0.5), Duration::ZERO);
+    }
+}

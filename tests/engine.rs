@@ -1,0 +1,273 @@
+//! The engine under models that are slow, wrong and panicking: admission, batches, deadlines, and the worker's replacement.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use imgclass::engine::{
+    Engine, EngineError, EngineOptions, Forward, Observer, Refusal, WorkerHealth,
+};
+use imgclass::model::{ModelError, Output, Want};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// Answers each image with its own first number; says what it was given, then waits for leave.
+struct Gated {
+    begun: UnboundedSender<usize>,
+    leave: Mutex<Receiver<()>>,
+}
+
+impl Forward for Gated {
+    fn forward(&self, images: &[&[f32]], _: Want) -> Result<Vec<Output>, ModelError> {
+        self.begun.send(images.len()).ok();
+        self.leave.lock().expect("the gate").recv().ok();
+        Ok(images
+            .iter()
+            .map(|image| Output {
+                logits: image.to_vec(),
+                ..Output::default()
+            })
+            .collect())
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    panics: AtomicUsize,
+    abandoned: AtomicUsize,
+    expired: AtomicUsize,
+    images: AtomicUsize,
+}
+
+impl Observer for Counts {
+    fn batch_finished(&self, images: usize, _: Duration) {
+        self.images.fetch_add(images, Ordering::SeqCst);
+    }
+    fn jobs_dropped(&self, abandoned: usize, expired: usize) {
+        self.abandoned.fetch_add(abandoned, Ordering::SeqCst);
+        self.expired.fetch_add(expired, Ordering::SeqCst);
+    }
+    fn worker_panicked(&self) {
+        self.panics.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+const OPTIONS: EngineOptions = EngineOptions {
+    max_concurrent_requests: 2,
+    queue_capacity: 16,
+    max_batch_size: 4,
+    max_batch_delay: Duration::ZERO,
+};
+
+struct Bench {
+    engine: Arc<Engine>,
+    /// Leave for one batch.
+    gate: Sender<()>,
+    /// The sizes of batches as they begin.
+    begun: UnboundedReceiver<usize>,
+    counts: Arc<Counts>,
+}
+
+fn bench(options: EngineOptions) -> Bench {
+    let (gate, leave) = channel();
+    let (begin, begun) = unbounded_channel();
+    let counts = Arc::new(Counts::default());
+    let model = Gated {
+        begun: begin,
+        leave: Mutex::new(leave),
+    };
+    let engine = Engine::start(Arc::new(model), options, counts.clone()).expect("a worker");
+    Bench {
+        engine: Arc::new(engine),
+        gate,
+        begun,
+        counts,
+    }
+}
+
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+impl Bench {
+    fn submit(
+        &self,
+        number: f32,
+        deadline: Instant,
+    ) -> tokio::task::JoinHandle<Result<f32, EngineError>> {
+        let engine = self.engine.clone();
+        tokio::spawn(async move {
+            let slot = engine.slot().await?;
+            let done = engine
+                .run(slot, vec![number], Want::default(), deadline)
+                .await?;
+            Ok(done.output.logits[0])
+        })
+    }
+
+    async fn until_waiting(&self, jobs: usize) {
+        while self.engine.queue_depth() != jobs {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn admission_refuses_at_once_beyond_its_places_and_admits_again_when_one_is_free() {
+    let bench = bench(OPTIONS);
+    let first = bench.engine.admission().enter().expect("a place");
+    let _second = bench.engine.admission().enter().expect("a place");
+    assert_eq!(
+        bench.engine.admission().enter().expect_err("full"),
+        Refusal::Full(2)
+    );
+    assert_eq!(bench.engine.admission().in_flight(), 2);
+    drop(first);
+    assert!(bench.engine.admission().enter().is_ok());
+}
+
+#[tokio::test]
+async fn what_waits_while_a_batch_runs_rides_in_the_next_one_up_to_the_limit() {
+    let mut bench = bench(OPTIONS);
+    let first = bench.submit(0.0, later());
+    assert_eq!(bench.begun.recv().await, Some(1), "a lone job runs at once");
+    let rest: Vec<_> = (1..=6).map(|i| bench.submit(i as f32, later())).collect();
+    bench.until_waiting(6).await;
+    (0..3).for_each(|_| bench.gate.send(()).expect("the model waits"));
+    assert_eq!(first.await.expect("joined").expect("an answer"), 0.0);
+    for (i, job) in rest.into_iter().enumerate() {
+        assert_eq!(
+            job.await.expect("joined").expect("an answer"),
+            (i + 1) as f32,
+            "each gets its own answer"
+        );
+    }
+    assert_eq!(
+        [bench.begun.recv().await, bench.begun.recv().await],
+        [Some(4), Some(2)]
+    );
+    assert_eq!(bench.counts.images.load(Ordering::SeqCst), 7);
+}
+
+#[tokio::test]
+async fn jobs_of_callers_that_left_and_jobs_past_their_deadline_cost_no_forward() {
+    let mut bench = bench(OPTIONS);
+    let running = bench.submit(0.0, later());
+    assert_eq!(bench.begun.recv().await, Some(1));
+    let left = bench.submit(1.0, later());
+    let late = bench.submit(2.0, Instant::now());
+    let good = bench.submit(3.0, later());
+    bench.until_waiting(3).await;
+    left.abort();
+    let _ = left.await;
+    (0..2).for_each(|_| bench.gate.send(()).expect("the model waits"));
+    assert_eq!(running.await.expect("joined").expect("an answer"), 0.0);
+    assert!(matches!(
+        late.await.expect("joined"),
+        Err(EngineError::DeadlinePassed)
+    ));
+    assert_eq!(good.await.expect("joined").expect("an answer"), 3.0);
+    assert_eq!(bench.begun.recv().await, Some(1), "only the good one ran");
+    assert_eq!(bench.counts.abandoned.load(Ordering::SeqCst), 1);
+    assert_eq!(bench.counts.expired.load(Ordering::SeqCst), 1);
+}
+
+/// Panics on a negative number, fails on a huge one.
+struct Moody;
+
+impl Forward for Moody {
+    fn forward(&self, images: &[&[f32]], _: Want) -> Result<Vec<Output>, ModelError> {
+        match images[0][0] {
+            x if x < 0.0 => panic!("a batch that the model cannot stand"),
+            x if x > 1e6 => Err(ModelError::NotFinite),
+            x => Ok(vec![Output {
+                logits: vec![x],
+                ..Output::default()
+            }]),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_panic_costs_its_batch_and_nobody_else() {
+    let counts = Arc::new(Counts::default());
+    let engine = Engine::start(Arc::new(Moody), OPTIONS, counts.clone()).expect("a worker");
+    for round in 0..3 {
+        let slot = engine.slot().await.expect("a slot");
+        let bad = engine.run(slot, vec![-1.0], Want::default(), later()).await;
+        assert!(
+            matches!(bad, Err(EngineError::WorkerPanicked)),
+            "round {round}: {bad:?}"
+        );
+        let slot = engine.slot().await.expect("a slot");
+        let failed = engine.run(slot, vec![1e9], Want::default(), later()).await;
+        assert!(
+            matches!(failed, Err(EngineError::Model(_))),
+            "round {round}: {failed:?}"
+        );
+        let slot = engine.slot().await.expect("a slot");
+        let good = engine
+            .run(slot, vec![1.0], Want::default(), later())
+            .await
+            .expect("the next job runs");
+        assert_eq!(good.output.logits, [1.0]);
+        assert_eq!(engine.health(), WorkerHealth::Well);
+    }
+    // The count follows the reply: the panic reaches the caller while the worker is still being replaced.
+    while counts.panics.load(Ordering::SeqCst) < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn stopping_finishes_what_waits_and_takes_nothing_more() {
+    let mut bench = bench(OPTIONS);
+    let first = bench.submit(0.0, later());
+    assert_eq!(bench.begun.recv().await, Some(1));
+    let mut jobs = vec![first];
+    jobs.extend((1..3).map(|i| bench.submit(i as f32, later())));
+    bench.until_waiting(2).await;
+    (0..2).for_each(|_| bench.gate.send(()).expect("the model waits"));
+    let engine = bench.engine.clone();
+    let ended = tokio::task::spawn_blocking(move || engine.stop(Duration::from_secs(10)))
+        .await
+        .expect("joined");
+    assert!(ended);
+    for (i, job) in jobs.into_iter().enumerate() {
+        assert_eq!(
+            job.await
+                .expect("joined")
+                .expect("accepted work is answered"),
+            i as f32
+        );
+    }
+    assert_eq!(bench.engine.health(), WorkerHealth::Gone);
+    assert_eq!(
+        bench.engine.admission().enter().expect_err("closed"),
+        Refusal::Draining
+    );
+    let slot = bench.engine.slot().await.expect("a slot");
+    let refused = bench
+        .engine
+        .run(slot, vec![0.0], Want::default(), later())
+        .await;
+    assert!(matches!(refused, Err(EngineError::Stopped)));
+}
+
+#[tokio::test]
+async fn a_batch_waits_for_company_only_where_a_delay_is_asked_for() {
+    let mut bench = bench(EngineOptions {
+        max_batch_delay: Duration::from_secs(60),
+        ..OPTIONS
+    });
+    let jobs: Vec<_> = (0..4).map(|i| bench.submit(i as f32, later())).collect();
+    assert_eq!(
+        bench.begun.recv().await,
+        Some(4),
+        "full, it does not wait for the delay to pass"
+    );
+    bench.gate.send(()).expect("the model waits");
+    for job in jobs {
+        job.await.expect("joined").expect("an answer");
+    }
+}

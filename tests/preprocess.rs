@@ -1,0 +1,382 @@
+//! Pictures to network input: Pillow's resize, torchvision's crop, the checkpoint's normalisation.
+//!
+//! `golden/preprocess_resize.safetensors` was recorded by `golden/make_preprocess.py`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use imgclass::image::{
+    Filter, Limits, Preprocessing, PreprocessingError, Resize, RgbImage, decode,
+};
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const STD: [f32; 3] = [0.229, 0.224, 0.225];
+const LIMITS: Limits = Limits {
+    max_pixels: 20_000_000,
+    max_side: 20_000,
+    max_decoded_bytes: 200_000_000,
+};
+
+/// A preprocessing whose output is the pixels' values from 0 to 255.
+fn pixels_of(resize: Resize, filter: Filter, crop: (u32, u32)) -> Preprocessing {
+    Preprocessing::new(resize, filter, crop, [0.0; 3], [1.0 / 255.0; 3])
+        .expect("a valid configuration")
+}
+
+/// The same formula as `scene` in `golden/make_preprocess.py`.
+fn scene(width: u32, height: u32) -> RgbImage {
+    let mut data = Vec::new();
+    for y in 0..u64::from(height) {
+        for x in 0..u64::from(width) {
+            for c in 0..3 {
+                let bowl = (x * x * (c + 2) + y * y * (4 - c) + 3 * x * y) / 97;
+                let edge = if (x / 7 + y / 5 + c) % 3 == 0 { 90 } else { 0 };
+                let texture = (x * 31 + y * 17 + c * 11) % 29;
+                data.push(((bowl + edge + texture) % 256) as u8);
+            }
+        }
+    }
+    RgbImage::new(width, height, data).expect("a picture with pixels")
+}
+
+#[test]
+fn every_recorded_resize_and_crop_is_what_pillow_and_torchvision_give() {
+    let bytes = include_bytes!("golden/preprocess_resize.safetensors");
+    let tensors = SafeTensors::deserialize(bytes).expect("the recorded cases");
+    assert!(tensors.len() > 30);
+    for (case, expected) in tensors.tensors() {
+        let parts: Vec<&str> = case.split(['x', ' ']).skip(1).collect();
+        let [width, height, side, crop, step] = parts
+            .try_into()
+            .map(|p: [&str; 5]| p.map(number))
+            .expect("five numbers");
+        let filter: Filter = case
+            .split(' ')
+            .next()
+            .expect("a filter")
+            .parse()
+            .expect("a known filter");
+        let preprocessing = pixels_of(Resize::ShorterSide(side), filter, (crop, crop));
+        let input = preprocessing.apply(&scene(width, height));
+        let (crop, step) = (crop as usize, step as usize);
+        let kept = crop.div_ceil(step);
+        assert_eq!(expected.shape(), [kept, kept, 3], "{case}");
+        // The sine that Lanczos needs differs in its last bit between platforms.
+        let allowed = if filter == Filter::Lanczos { 1.0 } else { 0.0 };
+        for (i, &expected) in expected.data().iter().enumerate() {
+            let (row, column, channel) = (i / 3 / kept * step, i / 3 % kept * step, i % 3);
+            let found = input[(channel * crop + row) * crop + column].round();
+            let apart = (found - f32::from(expected)).abs();
+            assert!(
+                apart <= allowed,
+                "{case}: row {row}, column {column}: {found} instead of {expected}"
+            );
+        }
+    }
+}
+
+fn number(text: &str) -> u32 {
+    text.parse().expect("a whole number")
+}
+
+/// The folder of reference data, or a loud line that says what is skipped.
+fn shared(test: &str) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    eprintln!("SKIPPED {test}: the reference data is not beside the checkout");
+    None
+}
+
+#[test]
+fn the_reference_pictures_give_the_reference_input() {
+    let Some(folder) = shared("the_reference_pictures_give_the_reference_input") else {
+        return;
+    };
+    let bytes = std::fs::read(folder.join("reference/preprocess.safetensors"))
+        .expect("the reference input");
+    let tensors = SafeTensors::deserialize(&bytes).expect("the reference input");
+    assert_eq!(tensors.len(), 20);
+    for (name, expected) in tensors.tensors() {
+        let (picture, recipe) = name.split_once('.').expect("a picture and a recipe");
+        let (path, lossless) = match picture.strip_suffix("_png") {
+            Some(stem) => (format!("images/formats/{stem}.png"), true),
+            None => (format!("images/{picture}.jpg"), false),
+        };
+        let (side, filter) = match recipe {
+            "bilinear_256_224" => (256, Filter::Bilinear),
+            "bicubic_235_224" => (235, Filter::Bicubic),
+            other => panic!("unknown recipe {other}"),
+        };
+        let preprocessing =
+            Preprocessing::new(Resize::ShorterSide(side), filter, (224, 224), MEAN, STD)
+                .expect("a valid configuration");
+        let picture = decode(
+            &std::fs::read(folder.join(path)).expect("the picture"),
+            &LIMITS,
+        )
+        .expect("a picture");
+        let input = preprocessing.apply(&picture);
+        let expected = expected
+            .data()
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&b| f32::from_le_bytes(b));
+        assert_eq!(input.len(), expected.len(), "{name}");
+        // In units of 1/255.
+        let apart = input
+            .iter()
+            .zip(expected)
+            .enumerate()
+            .map(|(i, (found, expected))| {
+                f64::from((found - expected).abs() * STD[i / (224 * 224)] * 255.0)
+            });
+        let (max, sum) = apart.fold((0.0_f64, 0.0), |(max, sum), d| (max.max(d), sum + d));
+        let mean = sum / input.len() as f64;
+        let (max_allowed, mean_allowed) = if lossless {
+            (1.001, 0.01)
+        } else {
+            (f64::INFINITY, 0.5)
+        };
+        eprintln!("{name}: largest difference {max:.3}/255, mean {mean:.4}/255");
+        assert!(
+            max <= max_allowed && mean < mean_allowed,
+            "{name}: largest {max}, mean {mean}"
+        );
+    }
+}
+
+#[test]
+fn the_input_is_planar_and_normalised_per_channel() {
+    let picture = RgbImage::new(2, 1, vec![10, 20, 30, 10, 20, 30]).expect("a picture");
+    let preprocessing =
+        Preprocessing::new(Resize::ShorterSide(8), Filter::Bilinear, (4, 6), MEAN, STD)
+            .expect("a valid configuration");
+    let input = preprocessing.apply(&picture);
+    assert_eq!(input.len(), 3 * 4 * 6);
+    for (channel, plane) in input.chunks_exact(4 * 6).enumerate() {
+        let expected = (((channel + 1) * 10) as f32 / 255.0 - MEAN[channel]) / STD[channel];
+        assert!(
+            plane.iter().all(|&value| value == expected),
+            "channel {channel}: {plane:?} is not {expected}"
+        );
+    }
+}
+
+#[test]
+fn a_crop_larger_than_the_picture_is_centred_on_black() {
+    let picture = RgbImage::new(1, 1, vec![255; 3]).expect("a picture");
+    let input = pixels_of(Resize::ShorterSide(2), Filter::Bilinear, (5, 4)).apply(&picture);
+    let plane: Vec<u8> = input[..20]
+        .iter()
+        .map(|value| value.round() as u8)
+        .collect();
+    #[rustfmt::skip]
+    let expected = [
+        0,   0,   0, 0,
+        0, 255, 255, 0,
+        0, 255, 255, 0,
+        0,   0,   0, 0,
+        0,   0,   0, 0,
+    ];
+    assert_eq!(plane, expected);
+}
+
+#[test]
+fn squashing_shows_the_whole_picture() {
+    // Left half black, right half white, four times as wide as high.
+    let row: Vec<u8> = (0..8)
+        .flat_map(|x| [if x < 4 { 0 } else { 255 }; 3])
+        .collect();
+    let picture = RgbImage::new(8, 2, row.repeat(2)).expect("a picture");
+    let squashed = pixels_of(
+        Resize::Exact {
+            height: 2,
+            width: 2,
+        },
+        Filter::Bilinear,
+        (2, 2),
+    )
+    .apply(&picture);
+    assert!(squashed[0] < 40.0 && squashed[1] > 215.0, "{squashed:?}");
+}
+
+#[test]
+fn extreme_shapes_cost_only_what_the_crop_shows() {
+    let preprocessing = |filter| pixels_of(Resize::ShorterSide(256), filter, (224, 224));
+    for (width, height) in [
+        (1, 1),
+        (1, 20_000),
+        (20_000, 1),
+        (1, 65_535),
+        (65_535, 2),
+        (3, 60_000),
+        (4_000, 3),
+    ] {
+        let picture = RgbImage::new(width, height, vec![77; (width * height * 3) as usize])
+            .expect("a picture");
+        for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+            let input = preprocessing(filter).apply(&picture);
+            assert_eq!(input.len(), 3 * 224 * 224);
+            assert!(
+                input.iter().all(|value| value.round() == 77.0),
+                "{width}x{height} {filter}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_side_before_the_crop_is_timms() {
+    for (side, crop_pct, expected) in [
+        (224, 0.875, 256),
+        (224, 0.95, 235),
+        (224, 0.965, 232),
+        (224, 1.0, 224),
+        (288, 1.0, 288),
+        (320, 0.9, 355),
+        (32, 2.0, 16),
+    ] {
+        assert_eq!(
+            Preprocessing::side_before_crop(side, crop_pct),
+            Ok(expected),
+            "{side} / {crop_pct}"
+        );
+    }
+    for crop_pct in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-30, 1e9] {
+        assert!(
+            Preprocessing::side_before_crop(224, crop_pct).is_err(),
+            "{crop_pct}"
+        );
+    }
+}
+
+#[test]
+fn filters_go_by_the_names_that_checkpoints_use() {
+    for (name, filter) in [
+        ("bilinear", Filter::Bilinear),
+        ("BICUBIC", Filter::Bicubic),
+        ("Lanczos", Filter::Lanczos),
+    ] {
+        assert_eq!(name.parse(), Ok(filter));
+        assert_eq!(filter.to_string(), name.to_lowercase());
+    }
+    let error = "nearest".parse::<Filter>().expect_err("not antialiased");
+    assert_eq!(
+        error.to_string(),
+        "unknown interpolation \"nearest\"; known are bilinear, bicubic and lanczos"
+    );
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_refused_with_its_value() {
+    let new =
+        |resize, crop, mean, std| Preprocessing::new(resize, Filter::Bicubic, crop, mean, std);
+    let side = |what, found| PreprocessingError::Side {
+        what,
+        found,
+        max: 4096,
+    };
+    let table = [
+        (
+            new(Resize::ShorterSide(0), (1, 1), MEAN, STD),
+            side("resize height", 0),
+        ),
+        (
+            new(Resize::ShorterSide(5000), (1, 1), MEAN, STD),
+            side("resize height", 5000),
+        ),
+        (
+            new(
+                Resize::Exact {
+                    height: 9,
+                    width: 0,
+                },
+                (1, 1),
+                MEAN,
+                STD,
+            ),
+            side("resize width", 0),
+        ),
+        (
+            new(Resize::ShorterSide(256), (0, 224), MEAN, STD),
+            side("crop height", 0),
+        ),
+        (
+            new(Resize::ShorterSide(256), (224, 9999), MEAN, STD),
+            side("crop width", 9999),
+        ),
+        (
+            new(Resize::ShorterSide(256), (224, 224), MEAN, [0.2, 0.0, 0.2]),
+            PreprocessingError::Normalisation {
+                channel: 1,
+                mean: MEAN[1],
+                std: 0.0,
+            },
+        ),
+        (
+            new(
+                Resize::ShorterSide(256),
+                (224, 224),
+                [0.0, 0.0, f32::INFINITY],
+                STD,
+            ),
+            PreprocessingError::Normalisation {
+                channel: 2,
+                mean: f32::INFINITY,
+                std: STD[2],
+            },
+        ),
+    ];
+    for (found, expected) in table {
+        assert_eq!(found, Err(expected));
+    }
+}
+
+#[test]
+fn a_picture_has_exactly_the_bytes_of_its_shape() {
+    assert!(RgbImage::new(2, 2, vec![0; 12]).is_some());
+    for (width, height, bytes) in [
+        (2, 2, 11),
+        (2, 2, 13),
+        (0, 2, 0),
+        (2, 0, 0),
+        (u32::MAX, u32::MAX, 3),
+    ] {
+        assert!(
+            RgbImage::new(width, height, vec![0; bytes]).is_none(),
+            "{width}x{height}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_geometry_keeps_a_flat_picture_flat(
+        (width, height) in (1_u32..400, 1_u32..400),
+        (side, crop_height, crop_width) in (1_u32..200, 1_u32..100, 1_u32..100),
+        squash in any::<bool>(),
+        value in any::<u8>(),
+    ) {
+        let picture = RgbImage::new(width, height, vec![value; (width * height * 3) as usize]).expect("a picture");
+        // No larger than the picture after the resize, so that nothing is black.
+        let crop = (crop_height.min(side), crop_width.min(side));
+        let resize = if squash { Resize::Exact { height: side, width: side } } else { Resize::ShorterSide(side) };
+        for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+            let input = pixels_of(resize, filter, crop).apply(&picture);
+            prop_assert_eq!(input.len(), (3 * crop.0 * crop.1) as usize);
+            prop_assert!(input.iter().all(|found| found.round() == f32::from(value)));
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The reference data that may lie beside the checkout, and the network that tests load when it does not.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use imgclass::model::{Classifier, DeviceChoice, ModelOptions, WeightsSource};
+
+/// A file of the reference data; says loudly that a test is skipped where there is none.
+#[allow(dead_code, reason = "not every test needs reference data")]
+pub(crate) fn shared(file: &str, test: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared")
+        .join(file);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!(
+        "\n*** SKIPPED: {test}: the reference data {} is not there ***\n",
+        path.display()
+    );
+    None
+}
+
+/// Options for two threads on the CPU.
+pub(crate) fn options() -> ModelOptions {
+    ModelOptions {
+        device: DeviceChoice::Cpu,
+        isa: None,
+        threads: NonZeroUsize::new(2).expect("2 is not 0"),
+    }
+}
+
+/// The formula's network, seed 0.
+#[allow(dead_code, reason = "not every test needs a whole classifier")]
+pub(crate) fn untrained() -> Classifier {
+    Classifier::load(&WeightsSource::Random(0), &options()).expect("the formula always loads")
+}
