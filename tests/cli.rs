@@ -253,7 +253,7 @@ fn the_hub_out_of_reach_names_the_three_ways_on() {
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
     for way in [
-        "again",
+        "retry",
         "--weights",
         "weights/resnet50.safetensors",
         "--weights random",

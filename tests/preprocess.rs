@@ -57,11 +57,9 @@ fn every_recorded_resize_and_crop_is_what_pillow_and_torchvision_give() {
             .try_into()
             .map(|p: [&str; 5]| p.map(number))
             .expect("five numbers");
-        let filter: Filter = case
-            .split(' ')
-            .next()
-            .expect("a filter")
-            .parse()
+        let filter = [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos]
+            .into_iter()
+            .find(|filter| case.starts_with(&filter.to_string()))
             .expect("a known filter");
         let preprocessing = pixels_of(Resize::ShorterSide(side), filter, (crop, crop));
         let input = preprocessing.apply(&scene(width, height));
@@ -233,48 +231,6 @@ fn extreme_shapes_cost_only_what_the_crop_shows() {
             );
         }
     }
-}
-
-#[test]
-fn the_side_before_the_crop_is_timms() {
-    for (side, crop_pct, expected) in [
-        (224, 0.875, 256),
-        (224, 0.95, 235),
-        (224, 0.965, 232),
-        (224, 1.0, 224),
-        (288, 1.0, 288),
-        (320, 0.9, 355),
-        (32, 2.0, 16),
-    ] {
-        assert_eq!(
-            Preprocessing::side_before_crop(side, crop_pct),
-            Ok(expected),
-            "{side} / {crop_pct}"
-        );
-    }
-    for crop_pct in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-30, 1e9] {
-        assert!(
-            Preprocessing::side_before_crop(224, crop_pct).is_err(),
-            "{crop_pct}"
-        );
-    }
-}
-
-#[test]
-fn filters_go_by_the_names_that_checkpoints_use() {
-    for (name, filter) in [
-        ("bilinear", Filter::Bilinear),
-        ("BICUBIC", Filter::Bicubic),
-        ("Lanczos", Filter::Lanczos),
-    ] {
-        assert_eq!(name.parse(), Ok(filter));
-        assert_eq!(filter.to_string(), name.to_lowercase());
-    }
-    let error = "nearest".parse::<Filter>().expect_err("not antialiased");
-    assert_eq!(
-        error.to_string(),
-        "unknown interpolation \"nearest\"; known are bilinear, bicubic and lanczos"
-    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::problem::Failure;
 use super::state::ApiState;
@@ -68,18 +69,17 @@ async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<bytes::
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|error| Failure::malformed_json(error.to_string()))?;
+    if !value.is_object() {
+        return Err(Failure::invalid_request("expected a JSON object".to_owned()));
+    }
+    serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
-        let error = error.into_inner();
-        match (error.is_data(), path.as_str()) {
-            (false, _) => Failure::malformed_json(error.to_string()),
-            (true, "." | "") => Failure::invalid_request(error.to_string()),
-            (true, field) => Failure::invalid_request(format!("{field}: {error}")),
-        }
-    })?;
-    deserializer
-        .end()
-        .map_err(|error| Failure::malformed_json(error.to_string()))?;
-    Ok(value)
+        let reason = error.into_inner();
+        Failure::invalid_request(match path.as_str() {
+            "." => reason.to_string(),
+            field => format!("{field}: {reason}"),
+        })
+    })
 }

@@ -44,12 +44,6 @@ pub enum ImageError {
 /// Why a preprocessing configuration cannot be used.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum PreprocessingError {
-    /// A filter by a name that is not known.
-    #[error("unknown interpolation {name:?}; known are bilinear, bicubic and lanczos")]
-    UnknownFilter {
-        /// The name that was given.
-        name: String,
-    },
     /// A side of the resize or the crop that is zero or absurd.
     #[error("preprocessing {what} is {found} pixels; it must be from 1 to {max}")]
     Side {
@@ -59,12 +53,6 @@ pub enum PreprocessingError {
         found: u64,
         /// The largest value allowed.
         max: u32,
-    },
-    /// A crop fraction that is not a positive number.
-    #[error("crop_pct is {found}; it must be a positive number")]
-    CropFraction {
-        /// Its value.
-        found: f64,
     },
     /// A mean that is not finite, or a standard deviation that is not finite and positive.
     #[error(

@@ -79,26 +79,6 @@ impl Preprocessing {
         })
     }
 
-    /// The side that timm resizes to for an input of `side` pixels: `floor(side / crop_pct)`, 256 for 224 and 0.875.
-    ///
-    /// # Errors
-    /// A fraction that is not positive, or a side that is out of range.
-    pub fn side_before_crop(side: u32, crop_pct: f64) -> Result<u32, PreprocessingError> {
-        if !crop_pct.is_finite() || crop_pct <= 0.0 {
-            return Err(PreprocessingError::CropFraction { found: crop_pct });
-        }
-        // Saturates; whatever is too large is refused below.
-        let found = (f64::from(side) / crop_pct).floor() as u64;
-        match u32::try_from(found) {
-            Ok(side @ 1..=MAX_SIDE) => Ok(side),
-            _ => Err(PreprocessingError::Side {
-                what: "resize side",
-                found,
-                max: MAX_SIDE,
-            }),
-        }
-    }
-
     /// What a picture is resized to.
     #[must_use]
     pub fn resize(&self) -> Resize {

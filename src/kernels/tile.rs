@@ -1,7 +1,7 @@
 //! The micro-kernel: a tile of up to `MR` pixels times one weight panel, with bias, residual and ReLU in the store. It
 //! never loops over more than one tile and never allocates.
 
-use super::simd::{Vector, prefetch};
+use super::simd::{Vector, prefetch, prefetch_read, prefetch_write};
 
 /// Channels in one block of the activation layout `[C/16][pixels][16]`.
 pub const BLOCK: usize = 16;
@@ -92,6 +92,20 @@ unsafe fn start<V: Vector, const MR: usize, const NV: usize>(t: &Tile) -> [[V; N
     }
 }
 
+/// Asks for the lines that the store will write and the residual's, a whole tile's arithmetic ahead of their use.
+#[inline(always)]
+fn announce<const MR: usize>(t: &Tile) {
+    for block in 0..t.out_blocks {
+        for r in 0..MR {
+            let at = block * t.out_block + r * BLOCK;
+            prefetch_write(t.out.wrapping_add(at));
+            if !t.skip.is_null() {
+                prefetch_read(t.skip.wrapping_add(at));
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn finish<V: Vector, const MR: usize, const NV: usize>(t: &Tile, acc: [[V; NV]; MR]) {
     let per_block = BLOCK / V::LANES;
@@ -123,6 +137,7 @@ unsafe fn finish<V: Vector, const MR: usize, const NV: usize>(t: &Tile, acc: [[V
 /// - The pointers of `t` span what its fields say; `out` overlaps nothing that is read.
 #[inline(always)]
 pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile) {
+    announce::<MR>(t);
     // SAFETY: this function's contract.
     unsafe {
         let mut acc = start::<V, MR, NV>(t);
@@ -146,6 +161,7 @@ pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile
 /// As [`dense`]; every offset plus `blocks - 1` steps of `a_block` plus 16 lies within the input.
 #[inline(always)]
 pub(crate) unsafe fn indirect<V: Vector, const MR: usize, const NV: usize>(t: &Tile) {
+    announce::<MR>(t);
     // SAFETY: this function's contract.
     unsafe {
         let mut acc = start::<V, MR, NV>(t);

@@ -175,12 +175,10 @@ impl CheckedTensors<'_> {
     /// What to say of a missing tensor: the file's own name for it, where a wrapper's prefix is all that differs.
     fn nearest_name(&self, name: &str) -> String {
         let suffix = format!(".{name}");
-        match self
-            .tensors
-            .names()
-            .iter()
-            .find(|other| other.ends_with(&suffix))
-        {
+        let names = self.tensors.names();
+        let candidates = names.iter().filter(|other| other.ends_with(&suffix));
+        // Fewest parts first: `module.conv1.weight` is meant rather than `layer1.0.conv1.weight`.
+        match candidates.min_by_key(|other| other.split('.').count()) {
             Some(other) => format!("no such tensor, but one named `{other}`"),
             None => "no such tensor".to_owned(),
         }

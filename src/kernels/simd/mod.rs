@@ -42,15 +42,29 @@ pub(crate) trait Vector: Copy {
     unsafe fn max(self, b: Self) -> Self;
 }
 
-/// Asks the processor to bring the cache line at `p` into its second-level cache; any address is allowed.
-#[inline(always)]
-pub(crate) fn prefetch(p: *const f32) {
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing and never faults; SSE is part of x86-64.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) };
-    }
-    #[cfg(any(not(target_arch = "x86_64"), miri))]
-    let _ = p;
+/// Defines a prefetch with the hint that `$hint` names.
+macro_rules! prefetches {
+    ($($(#[$doc:meta])* $name:ident($pointer:ty) = $hint:ident;)+) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub(crate) fn $name(p: $pointer) {
+            #[cfg(all(target_arch = "x86_64", not(miri)))]
+            {
+                use std::arch::x86_64::{$hint, _mm_prefetch};
+                // SAFETY: a prefetch changes nothing visible and never faults; SSE is part of x86-64.
+                unsafe { _mm_prefetch::<$hint>(p.cast()) };
+            }
+            #[cfg(any(not(target_arch = "x86_64"), miri))]
+            let _ = p;
+        }
+    )+};
+}
+
+prefetches! {
+    /// Asks for the cache line at `p` in the second-level cache; any address is allowed.
+    prefetch(*const f32) = _MM_HINT_T1;
+    /// Asks for the cache line at `p` in the first-level cache; any address is allowed.
+    prefetch_read(*const f32) = _MM_HINT_T0;
+    /// Asks for the cache line at `p` in the first-level cache, to be written; any address is allowed.
+    prefetch_write(*mut f32) = _MM_HINT_ET0;
 }
