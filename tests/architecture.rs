@@ -31,7 +31,7 @@ const ONLY_IN: [(&str, &[&str]); 6] = [
     ("hf_hub", &["model"]),
     ("poem", &["api"]),
     ("poem_openapi", &["api"]),
-    ("fast_image_resize", &["image"]),
+    ("jpeg_decoder", &["image"]),
 ];
 
 fn sources() -> Vec<(String, PathBuf, String)> {

@@ -174,7 +174,12 @@ async fn every_kind_of_bad_request_gets_its_status_its_code_and_a_text_that_help
             "malformed-json",
             "trailing",
         ),
-        ("[]".into(), 422, "invalid-request", "expected a JSON object"),
+        (
+            "[]".into(),
+            422,
+            "invalid-request",
+            "expected a JSON object",
+        ),
         ("5".into(), 422, "invalid-request", "expected a JSON object"),
         ("{}".into(), 422, "invalid-request", "user_id"),
         (

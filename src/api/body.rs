@@ -69,10 +69,12 @@ async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<bytes::
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| Failure::malformed_json(error.to_string()))?;
+    let value: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Failure::malformed_json(error.to_string()))?;
     if !value.is_object() {
-        return Err(Failure::invalid_request("expected a JSON object".to_owned()));
+        return Err(Failure::invalid_request(
+            "expected a JSON object".to_owned(),
+        ));
     }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();

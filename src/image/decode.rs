@@ -138,11 +138,22 @@ impl<'a> Opened<'a> {
         }
         let picture = match self.codec {
             Codec::Gif(frame) => frame.read().map_err(|e| malformed(format, &e))?,
-            Codec::Other(decoder) => read_samples(format, decoder, limits)?,
+            Codec::Other(decoder) => match first_choice(format, bytes) {
+                None => read_samples(format, decoder, limits)?,
+                picture => picture,
+            },
         };
         picture
             .and_then(|picture| picture.upright(self.orientation))
             .ok_or_else(|| malformed(format, &NO_PIXELS))
+    }
+}
+
+/// The picture from a decoder that is closer to Pillow's than `image`'s own, where there is one and it can read the file.
+fn first_choice(format: Format, bytes: &[u8]) -> Option<RgbImage> {
+    match format {
+        Format::Jpeg => jpeg::decode(bytes),
+        Format::Png | Format::WebP | Format::Gif | Format::Bmp | Format::Tiff => None,
     }
 }
 
@@ -225,9 +236,10 @@ fn peak_bytes(
     let pixels = u64::from(width) * u64::from(height);
     let per_pixel = |bytes: u64| pixels.saturating_mul(bytes);
     let working = match format {
-        // The coefficients, some rows at every stage, and the decoder's own copy of the file.
+        // The coefficients, a plane for each component in whole MCUs, some rows at every stage, and a copy of the file.
         Format::Jpeg => jpeg::coefficient_bytes(bytes)
-            .saturating_add(u64::from(width) * 256)
+            .saturating_add(per_pixel(3))
+            .saturating_add((u64::from(width) + u64::from(height)) * 256)
             .saturating_add(bytes.len() as u64),
         // Lossy: planes of luma and chroma, a little over 1.5 bytes a pixel. Lossless: an RGBA frame. With alpha or
         // animated: all of that and an RGBA canvas.

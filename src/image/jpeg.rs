@@ -1,8 +1,12 @@
-//! What a JPEG's markers tell: which kind it is, what decoding it will hold, and whether the file ends before the picture
-//! does; it never decodes an entropy-coded bit.
+//! What a JPEG's markers tell (which kind it is, what decoding it will hold, whether the file ends before the picture does), and the
+//! pixels of grey and YCbCr ones.
 //!
 //! Markers as in ITU-T T.81, annex B. The decoder fills what is missing with grey; Pillow refuses such a file, and so do
 //! we: a download that was cut off must not come back as a confident answer about a half-grey picture.
+
+use jpeg_decoder::{Decoder, PixelFormat};
+
+use super::pixels::RgbImage;
 
 const SOF0: u8 = 0xC0;
 const SOF1: u8 = 0xC1;
@@ -64,6 +68,28 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
 fn frame(bytes: &[u8]) -> Option<(u8, &[u8])> {
     Markers { rest: bytes }
         .find(|(marker, _)| matches!(*marker, SOF0..=SOF15) && !matches!(*marker, DHT | JPG | DAC))
+}
+
+/// The pixels of a grey or three-component JPEG as libjpeg gives them, or `None` for another one and for one that this strict decoder
+/// does not accept: the lenient one has its turn then.
+///
+/// Two decoders, because `image`'s rounds chroma up twice when it doubles its resolution, which colours every 4:2:0 photograph a little
+/// and was seen to change an answer. This one rounds as libjpeg does: on 200 photographs it is at most 0.13/255 away from it in the
+/// mean, the other one 0.33/255.
+pub(super) fn decode(bytes: &[u8]) -> Option<RgbImage> {
+    let (_, payload) = frame(bytes)?;
+    if !matches!(payload.get(5), Some(1 | 3)) {
+        return None;
+    }
+    let mut decoder = Decoder::new(bytes);
+    let samples = decoder.decode().ok()?;
+    let info = decoder.info()?;
+    let data = match info.pixel_format {
+        PixelFormat::RGB24 => samples,
+        PixelFormat::L8 => samples.into_iter().flat_map(|grey| [grey; 3]).collect(),
+        PixelFormat::L16 | PixelFormat::CMYK32 => return None,
+    };
+    RgbImage::new(u32::from(info.width), u32::from(info.height), data)
 }
 
 /// Which kind of JPEG this is, if it is one that the decoder has no code for; it would only call it damaged.
