@@ -31,18 +31,15 @@ pub(super) struct Problem {
 
 impl poem_openapi::types::Example for Problem {
     fn example() -> Self {
-        Self::of(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid-request",
-            "The request is invalid",
-            "image_url: missing",
-        )
-        .with_instance("3f2a9c0d5e6b7a81")
+        let (code, title) = ("invalid-request", "The request is invalid");
+        let detail = "image_url: missing field";
+        let problem = *Self::of(StatusCode::UNPROCESSABLE_ENTITY, code, title, detail);
+        problem.with_instance("3f2a9c0d5e6b7a81")
     }
 }
 
 impl Problem {
-    fn of(status: StatusCode, code: &str, title: &str, detail: impl Into<String>) -> Self {
+    fn of(status: StatusCode, code: &str, title: &str, detail: impl Into<String>) -> Box<Self> {
         Self {
             kind: format!("urn:imgclass:problem:{code}"),
             title: title.to_owned(),
@@ -52,6 +49,7 @@ impl Problem {
             code: code.to_owned(),
         }
         .with_instance(&current_request_id())
+        .into()
     }
 
     fn with_instance(mut self, request_id: &str) -> Self {
@@ -60,44 +58,47 @@ impl Problem {
     }
 }
 
+/// A problem as a body; boxed, because it travels through every `Result` of a handler.
+type Document = Json<Box<Problem>>;
+
 /// Every way in which a request can fail.
 #[derive(Debug, Clone, ApiResponse)]
 pub(super) enum Failure {
     /// The body is not JSON.
     #[oai(status = 400, content_type = "application/problem+json")]
-    BadRequest(Json<Problem>),
+    BadRequest(Document),
     /// There is no such route.
     #[oai(status = 404, content_type = "application/problem+json")]
-    NotFound(Json<Problem>),
+    NotFound(Document),
     /// The route knows other methods.
     #[oai(status = 405, content_type = "application/problem+json")]
-    MethodNotAllowed(Json<Problem>),
+    MethodNotAllowed(Document),
     /// The client took too long to send its body.
     #[oai(status = 408, content_type = "application/problem+json")]
-    RequestTimeout(Json<Problem>),
+    RequestTimeout(Document),
     /// The body, the fetched image or its pixels exceed a limit.
     #[oai(status = 413, content_type = "application/problem+json")]
-    TooLarge(Json<Problem>),
+    TooLarge(Document),
     /// The bytes are not an image that we decode.
     #[oai(status = 415, content_type = "application/problem+json")]
-    UnsupportedImage(Json<Problem>),
+    UnsupportedImage(Document),
     /// The body is JSON but not what is asked for, the URL cannot be used, or the image is damaged.
     #[oai(status = 422, content_type = "application/problem+json")]
-    Unprocessable(Json<Problem>),
+    Unprocessable(Document),
     /// Our fault; the log knows more under the request id.
     #[oai(status = 500, content_type = "application/problem+json")]
-    Internal(Json<Problem>),
+    Internal(Document),
     /// Overloaded, still loading or shutting down: try again after the given time.
     #[oai(status = 503, content_type = "application/problem+json")]
     Unavailable(
-        Json<Problem>,
+        Document,
         /// Seconds to wait.
         #[oai(header = "Retry-After")]
         u32,
     ),
     /// The deadline passed.
     #[oai(status = 504, content_type = "application/problem+json")]
-    DeadlinePassed(Json<Problem>),
+    DeadlinePassed(Document),
 }
 
 /// Seconds after which a refused request may find a place: a queue of the default size is worked off in a few of these.

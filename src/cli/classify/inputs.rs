@@ -16,7 +16,7 @@ const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "
 pub(super) enum Input {
     File(PathBuf, String),
     Url(String),
-    StandardInput,
+    Stdin,
     /// Could not even be listed; the text says why.
     Unreadable(String, String),
 }
@@ -29,7 +29,7 @@ pub(super) fn expand(named: &[String]) -> Vec<Input> {
 fn expand_one(name: &str) -> Vec<Input> {
     let path = Path::new(name);
     if name == "-" {
-        vec![Input::StandardInput]
+        vec![Input::Stdin]
     } else if is_url(name) {
         vec![Input::Url(name.to_owned())]
     } else if path.is_dir() {
@@ -83,7 +83,7 @@ impl Input {
     pub(super) fn name(&self) -> &str {
         match self {
             Self::File(_, name) | Self::Url(name) | Self::Unreadable(name, _) => name,
-            Self::StandardInput => "-",
+            Self::Stdin => "-",
         }
     }
 
@@ -92,7 +92,7 @@ impl Input {
         match self {
             Self::Url(url) => Ok(Source::Url(url)),
             Self::Unreadable(_, reason) => Err(reason),
-            Self::StandardInput => read_up_to(tokio::io::stdin(), limit).await,
+            Self::Stdin => read_up_to(tokio::io::stdin(), limit).await,
             Self::File(path, _) => {
                 let file = tokio::fs::File::open(&path)
                     .await
