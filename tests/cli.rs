@@ -117,7 +117,7 @@ fn classify_reports_bad_inputs_and_goes_on_with_exit_code_1() {
             .expect("an object")
             .keys()
             .collect();
-        assert_eq!(keys, ["index", "label", "probability", "wnid"]);
+        assert_eq!(keys, ["index", "wnid", "label", "probability"]);
     }
     for line in &lines[2..] {
         assert!(

@@ -100,7 +100,7 @@ async fn the_contract_holds_with_and_without_the_last_slash() {
         let object = answer.as_object().expect("an object");
         assert_eq!(
             object.keys().collect::<Vec<_>>(),
-            ["prediction", "user_id"],
+            ["user_id", "prediction"],
             "exactly these names"
         );
         assert_eq!(answer["user_id"], "123");

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::body::JsonBody;
 use super::problem::Failure;
+use super::shortest;
 use super::state::ApiState;
 use crate::model::ModelInfo;
 use crate::service::{Classified, Phases, Source};
@@ -70,7 +71,7 @@ pub(super) struct ClassProbability {
     /// The class's short English name.
     class_name: String,
     /// From 0 to 1; over all classes they sum to 1.
-    probability: f32,
+    probability: f64,
 }
 
 /// The classes of an image.
@@ -145,7 +146,7 @@ impl Contract {
             .into_iter()
             .map(|p| ClassProbability {
                 class_name: p.label,
-                probability: p.probability,
+                probability: shortest(p.probability),
             })
             .collect();
         let answer = ClassifyImageAnswer {

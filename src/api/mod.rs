@@ -67,6 +67,11 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
         .data(state)
 }
 
+/// A number for JSON with the digits that tell it from its neighbours in single precision, and no more: 0.86, not 0.8600000143051147.
+fn shortest(x: f32) -> f64 {
+    x.to_string().parse().unwrap_or(f64::from(x))
+}
+
 /// What Swagger UI's page lacks: a title of ours, and the size of a phone.
 const PAGE_HEAD: &str = "<title>imgclass: interface</title>\
     <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
@@ -88,4 +93,23 @@ struct Specification(String);
 #[handler]
 fn spec(Data(document): Data<&Specification>) -> impl IntoResponse {
     document.0.clone().with_content_type("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortest;
+
+    #[test]
+    fn numbers_are_written_with_the_digits_that_single_precision_has() {
+        for (x, text) in [
+            (0.86f32, "0.86"),
+            (0.1 + 0.2, "0.3"),
+            (1e-30, "1e-30"),
+            (0.0, "0"),
+            (1.0, "1"),
+        ] {
+            assert_eq!(shortest(x), text.parse::<f64>().unwrap(), "{x}");
+            assert_eq!(shortest(x) as f32, x);
+        }
+    }
 }

@@ -5,6 +5,7 @@ use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
 use super::problem::Failure;
+use super::shortest;
 use super::state::ApiState;
 use crate::image::{Preprocessing, Resize};
 use crate::model::{Label, ModelInfo};
@@ -50,9 +51,9 @@ pub(super) struct PreprocessingDescription {
     /// Height and width of the centre crop that follows, in pixels.
     crop: Vec<u32>,
     /// Subtracted from R, G, B on the scale 0 to 1.
-    mean: Vec<f32>,
+    mean: Vec<f64>,
     /// Divides R, G, B after that.
-    std: Vec<f32>,
+    std: Vec<f64>,
 }
 
 impl PreprocessingDescription {
@@ -65,8 +66,8 @@ impl PreprocessingDescription {
             },
             interpolation: preprocessing.filter().to_string(),
             crop: vec![height, width],
-            mean: preprocessing.mean().into(),
-            std: preprocessing.std().into(),
+            mean: preprocessing.mean().map(shortest).into(),
+            std: preprocessing.std().map(shortest).into(),
         }
     }
 }

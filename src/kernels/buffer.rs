@@ -70,10 +70,9 @@ impl Buffer {
     }
 
     fn layout(len: usize) -> Layout {
-        match Layout::array::<f32>(len).and_then(|layout| layout.align_to(ALIGN)) {
-            Ok(layout) => layout,
-            Err(_) => panic!("{len} floats do not fit the address space"),
-        }
+        let layout = Layout::array::<f32>(len).and_then(|layout| layout.align_to(ALIGN));
+        // Beyond half the address space: no machine holds the input that would ask for it.
+        layout.unwrap_or_else(|_| handle_alloc_error(Layout::new::<f32>()))
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 
 use super::buffer::{Buffer, Destination, Source, filled, overwritten};
 use super::gemm::Gemm;
 use super::isa::Isa;
 use super::layout::BatchDims;
-use super::pack::Panels;
+use super::pack::{self, Panels};
 use super::pool::{Session, ThreadPool};
 use super::tile::BLOCK;
 use super::window::Window;
@@ -106,6 +107,8 @@ pub struct PackedConv {
     weights: Weights,
     /// One per output channel up to the last panel's end.
     bias: Buffer,
+    /// What the layer after this one will read.
+    next: OnceLock<pack::Weights>,
 }
 
 enum Weights {
@@ -164,6 +167,7 @@ impl PackedConv {
             shape,
             weights,
             bias: padded_bias,
+            next: OnceLock::new(),
         }
     }
 
@@ -197,11 +201,26 @@ impl PackedConv {
     /// Bytes of the packed weights.
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
-        let weights = match &self.weights {
-            Weights::Panels(panels) => panels.bytes(),
-            Weights::Winograd(winograd) => winograd.bytes(),
-        };
-        weights + self.bias.len() * size_of::<f32>()
+        self.panels().bytes() + self.bias.len() * size_of::<f32>()
+    }
+
+    /// A handle on the packed weights, for the layer before this one.
+    #[must_use]
+    pub fn weights(&self) -> pack::Weights {
+        self.panels().weights().clone()
+    }
+
+    /// Tells which weights will be read after this layer: while it computes, it asks them into the cache. This changes
+    /// no result. Only the first call counts.
+    pub fn precede(&self, next: pack::Weights) {
+        self.next.get_or_init(|| next);
+    }
+
+    fn panels(&self) -> &Panels {
+        match &self.weights {
+            Weights::Panels(panels) => panels,
+            Weights::Winograd(winograd) => winograd.panels(),
+        }
     }
 
     /// The layer's output for the blocked activation `x`: convolution plus bias, plus `skip` if given (blocked, in the
@@ -343,6 +362,7 @@ impl PackedConv {
             output_blocks: call.output_blocks,
             skip: call.skip,
             relu: call.relu,
+            next: self.next.get(),
         };
         // SAFETY: this function's contract.
         unsafe { gemm.run(session) }

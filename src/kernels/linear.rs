@@ -4,6 +4,7 @@
 use super::conv::{ConvShape, PackedConv};
 use super::isa::Isa;
 use super::layout::{BatchDims, blocked_to_nchw, nchw_to_blocked};
+use super::pack::Weights;
 use super::pool::ThreadPool;
 
 /// A packed fully connected layer.
@@ -47,6 +48,12 @@ impl PackedLinear {
     #[must_use]
     pub fn flops(&self, n: usize) -> u64 {
         self.conv.flops(BatchDims { n, h: 1, w: 1 })
+    }
+
+    /// A handle on the packed weights, for [`PackedConv::precede`].
+    #[must_use]
+    pub fn weights(&self) -> Weights {
+        self.conv.weights()
     }
 
     /// Bytes of the packed weights.

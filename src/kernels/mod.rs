@@ -7,6 +7,7 @@
 
 #![deny(clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
+mod alloc;
 mod buffer;
 mod conv;
 mod gemm;
@@ -23,10 +24,12 @@ mod tile;
 mod window;
 mod winograd;
 
+pub use alloc::LargeBlocks;
 pub use conv::{Algorithm, ConvShape, PackedConv};
 pub use isa::{Isa, UnsupportedIsa};
 pub use layout::{BatchDims, blocked_to_nchw, nchw_to_blocked};
 pub use linear::PackedLinear;
+pub use pack::Weights;
 pub use peak::measure_peak_gflops;
 pub use pool::ThreadPool;
 pub use pooling::global_average_pool;

@@ -1,13 +1,31 @@
 //! Weights in the order in which a micro-kernel reads them. It runs at load only, never in a forward pass.
 
+use std::sync::Arc;
+
 use super::buffer::Buffer;
 use super::tile::BLOCK;
+
+/// A handle on a layer's packed weights, by which the layer before it reads them ahead.
+#[derive(Debug, Clone)]
+pub struct Weights(Arc<Buffer>);
+
+impl Weights {
+    /// Whole cache lines.
+    pub(crate) fn lines(&self) -> usize {
+        self.0.len() / BLOCK
+    }
+
+    /// The address of a line.
+    pub(crate) fn line(&self, index: usize) -> *const f32 {
+        self.0.as_ptr().wrapping_add(index * BLOCK)
+    }
+}
 
 /// One matrix of weights as panels of `width` output channels: `[panels][input block][tap][16][width]`, zeros where
 /// the channels do not fill a block or a panel.
 #[derive(Debug)]
 pub(crate) struct Panels {
-    data: Buffer,
+    data: Weights,
     /// Output channels of a panel.
     pub width: usize,
     /// Steps of k in a panel: input blocks * taps * 16.
@@ -45,7 +63,7 @@ impl Panels {
             }
         }
         Self {
-            data,
+            data: Weights(Arc::new(data)),
             width,
             depth,
             panels,
@@ -56,12 +74,17 @@ impl Panels {
     pub(crate) fn panel(&self, matrix: usize, panel: usize) -> *const f32 {
         debug_assert!(panel < self.panels);
         self.data
-            .as_ptr()
+            .line(0)
             .wrapping_add((matrix * self.panels + panel) * self.depth * self.width)
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.data.len() * size_of::<f32>()
+        self.data.0.len() * size_of::<f32>()
+    }
+
+    /// A handle on the packed numbers.
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.data
     }
 }

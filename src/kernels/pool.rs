@@ -78,6 +78,10 @@ impl ThreadPool {
     /// # Panics
     /// If the operating system refuses a thread.
     #[must_use]
+    #[expect(
+        clippy::panic,
+        reason = "called at start-up only, as `std::thread::spawn` does"
+    )]
     pub fn new(threads: NonZeroUsize) -> Self {
         let threads = threads.get();
         let shared = Arc::new(Shared {

@@ -40,10 +40,33 @@ pub(crate) struct Tile {
     pub skip: *const f32,
     /// Clamp at zero in the store.
     pub relu: bool,
-    /// What to ask into the second-level cache meanwhile.
-    pub prefetch: *const f32,
-    /// Cache lines of `prefetch` per 16 steps of k.
-    pub prefetch_lines: usize,
+    /// What to ask into the second-level cache meanwhile: this layer's next panel, and the next layer's weights.
+    pub prefetch: [Stream; 2],
+}
+
+/// Memory that is read ahead.
+#[derive(Clone, Copy)]
+pub(crate) struct Stream {
+    pub start: *const f32,
+    /// Cache lines per 16 steps of k.
+    pub lines: usize,
+}
+
+impl Stream {
+    /// Nothing.
+    pub(crate) const NONE: Self = Self {
+        start: std::ptr::null(),
+        lines: 0,
+    };
+
+    /// Asks for the lines of the next 16 steps.
+    #[inline(always)]
+    fn advance(&mut self) {
+        for _ in 0..self.lines {
+            prefetch(self.start);
+            self.start = self.start.wrapping_add(BLOCK);
+        }
+    }
 }
 
 /// The signature of every micro-kernel instance.
@@ -141,12 +164,10 @@ pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile
     // SAFETY: this function's contract.
     unsafe {
         let mut acc = start::<V, MR, NV>(t);
-        let (mut a, mut b, mut ahead) = (t.a, t.panel, t.prefetch);
+        let (mut a, mut b, [mut panel, mut layer]) = (t.a, t.panel, t.prefetch);
         for _ in 0..t.blocks {
-            for _ in 0..t.prefetch_lines {
-                prefetch(ahead);
-                ahead = ahead.wrapping_add(16);
-            }
+            panel.advance();
+            layer.advance();
             accumulate::<V, MR, NV>(&mut acc, a, b);
             a = a.wrapping_add(t.a_block);
             b = b.add(BLOCK * NV * V::LANES);
@@ -165,14 +186,12 @@ pub(crate) unsafe fn indirect<V: Vector, const MR: usize, const NV: usize>(t: &T
     // SAFETY: this function's contract.
     unsafe {
         let mut acc = start::<V, MR, NV>(t);
-        let (mut a, mut b, mut ahead) = (t.a, t.panel, t.prefetch);
+        let (mut a, mut b, [mut panel, mut layer]) = (t.a, t.panel, t.prefetch);
         for _ in 0..t.blocks {
             let mut offsets = t.offsets;
             for _ in 0..t.taps {
-                for _ in 0..t.prefetch_lines {
-                    prefetch(ahead);
-                    ahead = ahead.wrapping_add(16);
-                }
+                panel.advance();
+                layer.advance();
                 let mut lines = [[0f32; BLOCK]; MR];
                 for (r, line) in lines.iter_mut().enumerate() {
                     let offset = *offsets.add(r);

@@ -3,6 +3,7 @@
 //!
 //! Under Miri only the portable instruction set exists and the shapes shrink; see `docs/kernels.md` for the commands.
 
+mod allocator;
 mod convolution;
 mod network;
 mod pointwise;
@@ -13,7 +14,11 @@ mod threads;
 
 use std::num::NonZeroUsize;
 
-use imgclass::kernels::ThreadPool;
+use imgclass::kernels::{LargeBlocks, ThreadPool};
+
+/// As the service runs: activations on cache lines, reused.
+#[global_allocator]
+static ALLOCATOR: LargeBlocks = LargeBlocks;
 
 fn pool(threads: usize) -> ThreadPool {
     ThreadPool::new(NonZeroUsize::new(threads).expect("a thread count above zero"))

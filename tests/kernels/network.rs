@@ -173,3 +173,38 @@ fn entry_and_exit_have_the_same_bits_in_any_batch_and_with_any_number_of_threads
         );
     }
 }
+
+#[test]
+fn knowing_the_next_layers_weights_changes_no_bit() {
+    let (channels, side) = if cfg!(miri) { (16, 3) } else { (96, 14) };
+    let dims = BatchDims {
+        n: 2,
+        h: side,
+        w: side,
+    };
+    let x = numbers(1, dims.blocked_len(channels));
+    for isa in Isa::available() {
+        let conv = |kernel| {
+            let shape = shape([channels, channels, kernel, 1, 1]);
+            PackedConv::new(
+                isa,
+                shape,
+                &numbers(2, shape.weight_len()),
+                &numbers(3, channels),
+            )
+        };
+        for kernel in [1, 3] {
+            let (alone, linked) = (conv(kernel), conv(kernel));
+            linked.precede(conv(3).weights());
+            for threads in [1, 2, 3] {
+                let run = |conv: &PackedConv| {
+                    bits(&conv.forward(&pool(threads), &x, dims, Some(&x), true))
+                };
+                assert!(
+                    run(&alone) == run(&linked),
+                    "{isa}, kernel {kernel}, {threads} threads"
+                );
+            }
+        }
+    }
+}

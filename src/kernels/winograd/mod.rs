@@ -113,8 +113,9 @@ impl Winograd {
         }
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.panels.bytes()
+    /// Transformed and packed weights.
+    pub(crate) fn panels(&self) -> &Panels {
+        &self.panels
     }
 
     /// Computes the layer.
@@ -160,7 +161,7 @@ impl Winograd {
             }
             for position in 0..self.side.positions() {
                 let gemm = self.product(call, chunk, position);
-                gemm.block(0..gemm.tiles(), 0..self.panels.panels);
+                gemm.block(0..gemm.tiles(), 0..self.panels.panels, 1);
             }
             for block in 0..call.output_blocks {
                 self.transform_outputs(call, chunk, block, 0..chunk.tiles);
@@ -192,7 +193,7 @@ impl Winograd {
             let all = self.panels.panels;
             let panels = half * all / halves..(half + 1) * all / halves;
             // SAFETY: `run`'s contract; tasks write disjoint positions or channels.
-            unsafe { gemm.block(0..gemm.tiles(), panels) }
+            unsafe { gemm.block(0..gemm.tiles(), panels, 1) }
         });
         session.run(call.output_blocks * parts, |task, _| {
             // SAFETY: `run`'s contract; tasks write disjoint blocks or tiles.
@@ -253,6 +254,7 @@ impl Winograd {
             output_blocks: call.output_blocks,
             skip: Source::new(std::ptr::null()),
             relu: false,
+            next: None,
         }
     }
 
