@@ -2,6 +2,12 @@
 
 use std::process::ExitCode;
 
+use imgclass::kernels::LargeBlocks;
+
+/// Keeps a forward pass's activations for the next one instead of giving their pages back and forth.
+#[global_allocator]
+static ALLOCATOR: LargeBlocks = LargeBlocks;
+
 fn main() -> ExitCode {
     imgclass::cli::run(std::env::args_os())
 }

@@ -105,6 +105,20 @@ impl ConvBn {
         })
     }
 
+    /// Says which layer runs after this one, so that its weights are on their way when it does. Changes no result.
+    pub(super) fn precede(&self, next: &Self) {
+        if let (Self::Packed(conv), Self::Packed(next)) = (self, next) {
+            conv.precede(next);
+        }
+    }
+
+    /// [`ConvBn::precede`] for the network's last convolution.
+    pub(super) fn precede_exit(&self, next: &Exit) {
+        if let (Self::Packed(conv), Exit::Packed(next)) = (self, next) {
+            conv.precede_exit(next);
+        }
+    }
+
     /// Convolution and batch norm, nothing after them.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {

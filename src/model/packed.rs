@@ -41,6 +41,16 @@ impl Conv {
         }
     }
 
+    /// While this layer computes, it asks the weights of `next` into the cache. Changes no result.
+    pub(super) fn precede(&self, next: &Self) {
+        self.packed.precede(next.packed.weights());
+    }
+
+    /// [`Conv::precede`] for the network's last layer.
+    pub(super) fn precede_exit(&self, next: &Exit) {
+        self.packed.precede(next.packed.weights());
+    }
+
     pub(super) fn forward(&self, x: &Tensor, then: Then) -> Result<Tensor> {
         x.apply_op1_no_bwd(&Run {
             conv: self,

@@ -45,14 +45,32 @@ impl ResNet50 {
         let stage = |name, blocks, in_channels, width, stride| {
             Stage::load(&vb.pp(name), blocks, in_channels, width, stride, backend)
         };
-        Ok(Self {
+        let net = Self {
             stem: Stem::load(vb, backend)?,
             layer1: stage("layer1", 3, 64, 64, 1)?,
             layer2: stage("layer2", 4, 256, 128, 2)?,
             layer3: stage("layer3", 6, 512, 256, 2)?,
             layer4: stage("layer4", 3, 1024, 512, 2)?,
             exit: Exit::load(FEATURES, classes, vb.pp("fc"), backend)?,
-        })
+        };
+        net.announce_order();
+        Ok(net)
+    }
+
+    /// Tells each convolution which weights are read after its own.
+    fn announce_order(&self) {
+        let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
+        let order: Vec<&ConvBn> = stages
+            .into_iter()
+            .flat_map(|stage| &stage.0)
+            .flat_map(Bottleneck::in_order)
+            .collect();
+        for pair in order.windows(2) {
+            pair[0].precede(pair[1]);
+        }
+        if let Some(last) = order.last() {
+            last.precede_exit(&self.exit);
+        }
     }
 
     /// Images `(n, 3, h, w)`, normalised, to features and logits.
@@ -171,6 +189,12 @@ impl Bottleneck {
                 })
                 .transpose()?,
         })
+    }
+
+    /// The convolutions as [`Bottleneck::forward`] runs them.
+    fn in_order(&self) -> impl Iterator<Item = &ConvBn> {
+        let rest = [&self.conv1, &self.conv2, &self.conv3];
+        self.downsample.iter().chain(rest)
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
