@@ -101,10 +101,6 @@ impl ThreadPool {
                     .spawn(move || shared.serve(worker));
                 match spawned {
                     Ok(handle) => handle,
-                    #[allow(
-                        clippy::panic,
-                        reason = "documented; only the operator's flag leads here"
-                    )]
                     Err(error) => {
                         panic!("cannot start kernel thread {worker} of {threads}: {error}")
                     }
