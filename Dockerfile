@@ -22,8 +22,7 @@ RUN mkdir src \
     && cargo clean --release --package imgclass
 
 COPY src src
-RUN cargo build --release --locked --bin imgclass \
-    && strip --strip-debug target/release/imgclass
+RUN cargo build --release --locked --bin imgclass
 
 # ---- weights: none unless asked for, as --build-arg MODEL=timm/resnet50.tv2_in1k ----
 FROM build AS weights
