@@ -14,7 +14,7 @@ use super::window::Window;
 const TASK_INPUT_BYTES: usize = 192 << 10;
 
 /// Tasks per thread that even out what a busy neighbour takes; more would cut the reuse of panels.
-const TASKS_PER_THREAD: usize = 6;
+const TASKS_PER_THREAD: usize = 12;
 
 /// One product, its operands and its epilogue.
 pub(crate) struct Gemm<'a> {
@@ -50,7 +50,7 @@ pub(crate) struct Gemm<'a> {
 
 /// Operations (two for a multiply-add) per cache line of the next layer's weights that is asked for meanwhile: about
 /// 15 GB/s a core at 250 GFLOP/s. Half as many operations per line stall the product on the way to memory.
-const OPERATIONS_PER_LINE: usize = 1024;
+const OPERATIONS_PER_LINE: usize = 512;
 
 impl Gemm<'_> {
     /// Tiles of the pixels, as tall as possible and as equal as possible: 49 pixels in tiles of at most 14 are
@@ -99,7 +99,9 @@ impl Gemm<'_> {
     /// As [`Self::run`]; nobody else writes these tiles of these panels meanwhile.
     pub(crate) unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>, threads: usize) {
         let all = self.tiles();
-        let edge = |tile: usize| tile * self.pixels / all;
+        // The first tiles are one pixel taller, where the pixels do not divide.
+        let (height, taller) = (self.pixels / all, self.pixels % all);
+        let edge = |tile: usize| tile * height + tile.min(taller);
         let (first, end) = (edge(tiles.start), edge(tiles.end));
         let offsets = self
             .window
@@ -110,6 +112,7 @@ impl Gemm<'_> {
         let steps = self.blocks * taps;
         // While the tiles of a panel are computed, its successor is asked for in as many slices.
         let slice = self.panels.width.div_ceil(tiles.len().max(1));
+        let next_layer = self.next_layer(panels.start * all + tiles.start, height * steps, threads);
         for panel in panels {
             let weights = self.panels.panel(self.matrix, panel);
             let ahead = weights.wrapping_add(self.panels.depth * self.panels.width);
@@ -141,9 +144,10 @@ impl Gemm<'_> {
                     prefetch: [
                         Stream {
                             start: ahead.wrapping_add(index * slice * steps * BLOCK),
-                            lines: slice,
+                            count: slice,
+                            step: BLOCK,
                         },
-                        self.next_layer(panel * all + tile, (to - from) * steps, threads),
+                        next_layer.stream(panel * all + tile, steps),
                     ],
                 };
                 let kernels = if self.window.is_some() {
@@ -157,26 +161,50 @@ impl Gemm<'_> {
         }
     }
 
-    /// What tile `unit` of all panels' tiles, `steps` rows of 16 multiplications tall and deep, asks for on behalf of
-    /// the next layer: the first part of each thread's share, as far as the arithmetic covers the traffic.
-    fn next_layer(&self, unit: usize, steps: usize, threads: usize) -> Stream {
+    /// What the task whose first tile of all panels' tiles is `unit` asks for on behalf of the next layer: a tile, with
+    /// `steps` rows of 16 multiplications, as much as its arithmetic covers; all tiles of a thread, the first part of
+    /// the share that the thread will read.
+    fn next_layer(&self, unit: usize, steps: usize, threads: usize) -> NextLayer<'_> {
         let units = self.tiles() * self.panels.panels;
-        let Some(next) = self.next else {
-            return Stream::NONE;
-        };
-        let lines = next.lines();
+        let lines = self.next.map_or(0, Weights::lines);
         let covered = 2 * steps * BLOCK * self.panels.width / OPERATIONS_PER_LINE;
-        let each = covered.min(lines.div_ceil(units));
+        let needed = lines.div_ceil(units);
+        // Where the arithmetic covers all lines, they are dealt out in the order of the tiles.
+        let threads = if covered < needed { threads } else { 1 };
         let share = unit * threads / units;
-        let (first, end) = (share * lines / threads, (share + 1) * lines / threads);
-        let at = first + (unit - (share * units).div_ceil(threads)) * each;
-        if at >= end {
-            return Stream::NONE;
+        NextLayer {
+            weights: self.next,
+            each: covered.min(needed),
+            line: share * lines / threads,
+            end: (share + 1) * lines / threads,
+            unit: (share * units).div_ceil(threads),
         }
-        let blocks = self.blocks * self.window.as_ref().map_or(1, Window::taps);
-        Stream {
-            start: next.line(at),
-            lines: each.div_ceil(blocks),
+    }
+}
+
+/// The next layer's weights as one task asks for them.
+struct NextLayer<'a> {
+    weights: Option<&'a Weights>,
+    /// Lines that each tile asks for.
+    each: usize,
+    /// The lines that the task's tiles share, and the first of those tiles.
+    line: usize,
+    end: usize,
+    unit: usize,
+}
+
+impl NextLayer<'_> {
+    /// What one tile asks for in `steps` slices.
+    fn stream(&self, unit: usize, steps: usize) -> Stream {
+        let line = self.line + (unit - self.unit) * self.each;
+        match self.weights {
+            Some(weights) if line < self.end => Stream {
+                start: weights.line(line),
+                // The processor fetches pairs of lines: asking for one of each costs half the places where misses wait.
+                count: self.each.div_ceil(2 * steps),
+                step: 2 * BLOCK,
+            },
+            _ => Stream::NONE,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The micro-kernel: a tile of up to `MR` pixels times one weight panel, with bias, residual and ReLU in the store. It
 //! never loops over more than one tile and never allocates.
 
+use std::mem::MaybeUninit;
+
 use super::simd::{Vector, prefetch, prefetch_read, prefetch_write};
 
 /// Channels in one block of the activation layout `[C/16][pixels][16]`.
@@ -48,23 +50,26 @@ pub(crate) struct Tile {
 #[derive(Clone, Copy)]
 pub(crate) struct Stream {
     pub start: *const f32,
-    /// Cache lines per 16 steps of k.
-    pub lines: usize,
+    /// Prefetches per 16 steps of k.
+    pub count: usize,
+    /// Floats from one prefetch to the next.
+    pub step: usize,
 }
 
 impl Stream {
     /// Nothing.
     pub(crate) const NONE: Self = Self {
         start: std::ptr::null(),
-        lines: 0,
+        count: 0,
+        step: 0,
     };
 
     /// Asks for the lines of the next 16 steps.
     #[inline(always)]
     fn advance(&mut self) {
-        for _ in 0..self.lines {
+        for _ in 0..self.count {
             prefetch(self.start);
-            self.start = self.start.wrapping_add(BLOCK);
+            self.start = self.start.wrapping_add(self.step);
         }
     }
 }
@@ -72,16 +77,16 @@ impl Stream {
 /// The signature of every micro-kernel instance.
 pub(crate) type TileFn = unsafe fn(&Tile);
 
-/// 16 steps of k: `acc[r] += a[r][k] * b[k]`, rows of `a` lie 16 floats apart.
+/// 16 steps of k: `acc[r] += a[r][k] * b[k]`, rows of `a` lie `ROW` floats apart.
 #[inline(always)]
-unsafe fn accumulate<V: Vector, const MR: usize, const NV: usize>(
+unsafe fn accumulate<V: Vector, const MR: usize, const NV: usize, const ROW: usize>(
     acc: &mut [[V; NV]; MR],
     a: *const f32,
     b: *const f32,
 ) {
     let mut k = 0;
     while k < BLOCK {
-        // SAFETY: the caller's tile spans MR rows of 16 floats and the panel 16 rows of NV vectors.
+        // SAFETY: the caller's tile spans MR rows of 16 floats, ROW apart, and the panel 16 rows of NV vectors.
         unsafe {
             let mut j = 0;
             while j < 4 {
@@ -91,7 +96,7 @@ unsafe fn accumulate<V: Vector, const MR: usize, const NV: usize>(
                     *lanes = V::load(row.add(v * V::LANES));
                 }
                 for (r, sums) in acc.iter_mut().enumerate() {
-                    let x = V::splat_at(a.add(r * BLOCK + k + j));
+                    let x = V::splat_at(a.add(r * ROW + k + j));
                     for (sum, lanes) in sums.iter_mut().zip(bv) {
                         *sum = x.mul_add(lanes, *sum);
                     }
@@ -168,7 +173,7 @@ pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile
         for _ in 0..t.blocks {
             panel.advance();
             layer.advance();
-            accumulate::<V, MR, NV>(&mut acc, a, b);
+            accumulate::<V, MR, NV, BLOCK>(&mut acc, a, b);
             a = a.wrapping_add(t.a_block);
             b = b.add(BLOCK * NV * V::LANES);
         }
@@ -187,29 +192,72 @@ pub(crate) unsafe fn indirect<V: Vector, const MR: usize, const NV: usize>(t: &T
     unsafe {
         let mut acc = start::<V, MR, NV>(t);
         let (mut a, mut b, [mut panel, mut layer]) = (t.a, t.panel, t.prefetch);
+        let straight = straight::<MR>(t);
         for _ in 0..t.blocks {
             let mut offsets = t.offsets;
-            for _ in 0..t.taps {
+            for tap in 0..t.taps {
                 panel.advance();
                 layer.advance();
-                let mut lines = [[0f32; BLOCK]; MR];
-                for (r, line) in lines.iter_mut().enumerate() {
-                    let offset = *offsets.add(r);
-                    let from = if offset == OUTSIDE {
-                        ZERO_LINE.as_ptr()
-                    } else {
-                        a.wrapping_add(offset as usize)
-                    };
-                    for v in 0..BLOCK / V::LANES {
-                        V::load(from.add(v * V::LANES)).store(line.as_mut_ptr().add(v * V::LANES));
-                    }
+                if straight & tap_bit(tap) != 0 {
+                    let pixels = a.wrapping_add(*offsets as usize);
+                    accumulate::<V, MR, NV, { 2 * BLOCK }>(&mut acc, pixels, b);
+                } else {
+                    let mut lines = [const { MaybeUninit::<[f32; BLOCK]>::uninit() }; MR];
+                    let lines = lines.as_mut_ptr().cast();
+                    gather::<V, MR>(a, offsets, lines);
+                    accumulate::<V, MR, NV, BLOCK>(&mut acc, lines, b);
                 }
-                accumulate::<V, MR, NV>(&mut acc, lines.as_ptr().cast(), b);
                 offsets = offsets.wrapping_add(t.tap_stride);
                 b = b.add(BLOCK * NV * V::LANES);
             }
             a = a.wrapping_add(t.a_block);
         }
         finish::<V, MR, NV>(t, acc);
+    }
+}
+
+/// The bit of a tap in [`straight`]'s answer; taps beyond the 64th have none.
+#[inline(always)]
+fn tap_bit(tap: usize) -> u64 {
+    if tap < 64 { 1 << tap } else { 0 }
+}
+
+/// The taps whose pixels all lie inside the image and two pixels apart, as those of a stride of 2 do within a row: they
+/// are read where they lie.
+#[inline(always)]
+unsafe fn straight<const MR: usize>(t: &Tile) -> u64 {
+    let mut found = 0;
+    for tap in 0..t.taps {
+        let offsets = t.offsets.wrapping_add(tap * t.tap_stride);
+        // SAFETY: the table has MR entries for each tap.
+        let is_straight = unsafe {
+            let first = *offsets;
+            // An entry that is OUTSIDE is no multiple of 16, so it fails as a neighbour.
+            first != OUTSIDE
+                && (1..MR).all(|r| *offsets.add(r) == first.wrapping_add((r * 2 * BLOCK) as u32))
+        };
+        if is_straight {
+            found |= tap_bit(tap);
+        }
+    }
+    found
+}
+
+/// Copies the `MR` lines that a tap's offsets name to `to`, zeros for those outside the image.
+#[inline(always)]
+unsafe fn gather<V: Vector, const MR: usize>(a: *const f32, offsets: *const u32, to: *mut f32) {
+    for r in 0..MR {
+        // SAFETY: the table has MR entries for each tap, they lie inside the input, and `to` holds MR lines.
+        unsafe {
+            let offset = *offsets.add(r);
+            let from = if offset == OUTSIDE {
+                ZERO_LINE.as_ptr()
+            } else {
+                a.wrapping_add(offset as usize)
+            };
+            for v in 0..BLOCK / V::LANES {
+                V::load(from.add(v * V::LANES)).store(to.add(r * BLOCK + v * V::LANES));
+            }
+        }
     }
 }

@@ -25,6 +25,17 @@ pub enum Backend {
     Candle,
 }
 
+impl Backend {
+    /// How many images' early activations are worth keeping in the cache together. A core's second-level cache holds about half an
+    /// image's; what follows is measured with two threads.
+    pub(super) fn images_in_cache(&self) -> usize {
+        match self {
+            Self::Packed { pool, .. } => (pool.threads() / 2).max(1),
+            Self::Candle => usize::MAX,
+        }
+    }
+}
+
 /// PyTorch's default epsilon of `BatchNorm2d`.
 const BATCH_NORM_EPSILON: f64 = 1e-5;
 
@@ -239,4 +250,11 @@ pub(super) fn to_nchw(x: &Tensor) -> Result<Tensor> {
         }
         _ => Ok(x.clone()),
     }
+}
+
+/// Activations of some images each, in either layout, as one batch.
+pub(super) fn join_images(parts: &[Tensor]) -> Result<Tensor> {
+    let is_blocked = |x: &Tensor| x.rank() == 5;
+    let images = usize::from(parts.first().is_some_and(is_blocked));
+    Tensor::cat(parts, images)
 }

@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, to_nchw};
+use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, join_images, to_nchw};
 
 /// Pooled features per image: the channels of the last stage.
 pub const FEATURES: usize = 2048;
@@ -20,6 +20,8 @@ pub struct ResNet50 {
     layer3: Stage,
     layer4: Stage,
     exit: Exit,
+    /// Images that run through the early stages together.
+    early_batch: usize,
 }
 
 /// A forward pass's results, `n` images in the order they came.
@@ -52,6 +54,7 @@ impl ResNet50 {
             layer3: stage("layer3", 6, 512, 256, 2)?,
             layer4: stage("layer4", 3, 1024, 512, 2)?,
             exit: Exit::load(FEATURES, classes, vb.pp("fc"), backend)?,
+            early_batch: backend.images_in_cache(),
         };
         net.announce_order();
         Ok(net)
@@ -75,7 +78,7 @@ impl ResNet50 {
 
     /// Images `(n, 3, h, w)`, normalised, to features and logits.
     pub fn forward(&self, images: &Tensor) -> Result<Forward> {
-        self.forward_tapped(images, &mut |_, _| Ok(()))
+        self.late(self.early_in_parts(images)?, &mut untapped)
     }
 
     /// [`ResNet50::forward`], showing `tap` the output of each stage in PyTorch's layout under its name: `maxpool`, `layer1` to `layer4`.
@@ -84,35 +87,54 @@ impl ResNet50 {
         images: &Tensor,
         tap: &mut dyn FnMut(&str, Tensor),
     ) -> Result<Forward> {
-        self.forward_tapped(images, &mut |name, x| {
+        let tap = &mut |name: &str, x: &Tensor| {
             tap(name, to_nchw(x)?);
             Ok(())
-        })
+        };
+        self.late(self.early(images, tap)?, tap)
     }
 
-    fn forward_tapped(
-        &self,
-        images: &Tensor,
-        tap: &mut dyn FnMut(&str, &Tensor) -> Result<()>,
-    ) -> Result<Forward> {
+    /// [`ResNet50::early`], few images at a time: the activations at high resolution are large and their weights are small, so what is
+    /// worth keeping in the cache is the former.
+    fn early_in_parts(&self, images: &Tensor) -> Result<Tensor> {
+        let n = images.dim(0)?;
+        let parts = (0..n).step_by(self.early_batch).map(|first| {
+            let part = images.narrow(0, first, self.early_batch.min(n - first))?;
+            self.early(&part, &mut untapped)
+        });
+        join_images(&parts.collect::<Result<Vec<_>>>()?)
+    }
+
+    fn early(&self, images: &Tensor, tap: &mut Tap<'_>) -> Result<Tensor> {
         let x = self.stem.forward(images)?;
         tap("maxpool", &x)?;
         let x = self.layer1.forward(x)?;
         tap("layer1", &x)?;
         let x = self.layer2.forward(x)?;
         tap("layer2", &x)?;
+        Ok(x)
+    }
+
+    fn late(&self, x: Tensor, tap: &mut Tap<'_>) -> Result<Forward> {
         let x = self.layer3.forward(x)?;
         tap("layer3", &x)?;
-        let x = self.layer4.forward(x)?;
-        tap("layer4", &x)?;
-        let features = self.exit.pool(&x)?;
+        let layer4 = self.layer4.forward(x)?;
+        tap("layer4", &layer4)?;
+        let features = self.exit.pool(&layer4)?;
         let logits = self.exit.classify(&features)?;
         Ok(Forward {
-            layer4: x,
+            layer4,
             features,
             logits,
         })
     }
+}
+
+/// Sees the output of a stage, in the layout of the backend.
+type Tap<'a> = dyn FnMut(&str, &Tensor) -> Result<()> + 'a;
+
+fn untapped(_: &str, _: &Tensor) -> Result<()> {
+    Ok(())
 }
 
 /// Blocks at one resolution; the first one changes resolution and channels.
