@@ -238,6 +238,7 @@ impl PackedConv {
         relu: bool,
     ) -> Vec<f32> {
         let len = self.output_dims(input).blocked_len(self.shape.out_channels);
+        let skip = residual(skip, len);
         // SAFETY: `write` initialises its whole output.
         unsafe { filled(len, |out| self.write(pool, x, input, skip, relu, out)) }
     }
@@ -255,16 +256,34 @@ impl PackedConv {
         relu: bool,
         out: &mut [f32],
     ) {
+        let skip = residual(skip, out.len());
         self.write(pool, x, input, skip, relu, overwritten(out));
     }
 
-    /// Initialises all of `out`.
+    /// As [`Self::forward`] with the residual in `out`, which becomes the output: memory that is read and written needs half the
+    /// traffic of reading one place and writing another.
+    ///
+    /// # Panics
+    /// As [`Self::forward_into`].
+    pub fn forward_onto(
+        &self,
+        pool: &ThreadPool,
+        x: &[f32],
+        input: BatchDims,
+        relu: bool,
+        out: &mut [f32],
+    ) {
+        let skip = Source::new(out.as_ptr());
+        self.write(pool, x, input, skip, relu, overwritten(out));
+    }
+
+    /// Initialises all of `out`. `skip` is null, or spans as much; it may be `out` itself.
     fn write(
         &self,
         pool: &ThreadPool,
         x: &[f32],
         input: BatchDims,
-        skip: Option<&[f32]>,
+        skip: Source,
         relu: bool,
         out: &mut [MaybeUninit<f32>],
     ) {
@@ -291,14 +310,6 @@ impl PackedConv {
             "output length for {:?} and {input:?}",
             self.shape
         );
-        if let Some(skip) = skip {
-            assert_eq!(
-                skip.len(),
-                out.len(),
-                "residual length for {:?} and {input:?}",
-                self.shape
-            );
-        }
         // Offset tables count floats of one channel block in 32 bits.
         assert!(
             input.pixels() < (u32::MAX as usize) / BLOCK,
@@ -312,7 +323,7 @@ impl PackedConv {
             bias: Source::new(self.bias.as_ptr()),
             output: Destination::of(out),
             output_blocks: out_channels.div_ceil(BLOCK),
-            skip: Source::new(skip.map_or(std::ptr::null(), <[f32]>::as_ptr)),
+            skip,
             relu,
         };
         let mut session = pool.session();
@@ -367,4 +378,13 @@ impl PackedConv {
         // SAFETY: this function's contract.
         unsafe { gemm.run(session) }
     }
+}
+
+/// The address of a residual of `len` numbers; null for none.
+fn residual(skip: Option<&[f32]>, len: usize) -> Source {
+    let Some(skip) = skip else {
+        return Source::new(std::ptr::null());
+    };
+    assert_eq!(skip.len(), len, "residual length");
+    Source::new(skip.as_ptr())
 }

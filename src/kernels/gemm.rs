@@ -40,7 +40,7 @@ pub(crate) struct Gemm<'a> {
     pub output_block: usize,
     /// Output channel blocks.
     pub output_blocks: usize,
-    /// Residual, in the output's geometry; may be null.
+    /// Residual, in the output's geometry; may be null, or the output itself.
     pub skip: Source,
     /// Clamp at zero.
     pub relu: bool,
@@ -62,7 +62,8 @@ impl Gemm<'_> {
     /// Computes everything, on all threads of the session.
     ///
     /// # Safety
-    /// - The operands span what the fields say; the output overlaps none of them.
+    /// - The operands span what the fields say; the output overlaps none of them, unless the residual is the
+    /// output itself.
     pub(crate) unsafe fn run(&self, session: &Session<'_>) {
         let (tiles, panels) = (self.tiles(), self.panels.panels);
         let (tiles_per_task, panels_per_task) = self.cut(session.threads());
@@ -89,7 +90,10 @@ impl Gemm<'_> {
             let even = tiles.div_ceil(TASKS_PER_THREAD * threads);
             (fit.min(even), panels)
         } else {
-            (tiles.min(32), panels.div_ceil(TASKS_PER_THREAD * threads))
+            let wanted = TASKS_PER_THREAD * threads;
+            let columns = panels.min(wanted);
+            let rows = wanted.div_ceil(columns).max(tiles.div_ceil(32));
+            (tiles.div_ceil(rows), panels.div_ceil(columns))
         }
     }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::simd;
-use super::stem::StemTile;
+use super::stem::{PoolRow, StemTile};
 use super::tile::{self, Tile, TileFn};
 use super::winograd::transform::{self, InputTile, OutputTile};
 
@@ -125,8 +125,8 @@ pub(crate) struct Kernels {
     pub indirect: &'static [TileFn],
     /// As `dense`, for the stem.
     pub stem: &'static [unsafe fn(&StemTile)],
-    /// The largest of some pixels, per channel.
-    pub largest: unsafe fn(&[*const f32], usize, *mut f32),
+    /// One row of the stem's max-pool.
+    pub max_pool: unsafe fn(&PoolRow),
     /// Multiply-adds that wait for nothing: their sum and how many operations they were.
     pub chains: unsafe fn() -> (f32, u64),
     /// Winograd input transforms of F(2x2, 3x3) and F(4x4, 3x3).
@@ -157,9 +157,9 @@ macro_rules! kernels {
                 unsafe { super::super::stem::tile::<$vector, MR, $vectors>(t) }
             }
             $(#[$feature])?
-            pub(super) unsafe fn largest(lines: &[*const f32], columns: usize, out: *mut f32) {
+            pub(super) unsafe fn max_pool(row: &PoolRow) {
                 // SAFETY: the caller's contract is the same.
-                unsafe { super::super::stem::largest::<$vector>(lines, columns, out) }
+                unsafe { super::super::stem::max_pool::<$vector>(row) }
             }
             $(#[$feature])?
             pub(super) unsafe fn chains() -> (f32, u64) {
@@ -192,7 +192,7 @@ macro_rules! kernels {
             dense: &[$($module::dense::<$rows>),+],
             indirect: &[$($module::indirect::<$rows>),+],
             stem: &[$($module::stem::<$rows>),+],
-            largest: $module::largest,
+            max_pool: $module::max_pool,
             chains: $module::chains,
             winograd_input: [$module::input2, $module::input4],
             winograd_output: [$module::output2, $module::output4],

@@ -113,33 +113,44 @@ pub(crate) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &StemT
     }
 }
 
-/// The largest of up to 3x3 lines of 16 channels, `lines[..rows]` each of `columns` neighbouring pixels.
+/// One row of the max-pool, 3x3 with stride 2, in one channel block.
+pub(crate) struct PoolRow {
+    /// The convolution rows that it looks at; at the image's edge one of them twice, which changes no maximum.
+    pub lines: [*const f32; 3],
+    /// Pixels of a convolution row, at least 1.
+    pub width: usize,
+    /// `width / 2` pixels, rounded up.
+    pub out: *mut f32,
+}
+
+/// Computes a row of the max-pool.
 ///
 /// # Safety
-/// - The target features of `V` are enabled and present; `lines` and `out` span what is said.
+/// - The target features of `V` are enabled and present.
+/// - The pointers of `row` span what its fields say.
 #[inline(always)]
-pub(crate) unsafe fn largest<V: Vector>(lines: &[*const f32], columns: usize, out: *mut f32) {
+pub(crate) unsafe fn max_pool<V: Vector>(row: &PoolRow) {
     let mut v = 0;
     while v < BLOCK {
         // SAFETY: this function's contract.
         unsafe {
-            let mut top = V::load(lines[0].add(v));
-            if let ([a, b, c], 3) = (lines, columns) {
-                // Away from the borders: a loop that unrolls.
-                for column in 0..3 {
-                    let at = column * BLOCK + v;
-                    top = top
-                        .max(V::load(a.add(at)))
-                        .max(V::load(b.add(at)).max(V::load(c.add(at))));
-                }
-            } else {
-                for line in lines {
-                    for column in 0..columns {
-                        top = top.max(V::load(line.add(column * BLOCK + v)));
-                    }
-                }
+            let [a, b, c] = row.lines.map(|line| line.wrapping_add(v));
+            let column = |x: usize| {
+                let line = |line: *const f32| V::load(line.wrapping_add(x * BLOCK));
+                line(a).max(line(b)).max(line(c))
+            };
+            let mut left = column(0);
+            for x in (0..row.width).step_by(2) {
+                let middle = column(x);
+                let right = if x + 1 < row.width {
+                    column(x + 1)
+                } else {
+                    middle
+                };
+                let top = left.max(middle).max(right);
+                top.store(row.out.wrapping_add(x / 2 * BLOCK + v));
+                left = right;
             }
-            top.store(out.add(v));
         }
         v += V::LANES;
     }
@@ -422,22 +433,24 @@ impl Band<'_> {
     unsafe fn pool(&self, ring: *const f32, row: usize, out: Destination) {
         let g = &self.geometry;
         let blocks = self.stem.out_channels.div_ceil(BLOCK);
-        let largest = self.stem.isa.kernels().largest;
-        let rows = (2 * row).saturating_sub(1)..g.conv.h.min(2 * row + 2);
+        let max_pool = self.stem.isa.kernels().max_pool;
+        let rows = [
+            (2 * row).saturating_sub(1),
+            2 * row,
+            (2 * row + 1).min(g.conv.h - 1),
+        ];
         for block in 0..blocks {
+            let line =
+                |row: usize| ring.wrapping_add((row % 3 * blocks + block) * g.conv.w * BLOCK);
             let to =
                 (block * g.pooled.pixels() + (self.image * g.pooled.h + row) * g.pooled.w) * BLOCK;
-            for column in 0..g.pooled.w {
-                let from = (2 * column).saturating_sub(1);
-                let columns = g.conv.w.min(2 * column + 2) - from;
-                let mut lines = [ring; 3];
-                for (line, row) in lines.iter_mut().zip(rows.clone()) {
-                    *line =
-                        ring.wrapping_add(((row % 3 * blocks + block) * g.conv.w + from) * BLOCK);
-                }
-                // SAFETY: the ring holds these rows; the output row is this band's.
-                unsafe { largest(&lines[..rows.len()], columns, out.at(to + column * BLOCK)) };
-            }
+            let row = PoolRow {
+                lines: rows.map(line),
+                width: g.conv.w,
+                out: out.at(to),
+            };
+            // SAFETY: the ring holds these rows; the output row is this band's.
+            unsafe { max_pool(&row) };
         }
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Tile {
     pub out_block: usize,
     /// Output channel blocks to store: at least 1, at most width / 16.
     pub out_blocks: usize,
-    /// Residual in the output's geometry, or null.
+    /// Residual in the output's geometry, which may be `out` itself, or null.
     pub skip: *const f32,
     /// Clamp at zero in the store.
     pub relu: bool,
@@ -120,16 +120,15 @@ unsafe fn start<V: Vector, const MR: usize, const NV: usize>(t: &Tile) -> [[V; N
     }
 }
 
-/// Asks for the lines that the store will write and the residual's, a whole tile's arithmetic ahead of their use.
+/// Asks for the lines of one output channel block that the store will write and the residual's, long before their use.
 #[inline(always)]
-fn announce<const MR: usize>(t: &Tile) {
-    for block in 0..t.out_blocks {
-        for r in 0..MR {
-            let at = block * t.out_block + r * BLOCK;
-            prefetch_write(t.out.wrapping_add(at));
-            if !t.skip.is_null() {
-                prefetch_read(t.skip.wrapping_add(at));
-            }
+fn announce<const MR: usize>(t: &Tile, block: usize) {
+    for r in 0..MR {
+        let at = block * t.out_block + r * BLOCK;
+        prefetch_write(t.out.wrapping_add(at));
+        // A residual in the output's own place is on its way already.
+        if !t.skip.is_null() && !std::ptr::eq(t.skip, t.out) {
+            prefetch_read(t.skip.wrapping_add(at));
         }
     }
 }
@@ -162,15 +161,21 @@ unsafe fn finish<V: Vector, const MR: usize, const NV: usize>(t: &Tile, acc: [[V
 ///
 /// # Safety
 /// - The target features of `V` are enabled and present.
-/// - The pointers of `t` span what its fields say; `out` overlaps nothing that is read.
+/// - The pointers of `t` span what its fields say; `out` overlaps nothing that is read, unless `skip` is `out`.
 #[inline(always)]
 pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile) {
-    announce::<MR>(t);
     // SAFETY: this function's contract.
     unsafe {
         let mut acc = start::<V, MR, NV>(t);
         let (mut a, mut b, [mut panel, mut layer]) = (t.a, t.panel, t.prefetch);
-        for _ in 0..t.blocks {
+        // One block's lines after the other's: all at once, they would take every place where a miss can wait.
+        let every = t.blocks.div_ceil(t.out_blocks);
+        let mut announced = 0;
+        for step in 0..t.blocks {
+            if step == announced * every {
+                announce::<MR>(t, announced);
+                announced += 1;
+            }
             panel.advance();
             layer.advance();
             accumulate::<V, MR, NV, BLOCK>(&mut acc, a, b);
@@ -187,7 +192,9 @@ pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile
 /// As [`dense`]; every offset plus `blocks - 1` steps of `a_block` plus 16 lies within the input.
 #[inline(always)]
 pub(crate) unsafe fn indirect<V: Vector, const MR: usize, const NV: usize>(t: &Tile) {
-    announce::<MR>(t);
+    for block in 0..t.out_blocks {
+        announce::<MR>(t, block);
+    }
     // SAFETY: this function's contract.
     unsafe {
         let mut acc = start::<V, MR, NV>(t);

@@ -146,8 +146,8 @@ impl ConvBn {
         }
     }
 
-    /// ... then the residual branch added, then ReLU.
-    pub(super) fn forward_add_relu(&self, x: &Tensor, skip: &Tensor) -> Result<Tensor> {
+    /// ... then the residual branch added, then ReLU. Packed layers write over `skip`: no other tensor may share its memory.
+    pub(super) fn forward_add_relu(&self, x: &Tensor, skip: Tensor) -> Result<Tensor> {
         match self {
             Self::Packed(conv) => conv.forward_add_relu(x, skip),
             Self::Candle(conv) => (conv.forward(x)? + skip)?.relu(),

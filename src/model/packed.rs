@@ -1,9 +1,11 @@
 //! Our kernels as candle operations: each layer borrows its packed weights and gives candle's tensors the channel-blocked layout
 //! `(C/16, N, H, W, 16)`. It holds no arithmetic and no layout knowledge beyond those five dimensions.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::profile;
 use crate::kernels::{
@@ -58,38 +60,23 @@ impl Conv {
         })
     }
 
-    /// With the residual branch added before the ReLU.
-    pub(super) fn forward_add_relu(&self, x: &Tensor, skip: &Tensor) -> Result<Tensor> {
-        x.apply_op2_no_bwd(
-            skip,
-            &Run {
-                conv: self,
-                relu: true,
-            },
-        )
+    /// With the residual branch added before the ReLU. The output takes the place of `skip`, which no other tensor may share.
+    pub(super) fn forward_add_relu(&self, x: &Tensor, skip: Tensor) -> Result<Tensor> {
+        skip.inplace_op2(x, &Onto { conv: self })?;
+        Ok(skip)
     }
 
-    fn run(
-        &self,
-        x: &[f32],
-        dims: BatchDims,
-        skip: Option<&[f32]>,
-        relu: bool,
-    ) -> (CpuStorage, Shape) {
+    /// Runs `layer` and notes its time.
+    fn timed<T>(&self, dims: BatchDims, layer: impl FnOnce() -> T) -> T {
         let describe = || {
             let algorithm = self.packed.algorithm().to_string();
             (self.name.clone(), algorithm, self.packed.flops(dims))
         };
-        let y = profile::layer(describe, || {
-            self.packed.forward(&self.pool, x, dims, skip, relu)
-        });
-        let out = self.packed.output_dims(dims);
-        let blocks = self.packed.shape().out_channels.div_ceil(BLOCK);
-        (CpuStorage::F32(y), blocked_shape(blocks, out))
+        profile::layer(describe, layer)
     }
 }
 
-/// One application of a convolution.
+/// One application of a convolution that adds no residual.
 struct Run<'a> {
     conv: &'a Conv,
     relu: bool,
@@ -100,31 +87,50 @@ impl CustomOp1 for Run<'_> {
         "packed-conv"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let Conv { packed, pool, .. } = self.conv;
         let (_, dims) = blocked_dims(layout)?;
-        Ok(self
+        let x = contiguous(x, layout)?;
+        let y = self
             .conv
-            .run(contiguous(storage, layout)?, dims, None, self.relu))
+            .timed(dims, || packed.forward(pool, x, dims, None, self.relu));
+        let blocks = packed.shape().out_channels.div_ceil(BLOCK);
+        let shape = blocked_shape(blocks, packed.output_dims(dims));
+        Ok((CpuStorage::F32(y), shape))
     }
 }
 
-impl CustomOp2 for Run<'_> {
+/// One application of a convolution onto its residual, ReLU after it.
+struct Onto<'a> {
+    conv: &'a Conv,
+}
+
+impl InplaceOp2 for Onto<'_> {
     fn name(&self) -> &'static str {
-        "packed-conv-add"
+        "packed-conv-onto"
     }
 
     fn cpu_fwd(
         &self,
+        skip: &mut CpuStorage,
+        skip_layout: &Layout,
         x: &CpuStorage,
-        lx: &Layout,
-        skip: &CpuStorage,
-        ls: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (_, dims) = blocked_dims(lx)?;
-        let skip = contiguous(skip, ls)?;
-        Ok(self
-            .conv
-            .run(contiguous(x, lx)?, dims, Some(skip), self.relu))
+        layout: &Layout,
+    ) -> Result<()> {
+        let Conv { packed, pool, .. } = self.conv;
+        let (_, dims) = blocked_dims(layout)?;
+        let x = contiguous(x, layout)?;
+        let range = contiguous_range(skip_layout)?;
+        let CpuStorage::F32(skip) = skip else {
+            bail!(
+                "expected a residual of 32-bit floats, found {:?}",
+                skip.dtype()
+            )
+        };
+        let out = &mut skip[range];
+        self.conv
+            .timed(dims, || packed.forward_onto(pool, x, dims, true, out));
+        Ok(())
     }
 }
 
@@ -270,11 +276,16 @@ fn blocked_dims(layout: &Layout) -> Result<(usize, BatchDims)> {
 
 /// The numbers of a tensor that lies in memory in its own order.
 fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    Ok(&storage.as_slice::<f32>()?[contiguous_range(layout)?])
+}
+
+/// Where those numbers lie in the storage.
+fn contiguous_range(layout: &Layout) -> Result<Range<usize>> {
     let Some((start, end)) = layout.contiguous_offsets() else {
         bail!(
             "expected a contiguous tensor, found strides {:?}",
             layout.stride()
         )
     };
-    Ok(&storage.as_slice::<f32>()?[start..end])
+    Ok(start..end)
 }

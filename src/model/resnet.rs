@@ -163,7 +163,7 @@ impl Stage {
     }
 
     fn forward(&self, x: Tensor) -> Result<Tensor> {
-        self.0.iter().try_fold(x, |x, block| block.forward(&x))
+        self.0.iter().try_fold(x, |x, block| block.forward(x))
     }
 }
 
@@ -215,16 +215,17 @@ impl Bottleneck {
 
     /// The convolutions as [`Bottleneck::forward`] runs them.
     fn in_order(&self) -> impl Iterator<Item = &ConvBn> {
-        let rest = [&self.conv1, &self.conv2, &self.conv3];
-        self.downsample.iter().chain(rest)
+        let downsample = self.downsample.iter();
+        let rest = [&self.conv2, &self.conv3];
+        std::iter::once(&self.conv1).chain(downsample).chain(rest)
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: Tensor) -> Result<Tensor> {
+        let y = self.conv1.forward_relu(&x)?;
         let skip = match &self.downsample {
-            Some(downsample) => &downsample.forward(x)?,
+            Some(downsample) => downsample.forward(&x)?,
             None => x,
         };
-        let y = self.conv1.forward_relu(x)?;
         let y = self.conv2.forward_relu(&y)?;
         self.conv3.forward_add_relu(&y, skip)
     }
