@@ -63,7 +63,7 @@ impl Gemm<'_> {
     ///
     /// # Safety
     /// - The operands span what the fields say; the output overlaps none of them, unless the residual is the
-    /// output itself.
+    ///   output itself.
     pub(crate) unsafe fn run(&self, session: &Session<'_>) {
         let (tiles, panels) = (self.tiles(), self.panels.panels);
         let (tiles_per_task, panels_per_task) = self.cut(session.threads());

@@ -1,5 +1,7 @@
 //! The activation layout and its conversions: `[channels/16][images * height * width][16]`. It never computes anything.
 
+use super::buffer::{Destination, filled};
+use super::pool::ThreadPool;
 use super::tile::BLOCK;
 
 /// Images, height and width of an activation, in elements.
@@ -71,4 +73,31 @@ pub fn blocked_to_nchw(x: &[f32], channels: usize, dims: BatchDims) -> Vec<f32> 
         }
     }
     out
+}
+
+/// Some images each as one batch: block `b` of the result is block `b` of every part, one after the other. Blocked activations have
+/// `channels/16` blocks; planar images are one.
+///
+/// # Panics
+/// If a part does not divide into `blocks`.
+#[must_use]
+pub fn join_images(pool: &ThreadPool, parts: &[&[f32]], blocks: usize) -> Vec<f32> {
+    for part in parts {
+        assert_eq!(part.len() % blocks, 0, "a part of {blocks} blocks");
+    }
+    let total: usize = parts.iter().map(|part| part.len()).sum();
+    let join = |out: &mut [std::mem::MaybeUninit<f32>]| {
+        let out = Destination::of(out);
+        pool.for_each(blocks * parts.len(), |task| {
+            let (block, part) = (task / parts.len(), task % parts.len());
+            let before: usize = parts[..part].iter().map(|part| part.len()).sum();
+            let len = parts[part].len() / blocks;
+            let from = &parts[part][block * len..(block + 1) * len];
+            let to = out.at(block * (total / blocks) + before / blocks);
+            // SAFETY: a block of the output holds that of each part; every task writes its own.
+            unsafe { to.copy_from_nonoverlapping(from.as_ptr(), len) };
+        });
+    };
+    // SAFETY: every block of every part is written.
+    unsafe { filled(total, join) }
 }

@@ -27,7 +27,7 @@ mod winograd;
 pub use alloc::LargeBlocks;
 pub use conv::{Algorithm, ConvShape, PackedConv};
 pub use isa::{Isa, UnsupportedIsa};
-pub use layout::{BatchDims, blocked_to_nchw, nchw_to_blocked};
+pub use layout::{BatchDims, blocked_to_nchw, join_images, nchw_to_blocked};
 pub use linear::PackedLinear;
 pub use pack::Weights;
 pub use peak::measure_peak_gflops;

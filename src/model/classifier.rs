@@ -97,6 +97,7 @@ pub struct Output {
 /// The network with its labels.
 pub struct Classifier {
     net: ResNet50,
+    backend: Backend,
     device: Device,
     labels: Labels,
     info: ModelInfo,
@@ -141,6 +142,7 @@ impl Classifier {
         info.load_time = start.elapsed();
         Ok(Self {
             net,
+            backend,
             device,
             labels: Labels::for_classes(info.classes),
             info,
@@ -176,10 +178,8 @@ impl Classifier {
                 found: wrong.len(),
             });
         }
-        let (height, width) = self.info.pretrained.input_size;
-        let shape = (images.len(), 3, height, width);
-        let batch =
-            Tensor::from_vec(images.concat(), shape, &Device::Cpu)?.to_device(&self.device)?;
+        let size = self.info.pretrained.input_size;
+        let batch = self.backend.batch(images, size)?.to_device(&self.device)?;
         let forward = self.net.forward(&batch)?;
         let logits = rows(&forward.logits)?;
         let mut features = want

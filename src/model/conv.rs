@@ -9,7 +9,7 @@ use candle_nn::{
 };
 
 use super::packed;
-use crate::kernels::{ConvShape, Isa, ThreadPool};
+use crate::kernels::{self, ConvShape, Isa, ThreadPool};
 
 /// What computes the layers.
 #[derive(Clone)]
@@ -26,12 +26,37 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// How many images' early activations are worth keeping in the cache together. A core's second-level cache holds about half an
-    /// image's; what follows is measured with two threads.
-    pub(super) fn images_in_cache(&self) -> usize {
+    /// How many images should run together through the stem and each of the four stages, as measured with two threads and batches of
+    /// eight. Two cores' caches hold about one image's early activations.
+    pub(super) fn images_together(&self) -> [usize; 5] {
         match self {
-            Self::Packed { pool, .. } => (pool.threads() / 2).max(1),
-            Self::Candle => usize::MAX,
+            Self::Packed { pool, .. } => {
+                let early = (pool.threads() / 2).max(1);
+                [early, early, early, 4 * early, usize::MAX]
+            }
+            Self::Candle => [usize::MAX; 5],
+        }
+    }
+
+    /// Planar images, each `[3, height, width]`, as one batch on the CPU.
+    pub(super) fn batch(
+        &self,
+        images: &[&[f32]],
+        (height, width): (usize, usize),
+    ) -> Result<Tensor> {
+        let numbers = match self {
+            Self::Packed { pool, .. } => kernels::join_images(pool, images, 1),
+            Self::Candle => images.concat(),
+        };
+        Tensor::from_vec(numbers, (images.len(), 3, height, width), &Device::Cpu)
+    }
+
+    /// Activations of some images each as one batch.
+    pub(super) fn join_images(&self, mut parts: Vec<Tensor>) -> Result<Tensor> {
+        match (self, parts.len()) {
+            (_, 1) => Ok(parts.remove(0)),
+            (Self::Packed { pool, .. }, _) => packed::join_images(pool, &parts),
+            (Self::Candle, _) => Tensor::cat(&parts, 0),
         }
     }
 }
@@ -250,11 +275,4 @@ pub(super) fn to_nchw(x: &Tensor) -> Result<Tensor> {
         }
         _ => Ok(x.clone()),
     }
-}
-
-/// Activations of some images each, in either layout, as one batch.
-pub(super) fn join_images(parts: &[Tensor]) -> Result<Tensor> {
-    let is_blocked = |x: &Tensor| x.rank() == 5;
-    let images = usize::from(parts.first().is_some_and(is_blocked));
-    Tensor::cat(parts, images)
 }

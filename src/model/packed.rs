@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, Device, InplaceOp2, Layout, Result, Shape, Storage, Tensor, bail,
+};
 
 use super::profile;
 use crate::kernels::{
-    BLOCK, BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
+    self, BLOCK, BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
     global_average_pool,
 };
 
@@ -259,6 +261,24 @@ impl CustomOp1 for Classify<'_> {
         let y = profile::layer(describe, || self.exit.packed.forward(&self.exit.pool, x, n));
         Ok((CpuStorage::F32(y), Shape::from((n, self.exit.classes))))
     }
+}
+
+/// Activations of some images each as one batch.
+pub(super) fn join_images(pool: &ThreadPool, parts: &[Tensor]) -> Result<Tensor> {
+    let stored: Vec<_> = parts.iter().map(Tensor::storage_and_layout).collect();
+    let (mut slices, mut shape) = (Vec::new(), (0, BatchDims { n: 0, h: 0, w: 0 }));
+    for (storage, layout) in &stored {
+        let Storage::Cpu(storage) = &**storage else {
+            bail!("packed activations lie on the CPU")
+        };
+        slices.push(contiguous(storage, layout)?);
+        let (blocks, dims) = blocked_dims(layout)?;
+        let n = shape.1.n + dims.n;
+        shape = (blocks, BatchDims { n, ..dims });
+    }
+    let (blocks, dims) = shape;
+    let joined = kernels::join_images(pool, &slices, blocks);
+    Tensor::from_vec(joined, blocked_shape(blocks, dims), &Device::Cpu)
 }
 
 fn blocked_shape(blocks: usize, dims: BatchDims) -> Shape {

@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, join_images, to_nchw};
+use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, to_nchw};
 
 /// Pooled features per image: the channels of the last stage.
 pub const FEATURES: usize = 2048;
@@ -15,13 +15,10 @@ const EXPANSION: usize = 4;
 /// The network.
 pub struct ResNet50 {
     stem: Stem,
-    layer1: Stage,
-    layer2: Stage,
-    layer3: Stage,
-    layer4: Stage,
+    /// `layer1` to `layer4`.
+    stages: [Stage; 4],
     exit: Exit,
-    /// Images that run through the early stages together.
-    early_batch: usize,
+    backend: Backend,
 }
 
 /// A forward pass's results, `n` images in the order they came.
@@ -49,12 +46,14 @@ impl ResNet50 {
         };
         let net = Self {
             stem: Stem::load(vb, backend)?,
-            layer1: stage("layer1", 3, 64, 64, 1)?,
-            layer2: stage("layer2", 4, 256, 128, 2)?,
-            layer3: stage("layer3", 6, 512, 256, 2)?,
-            layer4: stage("layer4", 3, 1024, 512, 2)?,
+            stages: [
+                stage("layer1", 3, 64, 64, 1)?,
+                stage("layer2", 4, 256, 128, 2)?,
+                stage("layer3", 6, 512, 256, 2)?,
+                stage("layer4", 3, 1024, 512, 2)?,
+            ],
             exit: Exit::load(FEATURES, classes, vb.pp("fc"), backend)?,
-            early_batch: backend.images_in_cache(),
+            backend: backend.clone(),
         };
         net.announce_order();
         Ok(net)
@@ -62,9 +61,9 @@ impl ResNet50 {
 
     /// Tells each convolution which weights are read after its own.
     fn announce_order(&self) {
-        let stages = [&self.layer1, &self.layer2, &self.layer3, &self.layer4];
-        let order: Vec<&ConvBn> = stages
-            .into_iter()
+        let order: Vec<&ConvBn> = self
+            .stages
+            .iter()
             .flat_map(|stage| &stage.0)
             .flat_map(Bottleneck::in_order)
             .collect();
@@ -78,7 +77,7 @@ impl ResNet50 {
 
     /// Images `(n, 3, h, w)`, normalised, to features and logits.
     pub fn forward(&self, images: &Tensor) -> Result<Forward> {
-        self.late(self.early_in_parts(images)?, &mut untapped)
+        self.leave(self.through(self.stages.len(), images)?)
     }
 
     /// [`ResNet50::forward`], showing `tap` the output of each stage in PyTorch's layout under its name: `maxpool`, `layer1` to `layer4`.
@@ -87,39 +86,34 @@ impl ResNet50 {
         images: &Tensor,
         tap: &mut dyn FnMut(&str, Tensor),
     ) -> Result<Forward> {
-        let tap = &mut |name: &str, x: &Tensor| {
-            tap(name, to_nchw(x)?);
-            Ok(())
-        };
-        self.late(self.early(images, tap)?, tap)
+        let mut x = self.stem.forward(images)?;
+        tap("maxpool", to_nchw(&x)?);
+        for (name, stage) in ["layer1", "layer2", "layer3", "layer4"]
+            .iter()
+            .zip(&self.stages)
+        {
+            x = stage.forward(x)?;
+            tap(name, to_nchw(&x)?);
+        }
+        self.leave(x)
     }
 
-    /// [`ResNet50::early`], few images at a time: the activations at high resolution are large and their weights are small, so what is
-    /// worth keeping in the cache is the former.
-    fn early_in_parts(&self, images: &Tensor) -> Result<Tensor> {
-        let n = images.dim(0)?;
-        let parts = (0..n).step_by(self.early_batch).map(|first| {
-            let part = images.narrow(0, first, self.early_batch.min(n - first))?;
-            self.early(&part, &mut untapped)
+    /// The stem and the first `stages` stages. Early activations are large and their weights small, so few images at a time keep the
+    /// former in the cache; later it is the other way about.
+    fn through(&self, stages: usize, images: &Tensor) -> Result<Tensor> {
+        let (n, together) = (images.dim(0)?, self.backend.images_together()[stages]);
+        let parts = (0..n).step_by(together).map(|first| {
+            let part = images.narrow(0, first, together.min(n - first))?;
+            match stages.checked_sub(1) {
+                None => self.stem.forward(&part),
+                Some(before) => self.stages[before].forward(self.through(before, &part)?),
+            }
         });
-        join_images(&parts.collect::<Result<Vec<_>>>()?)
+        self.backend.join_images(parts.collect::<Result<_>>()?)
     }
 
-    fn early(&self, images: &Tensor, tap: &mut Tap<'_>) -> Result<Tensor> {
-        let x = self.stem.forward(images)?;
-        tap("maxpool", &x)?;
-        let x = self.layer1.forward(x)?;
-        tap("layer1", &x)?;
-        let x = self.layer2.forward(x)?;
-        tap("layer2", &x)?;
-        Ok(x)
-    }
-
-    fn late(&self, x: Tensor, tap: &mut Tap<'_>) -> Result<Forward> {
-        let x = self.layer3.forward(x)?;
-        tap("layer3", &x)?;
-        let layer4 = self.layer4.forward(x)?;
-        tap("layer4", &layer4)?;
+    /// The last stage's output to features and logits.
+    fn leave(&self, layer4: Tensor) -> Result<Forward> {
         let features = self.exit.pool(&layer4)?;
         let logits = self.exit.classify(&features)?;
         Ok(Forward {
@@ -128,13 +122,6 @@ impl ResNet50 {
             logits,
         })
     }
-}
-
-/// Sees the output of a stage, in the layout of the backend.
-type Tap<'a> = dyn FnMut(&str, &Tensor) -> Result<()> + 'a;
-
-fn untapped(_: &str, _: &Tensor) -> Result<()> {
-    Ok(())
 }
 
 /// Blocks at one resolution; the first one changes resolution and channels.

@@ -2,7 +2,7 @@
 
 use imgclass::kernels::{
     BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, blocked_to_nchw,
-    global_average_pool, nchw_to_blocked,
+    global_average_pool, join_images, nchw_to_blocked,
 };
 
 use crate::pool;
@@ -205,6 +205,37 @@ fn knowing_the_next_layers_weights_changes_no_bit() {
                     "{isa}, kernel {kernel}, {threads} threads"
                 );
             }
+        }
+    }
+}
+
+#[test]
+fn images_joined_are_the_batch_that_they_came_from() {
+    let (channels, blocks) = (40, 3);
+    for sizes in [vec![1], vec![2, 1], vec![1, 1, 3]] {
+        let part = |n: usize, seed| {
+            let dims = BatchDims { n, h: 3, w: 5 };
+            nchw_to_blocked(&numbers(seed, channels * dims.pixels()), channels, dims)
+        };
+        let parts: Vec<_> = sizes
+            .iter()
+            .zip(1..)
+            .map(|(&n, seed)| part(n, seed))
+            .collect();
+        let slices: Vec<&[f32]> = parts.iter().map(Vec::as_slice).collect();
+        let n = sizes.iter().sum();
+        let all: Vec<f32> = sizes
+            .iter()
+            .zip(1..)
+            .flat_map(|(&n, seed)| numbers(seed, channels * n * 15))
+            .collect();
+        let whole = nchw_to_blocked(&all, channels, BatchDims { n, h: 3, w: 5 });
+        for threads in [1, 3] {
+            assert_eq!(
+                join_images(&pool(threads), &slices, blocks),
+                whole,
+                "{sizes:?}"
+            );
         }
     }
 }

@@ -122,7 +122,7 @@ impl Winograd {
     ///
     /// # Safety
     /// - The operands span what the fields say; the output overlaps none of them, unless the residual is the
-    /// output itself.
+    ///   output itself.
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call) {
         let tiles = self.tiles(call.dims);
         let per_tile = self.stride(call.input_blocks, 1) + self.stride(call.output_blocks, 1);
