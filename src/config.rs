@@ -1,6 +1,9 @@
 //! Every limit and knob: its flag, its environment variable, its default, its bounds and its reason. Values are checked here, once, when
 //! the command line is read; nothing below reads flags or variables.
 
+mod access;
+mod connections;
+
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -9,6 +12,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 use ipnet::IpNet;
+
+pub use access::{
+    Access, AccessArgs, AllowedOrigin, ApiKey, KeyFileError, RateLimit, caller_address,
+};
+pub use connections::{ConnectionArgs, ConnectionLimits};
 
 use crate::engine::EngineOptions;
 use crate::fetch::FetchConfig;

@@ -10,8 +10,9 @@
 //! | [`image`] | bytes to network input | nothing of ours |
 //! | [`fetch`] | image URL to bytes | nothing of ours |
 //! | [`service`] | the use case: a request's way through all of them | fetch, image, engine, model |
+//! | [`metrics`] | what Prometheus sees | engine, service |
 //! | [`config`] | every limit and knob | the layers whose limits it fills in |
-//! | [`api`] | HTTP | service |
+//! | [`api`] | HTTP | service, metrics |
 //! | [`cli`] | the command line | service, config, api |
 //!
 //! `tests/architecture.rs` holds these lines; `docs/architecture.md` tells the story.
@@ -29,5 +30,6 @@ pub mod engine;
 pub mod fetch;
 pub mod image;
 pub mod kernels;
+pub mod metrics;
 pub mod model;
 pub mod service;

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::{Instrument, info_span};
 
 use crate::engine::{
-    Done, Engine, EngineError, EngineOptions, Observer, Place, Refusal, WorkerHealth,
+    self, Done, Engine, EngineError, EngineOptions, Forward, NoObserver, Place, Refusal,
+    WorkerHealth,
 };
 use crate::fetch::{FetchConfig, FetchError, Fetcher, SetupError};
 use crate::image::{self, Filter, ImageError, Limits, Preprocessing, PreprocessingError, Resize};
@@ -70,6 +72,30 @@ pub struct Phases {
     pub total: Duration,
 }
 
+/// One part of a request's time, as in [`Phases`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// See [`Phases::fetch`].
+    Fetch,
+    /// See [`Phases::decode`].
+    Decode,
+    /// See [`Phases::queue`].
+    Queue,
+    /// See [`Phases::inference`].
+    Inference,
+    /// See [`Phases::total`].
+    Total,
+}
+
+/// What the service tells whoever counts: what the engine tells, and each phase as it ends. Must be quick and must not panic.
+pub trait Observer: engine::Observer {
+    /// A phase ended, well or badly; of requests that end early the later phases are not told. `Total` is told of every request that
+    /// was admitted and whose caller stayed.
+    fn phase_finished(&self, _phase: Phase, _took: Duration) {}
+}
+
+impl Observer for NoObserver {}
+
 /// An image's classes.
 #[derive(Debug, Clone)]
 pub struct Classified {
@@ -127,6 +153,7 @@ pub struct Service {
     decoders: Arc<Semaphore>,
     decode_memory: Arc<Semaphore>,
     engine: Engine,
+    observer: Arc<dyn Observer>,
     classifier: Arc<Classifier>,
     request_timeout: Duration,
     draining: AtomicBool,
@@ -143,6 +170,16 @@ impl Service {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let classifier = Arc::new(classifier);
+        Self::start_over(classifier.clone(), classifier, options, observer)
+    }
+
+    /// [`Service::start`] with something else to run batches: tests bring what is slow or panics.
+    pub fn start_over(
+        model: Arc<dyn Forward>,
+        classifier: Arc<Classifier>,
+        options: &ServiceOptions,
+        observer: Arc<dyn Observer>,
+    ) -> Result<Self, StartError> {
         let preprocessing = Arc::new(preprocessing(&classifier.info().pretrained)?);
         warm_up(&classifier)?;
         let memory = usize::try_from(options.image.max_decoded_bytes / KIB).unwrap_or(usize::MAX);
@@ -152,7 +189,8 @@ impl Service {
             preprocessing,
             decoders: Arc::new(Semaphore::new(options.decode_threads.get())),
             decode_memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
-            engine: Engine::start(classifier.clone(), options.engine, observer)?,
+            engine: Engine::start(model, options.engine, observer.clone())?,
+            observer,
             classifier,
             request_timeout: options.request_timeout,
             draining: AtomicBool::new(false),
@@ -170,9 +208,11 @@ impl Service {
         let _place = self.admit()?;
         let answer =
             tokio::time::timeout(self.request_timeout, self.classify_by(start, source, top_k));
-        answer
+        let answer = answer
             .await
-            .unwrap_or(Err(ServiceError::DeadlinePassed(self.request_timeout)))
+            .unwrap_or(Err(ServiceError::DeadlinePassed(self.request_timeout)));
+        self.observer.phase_finished(Phase::Total, start.elapsed());
+        answer
     }
 
     async fn classify_by(
@@ -182,16 +222,27 @@ impl Service {
         top_k: usize,
     ) -> Result<Classified, ServiceError> {
         let deadline = start + self.request_timeout;
-        let bytes = self.fetch(source).await?;
+        let fetching = self.fetch(source).instrument(info_span!("fetch"));
+        let bytes = fetching.await;
         let fetched = Instant::now();
+        self.observer.phase_finished(Phase::Fetch, fetched - start);
+        let bytes = bytes?;
         let slot = self.engine.slot().await.map_err(|e| self.engine_error(e))?;
-        let input = self.prepare(bytes).await?;
+        let decoding = self.prepare(bytes).instrument(info_span!("decode"));
+        let input = decoding.await;
         let decoded = Instant::now();
+        self.observer
+            .phase_finished(Phase::Decode, decoded - fetched);
+        let input = input?;
         let done = self
             .engine
             .run(slot, input, Want::default(), deadline)
+            .instrument(info_span!("model"))
             .await;
         let done = done.map_err(|e| self.engine_error(e))?;
+        self.observer.phase_finished(Phase::Queue, done.queued);
+        self.observer
+            .phase_finished(Phase::Inference, done.inference);
         let predictions = self.predictions(&done, top_k);
         let phases = Phases {
             fetch: fetched - start,
@@ -268,6 +319,16 @@ impl Service {
             EngineError::DeadlinePassed => ServiceError::DeadlinePassed(self.request_timeout),
             other => ServiceError::Engine(other),
         }
+    }
+
+    /// Requests that are worked on.
+    pub fn in_flight(&self) -> usize {
+        self.engine.admission().in_flight()
+    }
+
+    /// Prepared images that wait for the model.
+    pub fn queue_depth(&self) -> usize {
+        self.engine.queue_depth()
     }
 
     /// What is loaded.

@@ -4,33 +4,39 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A layer and the layers of ours that it may name with `crate::`.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("kernels", &[]),
     ("image", &[]),
     ("fetch", &[]),
     ("model", &["kernels"]),
     ("engine", &["model"]),
     ("service", &["fetch", "image", "engine", "model"]),
+    ("metrics", &["engine", "service"]),
     ("config", &["fetch", "image", "engine", "model", "service"]),
     (
         "api",
-        &["service", "config", "engine", "fetch", "image", "model"],
+        &[
+            "service", "config", "metrics", "engine", "fetch", "image", "model",
+        ],
     ),
     (
         "cli",
         &[
-            "service", "config", "api", "engine", "fetch", "model", "kernels",
+            "service", "config", "metrics", "api", "engine", "fetch", "model", "kernels",
         ],
     ),
 ];
 
 /// Crates that only one layer may name.
-const ONLY_IN: [(&str, &[&str]); 6] = [
+const ONLY_IN: [(&str, &[&str]); 9] = [
     ("candle_core", &["model"]),
     ("candle_nn", &["model"]),
     ("hf_hub", &["model"]),
     ("poem", &["api"]),
     ("poem_openapi", &["api"]),
+    ("hyper", &["api"]),
+    ("hyper_util", &["api"]),
+    ("prometheus", &["metrics"]),
     ("jpeg_decoder", &["image"]),
 ];
 

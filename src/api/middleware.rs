@@ -1,45 +1,85 @@
-//! What surrounds every request: its id, its line in the log, and problem documents for whatever the framework refuses by itself.
+//! What surrounds every request: its id, its line in the log, its place in the metrics, and problem documents for whatever the framework
+//! refuses by itself.
 
+use std::cell::Cell;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use poem::http::{HeaderValue, StatusCode};
-use poem::{Endpoint, IntoResponse, Middleware, Request, Response};
+use poem::http::{HeaderValue, Method, StatusCode};
+use poem::{Endpoint, IntoResponse, Middleware, PathPattern, Request, Response};
 use tracing::Instrument;
+use tracing::field::Empty;
 
+use super::cors::Cors;
 use super::problem::Failure;
+use super::trace;
+use crate::metrics::Metrics;
 
 tokio::task_local! {
-    /// The id of the request that this task serves.
-    static REQUEST_ID: String;
+    /// The request that this task serves.
+    static CURRENT: Current;
+}
+
+/// What the layers under this one ask and tell about the request that is being served.
+struct Current {
+    id: String,
+    /// The code of the last problem document that was made.
+    problem: Cell<Option<&'static str>>,
 }
 
 /// The id of the request that is being served; empty outside of one.
 pub(super) fn current_request_id() -> String {
-    REQUEST_ID.try_with(Clone::clone).unwrap_or_default()
+    CURRENT
+        .try_with(|current| current.id.clone())
+        .unwrap_or_default()
+}
+
+/// Remembers the kind of problem for the log and the metrics.
+pub(super) fn note_problem(code: &'static str) {
+    // Outside of a request, as for the specification's examples, there is nobody to tell.
+    let _ = CURRENT.try_with(|current| current.problem.set(Some(code)));
 }
 
 /// The longest id that a client may choose.
 const MAX_REQUEST_ID: usize = 128;
 
+/// The route of requests that match none: what was asked for is a stranger's text.
+const UNMATCHED: &str = "unmatched";
+
 /// Gives every request its context.
-pub(super) struct RequestContext;
+pub(super) struct RequestContext {
+    metrics: Option<Arc<Metrics>>,
+    cors: Cors,
+}
+
+impl RequestContext {
+    /// Counts into `metrics`, if there are any, and opens every answer, errors too, to the origins of `cors`.
+    pub(super) fn new(metrics: Option<Arc<Metrics>>, cors: Cors) -> Self {
+        Self { metrics, cors }
+    }
+}
 
 impl<E: Endpoint> Middleware<E> for RequestContext {
     type Output = ContextEndpoint<E>;
 
     fn transform(&self, inner: E) -> Self::Output {
-        ContextEndpoint { inner }
+        ContextEndpoint {
+            inner,
+            metrics: self.metrics.clone(),
+            cors: self.cors.clone(),
+        }
     }
 }
 
 pub(super) struct ContextEndpoint<E> {
     inner: E,
+    metrics: Option<Arc<Metrics>>,
+    cors: Cors,
 }
 
 impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
@@ -48,32 +88,112 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let start = Instant::now();
         let id = request_id(&request);
-        let method = request.method().to_string();
+        let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let span = tracing::info_span!("request", id);
+        let span = tracing::info_span!("request", id, trace_id = Empty);
+        trace::begin(&span, &request);
+        let current = Current {
+            id: id.clone(),
+            problem: Cell::new(None),
+        };
+        let mut leaving = Leaving(self.metrics.as_deref());
 
-        let answer = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
+        let origin = self.cors.origin(&request);
+        let answer = async {
+            match self.cors.preflight(&request) {
+                Some(response) => Ok(response),
+                None => self
+                    .inner
+                    .call(request)
+                    .await
+                    .map(IntoResponse::into_response),
+            }
+        };
+        let answer = AssertUnwindSafe(answer).catch_unwind();
         let answering = async {
-            let mut response = match answer.await {
-                Ok(Ok(response)) => response.into_response(),
-                Ok(Err(error)) => response_of(error, &method, &path),
+            let (mut response, route) = match answer.await {
+                Ok(Ok(response)) => {
+                    let route = response.data::<PathPattern>().cloned();
+                    (response, route)
+                }
+                Ok(Err(error)) => {
+                    let route = error.data::<PathPattern>().cloned();
+                    (response_of(error, method.as_str(), &path), route)
+                }
                 Err(_panic) => {
                     tracing::error!("a handler panicked");
-                    failure(StatusCode::INTERNAL_SERVER_ERROR, &method, &path)
+                    let status = StatusCode::INTERNAL_SERVER_ERROR;
+                    (failure(status, method.as_str(), &path), None)
                 }
             };
+            leaving.has_its_answer();
+            self.cors.open(&mut response, origin);
             if let Ok(value) = HeaderValue::from_str(&id) {
                 response.headers_mut().insert("x-request-id", value);
             }
-            let status = response.status().as_u16();
-            let ms = start.elapsed().as_secs_f64() * 1e3;
-            tracing::info!(method, path, status, ms, "answered");
+            let status = response.status();
+            let problem = CURRENT.with(|current| current.problem.get());
+            let problem = problem.filter(|_| !status.is_success());
+            let took = start.elapsed();
+            let route = route.as_ref().map_or(UNMATCHED, |route| template(&route.0));
+            trace::end(known(&method), route, status);
+            if let Some(metrics) = &self.metrics {
+                metrics.request_answered(known(&method), route, status.as_u16(), took);
+                if let Some(reason) = problem.filter(|_| is_rejection(status)) {
+                    metrics.request_rejected(reason);
+                }
+            }
+            let (status, ms) = (status.as_u16(), took.as_secs_f64() * 1e3);
+            tracing::info!(%method, path, status, problem, ms, "answered");
             response
         };
-        Ok(REQUEST_ID
-            .scope(id.clone(), answering.instrument(span))
-            .await)
+        Ok(CURRENT.scope(current, answering.instrument(span)).await)
     }
+}
+
+/// Counts a request whose future is dropped before its answer: the server does that when the client leaves.
+struct Leaving<'a>(Option<&'a Metrics>);
+
+impl Leaving<'_> {
+    fn has_its_answer(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.0 {
+            metrics.request_abandoned();
+            tracing::info!("the client left before its answer");
+        }
+    }
+}
+
+/// The route as the specification names it.
+fn template(pattern: &str) -> &str {
+    match pattern {
+        "/classify_image" => "/classify_image/",
+        other => other,
+    }
+}
+
+/// The method as a label: extensions are a stranger's text.
+fn known(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Whether a status says that a limit or a missing key stood in the way, and not what was asked.
+fn is_rejection(status: StatusCode) -> bool {
+    [401, 408, 413, 429, 503, 504].contains(&status.as_u16())
 }
 
 /// The framework's errors as problem documents; ours are that already.

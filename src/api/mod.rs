@@ -3,19 +3,25 @@
 
 mod body;
 mod classify_image;
+mod connection;
+mod cors;
+mod guard;
 mod health;
+mod metrics;
 mod middleware;
 mod model;
 mod problem;
+mod rate;
 mod server;
 mod state;
+mod trace;
 
 use poem::middleware::{NormalizePath, TrailingSlash};
 use poem::web::{Data, Html};
 use poem::{Endpoint, EndpointExt, IntoResponse, Route, get, handler};
 use poem_openapi::OpenApiService;
 
-pub use server::{BindError, Server};
+pub use server::{BindError, Server, Stop};
 pub use state::ApiState;
 
 /// The routes that the specification describes.
@@ -52,7 +58,11 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let service = openapi();
     let page =
         with_last_slash(&service.swagger_ui_html()).replace("<title>Swagger UI</title>", PAGE_HEAD);
-    Route::new()
+    let cors = cors::Cors::new(state.access().origins.clone());
+    let context = middleware::RequestContext::new(state.metrics().cloned(), cors);
+    let guard = guard::Guard::new(state.access().clone());
+    let metrics = state.serves_metrics();
+    let routes = Route::new()
         .at(
             "/openapi.json",
             get(spec).data(Specification(specification())),
@@ -61,9 +71,24 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
             "/docs",
             get(swagger).data(SwaggerPage(format!("<!DOCTYPE html>{page}"))),
         )
-        .nest("/", service)
+        .nest("/", service);
+    let routes = if metrics {
+        routes.at("/metrics", get(metrics::text))
+    } else {
+        routes
+    };
+    routes
+        .with(guard)
         .with(NormalizePath::new(TrailingSlash::Trim))
-        .with(middleware::RequestContext)
+        .with(context)
+        .data(state)
+}
+
+/// `/metrics` alone, for a port of its own; nothing there is counted.
+pub fn metrics_app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
+    Route::new()
+        .at("/metrics", get(metrics::text))
+        .with(middleware::RequestContext::new(None, cors::Cors::default()))
         .data(state)
 }
 

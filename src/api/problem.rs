@@ -4,7 +4,7 @@ use poem::http::StatusCode;
 use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object};
 
-use super::middleware::current_request_id;
+use super::middleware::{current_request_id, note_problem};
 use crate::engine::{EngineError, Refusal};
 use crate::fetch::FetchError;
 use crate::image::ImageError;
@@ -39,7 +39,13 @@ impl poem_openapi::types::Example for Problem {
 }
 
 impl Problem {
-    fn of(status: StatusCode, code: &str, title: &str, detail: impl Into<String>) -> Box<Self> {
+    fn of(
+        status: StatusCode,
+        code: &'static str,
+        title: &str,
+        detail: impl Into<String>,
+    ) -> Box<Self> {
+        note_problem(code);
         Self {
             kind: format!("urn:imgclass:problem:{code}"),
             title: title.to_owned(),
@@ -67,6 +73,14 @@ pub(super) enum Failure {
     /// The body is not JSON.
     #[oai(status = 400, content_type = "application/problem+json")]
     BadRequest(Document),
+    /// Keys are asked for, and the request has none or a wrong one.
+    #[oai(status = 401, content_type = "application/problem+json")]
+    Unauthorized(
+        Document,
+        /// How to send a key.
+        #[oai(header = "WWW-Authenticate")]
+        String,
+    ),
     /// There is no such route.
     #[oai(status = 404, content_type = "application/problem+json")]
     NotFound(Document),
@@ -85,6 +99,14 @@ pub(super) enum Failure {
     /// The body is JSON but not what is asked for, the URL cannot be used, or the image is damaged.
     #[oai(status = 422, content_type = "application/problem+json")]
     Unprocessable(Document),
+    /// More requests than this key or address may make: try again after the given time.
+    #[oai(status = 429, content_type = "application/problem+json")]
+    RateLimited(
+        Document,
+        /// Seconds to wait.
+        #[oai(header = "Retry-After")]
+        u32,
+    ),
     /// Our fault; the log knows more under the request id.
     #[oai(status = 500, content_type = "application/problem+json")]
     Internal(Document),
@@ -126,6 +148,27 @@ impl Failure {
         )))
     }
 
+    pub(super) fn unauthorized() -> Self {
+        let problem = Problem::of(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "A key is needed",
+            "send a key as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"",
+        );
+        Self::Unauthorized(Json(problem), "Bearer".to_owned())
+    }
+
+    pub(super) fn rate_limited(wait: std::time::Duration) -> Self {
+        let problem = Problem::of(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate-limited",
+            "Too many requests",
+            "this key or address makes more requests than it may; try again after the time in Retry-After",
+        );
+        // Rounded up: who comes back a moment early is refused again.
+        Self::RateLimited(Json(problem), wait.as_secs_f64().ceil().max(1.0) as u32)
+    }
+
     pub(super) fn payload_too_large(limit: usize) -> Self {
         let detail = format!(
             "the request's body is larger than {limit} bytes; send a smaller image, or its URL"
@@ -161,7 +204,7 @@ impl Failure {
         )
     }
 
-    fn too_large(code: &str, title: &str, detail: String) -> Self {
+    fn too_large(code: &'static str, title: &str, detail: String) -> Self {
         Self::TooLarge(Json(Problem::of(
             StatusCode::PAYLOAD_TOO_LARGE,
             code,
@@ -170,7 +213,7 @@ impl Failure {
         )))
     }
 
-    fn unprocessable(code: &str, title: &str, detail: String) -> Self {
+    fn unprocessable(code: &'static str, title: &str, detail: String) -> Self {
         Self::Unprocessable(Json(Problem::of(
             StatusCode::UNPROCESSABLE_ENTITY,
             code,
@@ -179,7 +222,7 @@ impl Failure {
         )))
     }
 
-    fn unavailable(code: &str, title: &str, detail: &str, retry_after: u32) -> Self {
+    fn unavailable(code: &'static str, title: &str, detail: &str, retry_after: u32) -> Self {
         Self::Unavailable(
             Json(Problem::of(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -191,7 +234,7 @@ impl Failure {
         )
     }
 
-    fn internal() -> Self {
+    pub(super) fn internal() -> Self {
         Self::Internal(Json(Problem::of(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",

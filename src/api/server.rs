@@ -1,42 +1,94 @@
-//! Listening and stopping. Binds first, so that a taken port is known before a model is loaded; serves until it is told to stop.
+//! Listening and stopping. Binds first, so that a taken port is known before a model is loaded; serves until it is told to stop, never more
+//! connections than it may have open.
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use poem::listener::TcpAcceptor;
+use poem::{Endpoint, Response};
 use thiserror::Error;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::{ApiState, app};
+use super::connection;
+use crate::config::ConnectionLimits;
+use crate::metrics::Metrics;
 
 /// The address cannot be listened on.
 #[derive(Debug, Error)]
-#[error("cannot listen on {address}: {reason}; choose another with --hostname and --port")]
+#[error("cannot listen on {address}: {reason}; choose another with {options}")]
 pub struct BindError {
     address: String,
     reason: std::io::Error,
+    options: &'static str,
 }
 
 /// A bound listener.
 pub struct Server {
-    acceptor: TcpAcceptor,
+    listener: TcpListener,
     address: SocketAddr,
+    limits: ConnectionLimits,
+    metrics: Option<Arc<Metrics>>,
 }
 
+/// When and how to stop.
+pub struct Stop<F> {
+    /// Resolves when the server shall stop.
+    pub signal: F,
+    /// How long what was accepted may take to finish after that.
+    pub patience: Duration,
+}
+
+/// Pause after a failed accept: what is short, descriptors or memory, comes back only when others have ended.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections over the limit that are being told so at one time; beyond these they are closed without a word.
+const MAX_REFUSALS: usize = 64;
+
+/// How long a refused client may take to read that it is.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The answer over the limit. Made by hand: no request has been read, and none will be.
+const REFUSAL: &str = concat!(
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\n",
+    "Content-Length: 197\r\n\r\n",
+    r#"{"type":"urn:imgclass:problem:too-many-connections","title":"Too many connections","status":503,"#,
+    r#""detail":"all connections are taken; try again after the time in Retry-After","code":"too-many-connections"}"#
+);
+
 impl Server {
-    /// Binds `hostname:port`; port 0 takes a free one.
-    pub async fn bind(hostname: &str, port: u16) -> Result<Self, BindError> {
+    /// Binds `hostname:port`; port 0 takes a free one. `options` are the flags that an error recommends.
+    pub async fn bind(
+        hostname: &str,
+        port: u16,
+        limits: ConnectionLimits,
+        options: &'static str,
+    ) -> Result<Self, BindError> {
         let error = |reason| BindError {
             address: format!("{hostname}:{port}"),
             reason,
+            options,
         };
         let listener = TcpListener::bind((hostname, port)).await.map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
         Ok(Self {
-            acceptor: TcpAcceptor::from_tokio(listener).map_err(error)?,
+            listener,
             address,
+            limits,
+            metrics: None,
         })
+    }
+
+    /// Counts its connections into `metrics`.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<Metrics>) -> Self {
+        Self {
+            metrics: Some(metrics),
+            ..self
+        }
     }
 
     /// Where it listens.
@@ -44,15 +96,146 @@ impl Server {
         self.address
     }
 
-    /// Serves until `stop` resolves; then takes no further connections, and gives those that are open `patience` to finish.
-    pub async fn run(
-        self,
-        state: ApiState,
-        stop: impl Future<Output = ()>,
-        patience: Duration,
-    ) -> std::io::Result<()> {
-        poem::Server::new_with_acceptor(self.acceptor)
-            .run_with_graceful_shutdown(app(state), stop, Some(patience))
-            .await
+    /// Serves until `stop.signal` resolves; then takes no further connections, and gives those that are open `stop.patience` to finish.
+    /// Says whether all of them did.
+    pub async fn run<E, F>(self, endpoint: E, stop: Stop<F>) -> bool
+    where
+        E: Endpoint<Output = Response> + 'static,
+        F: Future<Output = ()>,
+    {
+        let (tell, stopping) = watch::channel(false);
+        let mut open = Open {
+            endpoint: Arc::new(endpoint),
+            limits: self.limits,
+            metrics: self.metrics,
+            stopping,
+            connections: JoinSet::new(),
+            refusals: JoinSet::new(),
+        };
+        tokio::pin! {
+            let signal = stop.signal;
+        }
+        loop {
+            tokio::select! {
+                () = &mut signal => break,
+                Some(_) = open.connections.join_next() => {}
+                Some(_) = open.refusals.join_next() => {}
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, peer)) => open.take(stream, peer),
+                    Err(error) => {
+                        tracing::warn!("cannot accept connections for the moment: {error}");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }
+        open.take_waiting(self.listener);
+        // The receiver is in `open`.
+        let _ = tell.send(true);
+        let all = async { while open.connections.join_next().await.is_some() {} };
+        tokio::time::timeout(stop.patience, all).await.is_ok()
+    }
+}
+
+/// The connections of a server; those that are left when it is dropped are closed.
+struct Open<E> {
+    endpoint: Arc<E>,
+    limits: ConnectionLimits,
+    metrics: Option<Arc<Metrics>>,
+    stopping: watch::Receiver<bool>,
+    connections: JoinSet<()>,
+    refusals: JoinSet<()>,
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Open<E> {
+    fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
+        // Those that have ended meanwhile make room.
+        while self.connections.try_join_next().is_some() {}
+        if self.connections.len() >= self.limits.max_connections {
+            return self.refuse(stream);
+        }
+        let counted = Counted::new(self.metrics.clone());
+        let serving = connection::serve(
+            stream,
+            peer,
+            self.endpoint.clone(),
+            self.limits,
+            self.stopping.clone(),
+        );
+        self.connections.spawn(async move {
+            let _counted = counted;
+            serving.await;
+        });
+    }
+
+    fn refuse(&mut self, stream: TcpStream) {
+        if let Some(metrics) = &self.metrics {
+            metrics.request_rejected("too-many-connections");
+        }
+        while self.refusals.try_join_next().is_some() {}
+        if self.refusals.len() < MAX_REFUSALS {
+            self.refusals.spawn(async move {
+                let _ = tokio::time::timeout(REFUSAL_PATIENCE, say_refusal(stream)).await;
+            });
+        }
+    }
+
+    /// Takes the connections that the kernel has accepted for us already: closing the listener would reset them.
+    fn take_waiting(&mut self, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        while let Ok((stream, peer)) = listener.accept() {
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.take(stream, peer);
+            }
+        }
+    }
+}
+
+/// Says that there is no room, and reads what the client has sent: a socket closed over unread bytes is reset, and the answer lost.
+async fn say_refusal(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(REFUSAL.as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut unread = [0; 4096];
+    while stream.read(&mut unread).await? > 0 {}
+    Ok(())
+}
+
+/// A connection in the metrics.
+struct Counted(Option<Arc<Metrics>>);
+
+impl Counted {
+    fn new(metrics: Option<Arc<Metrics>>) -> Self {
+        if let Some(metrics) = &metrics {
+            metrics.connection_opened();
+        }
+        Self(metrics)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(metrics) = &self.0 {
+            metrics.connection_closed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::REFUSAL;
+
+    #[test]
+    fn the_refusal_is_as_long_as_it_says() {
+        let (head, body) = REFUSAL.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("Content-Length: {}", body.len())),
+            "{}",
+            body.len()
+        );
     }
 }

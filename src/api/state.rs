@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use super::problem::Failure;
-use crate::config::HttpLimits;
+use crate::config::{Access, HttpLimits};
+use crate::metrics::Metrics;
 use crate::service::Service;
 
 /// Shared by all requests; cheap to clone.
@@ -11,6 +12,9 @@ use crate::service::Service;
 pub struct ApiState {
     service: Arc<OnceLock<Arc<Service>>>,
     limits: HttpLimits,
+    metrics: Option<Arc<Metrics>>,
+    metrics_apart: bool,
+    access: Arc<Access>,
 }
 
 impl ApiState {
@@ -19,6 +23,29 @@ impl ApiState {
         Self {
             service: Arc::default(),
             limits,
+            metrics: None,
+            metrics_apart: false,
+            access: Arc::default(),
+        }
+    }
+
+    /// Lets in only whom `access` lets in; without this, everybody.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        Self {
+            access: Arc::new(access),
+            ..self
+        }
+    }
+
+    /// Counts into `metrics` from now on, and serves them at `/metrics`; not there where they are served on a port of their own
+    /// (`apart`).
+    #[must_use]
+    pub fn with_metrics(self, metrics: Arc<Metrics>, apart: bool) -> Self {
+        Self {
+            metrics: Some(metrics),
+            metrics_apart: apart,
+            ..self
         }
     }
 
@@ -34,5 +61,20 @@ impl ApiState {
 
     pub(super) fn limits(&self) -> HttpLimits {
         self.limits
+    }
+
+    /// What counts, if anything does.
+    pub(super) fn metrics(&self) -> Option<&Arc<Metrics>> {
+        self.metrics.as_ref()
+    }
+
+    /// Whether `/metrics` is a route of the interface itself.
+    pub(super) fn serves_metrics(&self) -> bool {
+        self.metrics.is_some() && !self.metrics_apart
+    }
+
+    /// Who may use the interface.
+    pub(super) fn access(&self) -> &Access {
+        &self.access
     }
 }

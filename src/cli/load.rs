@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use super::{Failure, progress};
 use crate::config::{ModelArgs, ServiceArgs};
-use crate::engine::Observer;
 use crate::model::hub::HubConfig;
 use crate::model::{Classifier, WeightsSource};
-use crate::service::Service;
+use crate::service::{Observer, Service};
 
 /// Finds the weights, on the hub if need be, and loads them.
 pub(super) async fn classifier(args: &ModelArgs) -> Result<Classifier, Failure> {

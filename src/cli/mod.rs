@@ -63,7 +63,13 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     } else {
         "warn"
     };
-    logging::start(default_level, cli.json_logs);
+    let _logging = match logging::start(default_level, cli.json_logs) {
+        Ok(logging) => logging,
+        Err(failure) => {
+            eprintln!("imgclass: traces cannot be exported: {failure}");
+            return ExitCode::FAILURE;
+        }
+    };
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Classify(args) => classify::run(&args),

@@ -8,9 +8,9 @@ use clap::Args;
 use tokio::sync::oneshot;
 
 use super::{Failure, load, runtime};
-use crate::api::{ApiState, Server};
-use crate::config::{ServerArgs, ServiceArgs};
-use crate::engine::NoObserver;
+use crate::api::{self, ApiState, Server, Stop};
+use crate::config::{AccessArgs, ConnectionArgs, ServerArgs, ServiceArgs};
+use crate::metrics::Metrics;
 use crate::service::Service;
 
 /// Serve the HTTP interface.
@@ -18,6 +18,10 @@ use crate::service::Service;
 pub(super) struct ServeArgs {
     #[command(flatten)]
     server: ServerArgs,
+    #[command(flatten)]
+    connections: ConnectionArgs,
+    #[command(flatten)]
+    access: AccessArgs,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -32,25 +36,40 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
 
 async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen()?;
-    let server = Server::bind(&args.server.hostname, args.server.port()?).await?;
+    let metrics = Arc::new(Metrics::new()?);
+    let hostname = &args.server.hostname;
+    let limits = args.connections.limits();
+    let port = args.server.port()?;
+    let server = Server::bind(hostname, port, limits, "--hostname and --port").await?;
+    let server = server.with_metrics(metrics.clone());
     let address = server.address();
-    let state = ApiState::loading(args.server.http_limits());
+    let metrics_port = args.connections.metrics_port;
+    let state = ApiState::loading(args.server.http_limits())
+        .with_access(args.access.access()?)
+        .with_metrics(metrics.clone(), metrics_port.is_some());
+    if let Some(port) = metrics_port {
+        let server = Server::bind(hostname, port, limits, "--metrics-port").await?;
+        tracing::info!(address = %server.address(), "metrics");
+        // Served to the very end: a shutdown is worth watching too.
+        let stop = Stop {
+            signal: std::future::pending(),
+            patience: Duration::ZERO,
+        };
+        tokio::spawn(server.run(api::metrics_app(state.clone()), stop));
+    }
     let (stop, stopped) = oneshot::channel::<()>();
+    let signal = async { stopped.await.unwrap_or(()) };
     let patience = *args.server.shutdown_timeout;
-    let serving = server.run(
-        state.clone(),
-        async { stopped.await.unwrap_or(()) },
-        patience,
-    );
-    let serving = tokio::spawn(serving);
+    let serving = tokio::spawn(server.run(api::app(state.clone()), Stop { signal, patience }));
 
     let service = tokio::select! {
-        service = load::service(&args.service, Arc::new(NoObserver)) => Arc::new(service?),
+        service = load::service(&args.service, metrics.clone()) => Arc::new(service?),
         signal = signals.next() => {
             tracing::info!(signal, "stopping before the model was loaded");
             return Ok(ExitCode::SUCCESS);
         }
     };
+    metrics.model_loaded(&service)?;
     state.loaded(service.clone());
     tracing::info!(%address, docs = %format!("http://{address}/docs"), "ready");
 
@@ -69,7 +88,7 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
 async fn shut_down(
     service: &Arc<Service>,
     stop: oneshot::Sender<()>,
-    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    serving: tokio::task::JoinHandle<bool>,
     args: &ServeArgs,
 ) {
     service.drain();
@@ -77,8 +96,8 @@ async fn shut_down(
     // The receiver is gone only if the server has ended by itself.
     let _ = stop.send(());
     match serving.await {
-        Ok(Ok(())) => tracing::info!("all connections are closed"),
-        Ok(Err(error)) => tracing::error!("the server ended with an error: {error}"),
+        Ok(true) => tracing::info!("all connections are closed"),
+        Ok(false) => tracing::warn!("connections were cut off: they did not finish in time"),
         Err(error) => tracing::error!("the server's task failed: {error}"),
     }
     let patience = *args.server.shutdown_timeout;

@@ -1,0 +1,331 @@
+//! What Prometheus sees of the service: counters, histograms and gauges, and their text. It counts what it is told and reads the process's
+//! own figures; it knows no HTTP server, and no label ever takes a value that a stranger chooses.
+
+mod process;
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Opts, Registry, TextEncoder, core::Collector,
+};
+use thiserror::Error;
+
+use crate::engine;
+use crate::service::{self, Phase, Service};
+
+/// The metrics cannot be set up or written.
+#[derive(Debug, Error)]
+#[error("the metrics failed: {0}")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+/// Seconds from a fraction of a fast forward pass to the default deadline, about two and a half times apart.
+const SECONDS: [f64; 13] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
+];
+
+/// The sizes a batch may have are 1 to 64.
+const BATCH_SIZES: [f64; 9] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
+
+/// The media type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Everything that is counted, from the process's start on.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    rejections: IntCounterVec,
+    abandoned: IntCounter,
+    phases: PhaseSeconds,
+    batch_size: Histogram,
+    jobs_dropped: [IntCounter; 2],
+    worker_panics: IntCounter,
+    connections: IntGauge,
+    connections_total: IntCounter,
+    levels: Levels,
+    process: process::Process,
+}
+
+/// A histogram per phase, looked up once.
+#[derive(Debug)]
+struct PhaseSeconds {
+    fetch: Histogram,
+    decode: Histogram,
+    queue: Histogram,
+    inference: Histogram,
+    total: Histogram,
+}
+
+/// What is read when somebody asks, not counted as it happens.
+#[derive(Debug)]
+struct Levels {
+    ready: IntGauge,
+    in_flight: IntGauge,
+    queue_depth: IntGauge,
+    runtime_workers: IntGauge,
+    runtime_tasks: IntGauge,
+    runtime_queue: IntGauge,
+}
+
+/// Makes metrics and registers them.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn keep<C: Collector + Clone + 'static>(&self, metric: C) -> Result<C, MetricsError> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, MetricsError> {
+        self.keep(IntCounter::new(name, help)?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, MetricsError> {
+        self.keep(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, MetricsError> {
+        self.keep(IntGauge::new(name, help)?)
+    }
+
+    fn histogram(
+        &self,
+        name: &str,
+        help: &str,
+        buckets: &[f64],
+    ) -> Result<Histogram, MetricsError> {
+        let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.keep(Histogram::with_opts(options)?)
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, MetricsError> {
+        let options = HistogramOpts::new(name, help).buckets(SECONDS.to_vec());
+        self.keep(HistogramVec::new(options, labels)?)
+    }
+
+    /// A gauge that is always 1 and tells by its labels.
+    fn info(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Result<(), MetricsError> {
+        let mut options = Opts::new(name, help);
+        for (label, value) in labels {
+            options = options.const_label(*label, *value);
+        }
+        self.keep(Gauge::with_opts(options)?)?.set(1.0);
+        Ok(())
+    }
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let make = Maker(&registry);
+        make.info(
+            "imgclass_build_info",
+            "Always 1; the labels say which build runs.",
+            &[("version", env!("CARGO_PKG_VERSION"))],
+        )?;
+        let dropped = make.counters(
+            "imgclass_jobs_dropped_total",
+            "Prepared images that were dropped before they cost a forward pass.",
+            &["reason"],
+        )?;
+        Ok(Self {
+            requests: make.counters(
+                "imgclass_http_requests_total",
+                "HTTP requests answered.",
+                &["method", "route", "status"],
+            )?,
+            request_seconds: make.histograms(
+                "imgclass_http_request_duration_seconds",
+                "From a request's head to its answer.",
+                &["route"],
+            )?,
+            rejections: make.counters(
+                "imgclass_rejections_total",
+                "Requests refused for a limit or for want of a key, by reason.",
+                &["reason"],
+            )?,
+            abandoned: make.counter(
+                "imgclass_http_requests_abandoned_total",
+                "Requests whose client left before the answer.",
+            )?,
+            phases: PhaseSeconds::new(&make)?,
+            batch_size: make.histogram(
+                "imgclass_batch_size",
+                "Images in a forward pass.",
+                &BATCH_SIZES,
+            )?,
+            jobs_dropped: [
+                dropped.with_label_values(&["abandoned"]),
+                dropped.with_label_values(&["deadline"]),
+            ],
+            worker_panics: make.counter(
+                "imgclass_worker_panics_total",
+                "Panics of the model's worker; each failed its batch.",
+            )?,
+            connections: make.gauge("imgclass_connections", "Open connections.")?,
+            connections_total: make
+                .counter("imgclass_connections_total", "Connections accepted.")?,
+            levels: Levels::new(&make)?,
+            process: process::Process::new(&make)?,
+            registry,
+        })
+    }
+
+    /// Says which model runs; to be called once.
+    pub fn model_loaded(&self, service: &Service) -> Result<(), MetricsError> {
+        let info = service.model();
+        let labels = [
+            ("model", info.id.as_str()),
+            ("revision", info.revision.as_deref().unwrap_or_default()),
+            ("device", info.device.as_str()),
+            ("instruction_set", info.isa.as_deref().unwrap_or_default()),
+        ];
+        let help = "Always 1; the labels say which model runs.";
+        Maker(&self.registry).info("imgclass_model_info", help, &labels)
+    }
+
+    /// A request was answered. `route` is the template that it matched, never its path.
+    pub fn request_answered(&self, method: &'static str, route: &str, status: u16, took: Duration) {
+        let status = status.to_string();
+        self.requests
+            .with_label_values(&[method, route, status.as_str()])
+            .inc();
+        self.request_seconds
+            .with_label_values(&[route])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A request was refused, for a reason out of a fixed list.
+    pub fn request_rejected(&self, reason: &'static str) {
+        self.rejections.with_label_values(&[reason]).inc();
+    }
+
+    /// A client left before its answer.
+    pub fn request_abandoned(&self) {
+        self.abandoned.inc();
+    }
+
+    /// A connection was accepted.
+    pub fn connection_opened(&self) {
+        self.connections.inc();
+        self.connections_total.inc();
+    }
+
+    /// A connection has ended.
+    pub fn connection_closed(&self) {
+        self.connections.dec();
+    }
+
+    /// Everything as Prometheus reads it; `service` is `None` until it is loaded.
+    pub fn text(&self, service: Option<&Service>) -> Result<String, MetricsError> {
+        self.levels.read(service);
+        self.process.read();
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl PhaseSeconds {
+    fn new(make: &Maker) -> Result<Self, MetricsError> {
+        let phases = make.histograms(
+            "imgclass_phase_duration_seconds",
+            "Where the time of an image went; the phases of Server-Timing.",
+            &["phase"],
+        )?;
+        let of = |phase| phases.with_label_values(&[phase]);
+        Ok(Self {
+            fetch: of("fetch"),
+            decode: of("decode"),
+            queue: of("queue"),
+            inference: of("inference"),
+            total: of("total"),
+        })
+    }
+}
+
+impl Levels {
+    fn new(make: &Maker) -> Result<Self, MetricsError> {
+        Ok(Self {
+            ready: make.gauge(
+                "imgclass_ready",
+                "1 while requests will be served, as /health/ready says.",
+            )?,
+            in_flight: make.gauge("imgclass_requests_in_flight", "Requests that hold a place.")?,
+            queue_depth: make.gauge(
+                "imgclass_queue_depth",
+                "Prepared images that wait for the model.",
+            )?,
+            runtime_workers: make.gauge(
+                "imgclass_runtime_workers",
+                "Threads of the asynchronous runtime.",
+            )?,
+            runtime_tasks: make.gauge(
+                "imgclass_runtime_tasks",
+                "Tasks of the asynchronous runtime that have not ended.",
+            )?,
+            runtime_queue: make.gauge(
+                "imgclass_runtime_queue_depth",
+                "Tasks that wait in the asynchronous runtime's common queue.",
+            )?,
+        })
+    }
+
+    fn read(&self, service: Option<&Service>) {
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let ready = service.is_some_and(|service| service.ready().is_ok());
+        self.ready.set(i64::from(ready));
+        self.in_flight
+            .set(service.map_or(0, |service| number(service.in_flight())));
+        self.queue_depth
+            .set(service.map_or(0, |service| number(service.queue_depth())));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let runtime = runtime.metrics();
+            self.runtime_workers.set(number(runtime.num_workers()));
+            self.runtime_tasks.set(number(runtime.num_alive_tasks()));
+            self.runtime_queue.set(number(runtime.global_queue_depth()));
+        }
+    }
+}
+
+impl engine::Observer for Metrics {
+    fn batch_finished(&self, images: usize, _took: Duration) {
+        self.batch_size.observe(images as f64);
+    }
+
+    fn jobs_dropped(&self, abandoned: usize, expired: usize) {
+        let [left, late] = &self.jobs_dropped;
+        left.inc_by(abandoned as u64);
+        late.inc_by(expired as u64);
+    }
+
+    fn worker_panicked(&self) {
+        self.worker_panics.inc();
+    }
+}
+
+impl service::Observer for Metrics {
+    fn phase_finished(&self, phase: Phase, took: Duration) {
+        let histogram = match phase {
+            Phase::Fetch => &self.phases.fetch,
+            Phase::Decode => &self.phases.decode,
+            Phase::Queue => &self.phases.queue,
+            Phase::Inference => &self.phases.inference,
+            Phase::Total => &self.phases.total,
+        };
+        histogram.observe(took.as_secs_f64());
+    }
+}
