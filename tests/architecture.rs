@@ -167,3 +167,20 @@ fn the_kernels_know_only_the_standard_library_and_rayon() {
     }
     assert!(offences.is_empty(), "{}", offences.join("\n"));
 }
+
+/// The wall clock jumps; deadlines and durations are on the monotonic one.
+#[test]
+fn nothing_is_timed_by_a_clock_that_can_jump() {
+    let mut offences = Vec::new();
+    for (_, path, text) in sources() {
+        for (number, line) in code(&text) {
+            if ["SystemTime", "UNIX_EPOCH", "chrono::"]
+                .iter()
+                .any(|name| line.contains(name))
+            {
+                offences.push(format!("{}:{number}", path.display()));
+            }
+        }
+    }
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}

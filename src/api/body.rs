@@ -1,7 +1,11 @@
 //! Request bodies as JSON: read within their limits, parsed with the field's name in every error. The body decides, not its
 //! `Content-Type`: `curl -d` works as it is.
 
-use poem::{Request, RequestBody, error::ReadBodyError};
+use std::pin::pin;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use poem::{Body, Request, RequestBody};
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
 use poem_openapi::types::Type;
@@ -9,6 +13,7 @@ use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::middleware::hold_until_answered;
 use super::problem::Failure;
 use super::state::ApiState;
 
@@ -45,27 +50,46 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
     }
 }
 
-/// The whole body, if it is within its limits; a body that announces more is refused before it is read.
-async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<bytes::Bytes> {
-    let limits = request
-        .data::<ApiState>()
-        .map(ApiState::limits)
-        .ok_or_else(Failure::loading)?;
+/// The whole body, if it is within its limits; a body that announces more is refused before it is read. Its share of the memory for
+/// bodies is held until the request is answered.
+async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<Bytes> {
+    let state = request.data::<ApiState>().ok_or_else(Failure::loading)?;
+    let limits = state.limits();
     let announced = request
         .header("content-length")
-        .and_then(|text| text.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limits.payload_limit as u64) {
+        .and_then(|text| text.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limits.payload_limit) {
         return Err(Failure::payload_too_large(limits.payload_limit).into());
     }
-    let reading = body.take()?.into_bytes_limit(limits.payload_limit);
-    match tokio::time::timeout(limits.body_timeout, reading).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(ReadBodyError::PayloadTooLarge)) => {
-            Err(Failure::payload_too_large(limits.payload_limit).into())
-        }
-        Ok(Err(_)) => Err(Failure::broken_body().into()),
+    let collecting = collect(body.take()?, announced.unwrap_or(0), state);
+    match tokio::time::timeout(limits.body_timeout, collecting).await {
+        Ok(bytes) => Ok(bytes?),
         Err(_) => Err(Failure::body_timeout(limits.body_timeout).into()),
     }
+}
+
+/// Reads what comes, whatever was announced; memory is reserved for what was announced at once, and beyond that as it comes.
+async fn collect(body: Body, announced: usize, state: &ApiState) -> Result<Bytes, Failure> {
+    let limit = state.limits().payload_limit;
+    let mut reserved = announced;
+    hold_until_answered(state.reserve_body(announced)?);
+    let mut bytes = BytesMut::with_capacity(announced);
+    let mut chunks = pin!(body.into_bytes_stream());
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Failure::broken_body())?;
+        let length = bytes.len() + chunk.len();
+        if length > limit {
+            return Err(Failure::payload_too_large(limit));
+        }
+        if length > reserved {
+            // By doubling, as the buffer grows.
+            let more = length.max(2 * reserved).min(limit) - reserved;
+            hold_until_answered(state.reserve_body(more)?);
+            reserved += more;
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {

@@ -32,12 +32,16 @@ impl Cors {
         Self { origins }
     }
 
-    /// The request's origin, where it is allowed.
+    /// Who may read the answer: the request's origin, where it is allowed, or `*`. Credentials of browsers are never asked for.
     pub(super) fn origin(&self, request: &Request) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         let text = origin.to_str().ok()?;
-        let allowed = self.origins.iter().any(|allowed| allowed.matches(text));
-        allowed.then(|| origin.clone())
+        let allowed = self.origins.iter().find(|allowed| allowed.matches(text))?;
+        Some(if allowed.is_any() {
+            HeaderValue::from_static("*")
+        } else {
+            origin.clone()
+        })
     }
 
     /// The answer to a browser that asks before it sends, from an allowed origin.

@@ -1,7 +1,7 @@
 //! What surrounds every request: its id, its line in the log, its place in the metrics, and problem documents for whatever the framework
 //! refuses by itself.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
@@ -12,6 +12,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use poem::http::{HeaderValue, Method, StatusCode};
 use poem::{Endpoint, IntoResponse, Middleware, PathPattern, Request, Response};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 use tracing::field::Empty;
 
@@ -30,6 +31,8 @@ struct Current {
     id: String,
     /// The code of the last problem document that was made.
     problem: Cell<Option<&'static str>>,
+    /// What is given back when the request has its answer.
+    held: RefCell<Vec<OwnedSemaphorePermit>>,
 }
 
 /// The id of the request that is being served; empty outside of one.
@@ -43,6 +46,12 @@ pub(super) fn current_request_id() -> String {
 pub(super) fn note_problem(code: &'static str) {
     // Outside of a request, as for the specification's examples, there is nobody to tell.
     let _ = CURRENT.try_with(|current| current.problem.set(Some(code)));
+}
+
+/// Keeps `share` until the request has its answer or its client has left.
+pub(super) fn hold_until_answered(share: OwnedSemaphorePermit) {
+    // Outside of a request it is given back at once.
+    let _ = CURRENT.try_with(|current| current.held.borrow_mut().push(share));
 }
 
 /// The longest id that a client may choose.
@@ -95,6 +104,7 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
         let current = Current {
             id: id.clone(),
             problem: Cell::new(None),
+            held: RefCell::default(),
         };
         let mut leaving = Leaving(self.metrics.as_deref());
 
@@ -135,7 +145,7 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
             let problem = CURRENT.with(|current| current.problem.get());
             let problem = problem.filter(|_| !status.is_success());
             let took = start.elapsed();
-            let route = route.as_ref().map_or(UNMATCHED, |route| template(&route.0));
+            let route = route.as_ref().map_or(UNMATCHED, |r| template(&r.0, &path));
             trace::end(known(&method), route, status);
             if let Some(metrics) = &self.metrics {
                 metrics.request_answered(known(&method), route, status.as_u16(), took);
@@ -169,9 +179,10 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// The route as the specification names it.
-fn template(pattern: &str) -> &str {
+/// The route as the specification names it. Where nothing in the specification matched, its root did.
+fn template<'a>(pattern: &'a str, path: &str) -> &'a str {
     match pattern {
+        "" | "/" if path != "/" => UNMATCHED,
         "/classify_image" => "/classify_image/",
         other => other,
     }

@@ -195,6 +195,15 @@ impl Failure {
         )))
     }
 
+    pub(super) fn no_room_for_bodies() -> Self {
+        Self::unavailable(
+            "overloaded",
+            "Overloaded",
+            "too much is being received at the moment; try again after the time in Retry-After",
+            RETRY_AFTER,
+        )
+    }
+
     pub(super) fn loading() -> Self {
         Self::unavailable(
             "not-ready",

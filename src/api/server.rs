@@ -54,7 +54,7 @@ const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// The answer over the limit. Made by hand: no request has been read, and none will be.
 const REFUSAL: &str = concat!(
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\n",
-    "Content-Length: 197\r\n\r\n",
+    "Content-Length: 204\r\n\r\n",
     r#"{"type":"urn:imgclass:problem:too-many-connections","title":"Too many connections","status":503,"#,
     r#""detail":"all connections are taken; try again after the time in Retry-After","code":"too-many-connections"}"#
 );

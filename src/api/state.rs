@@ -2,10 +2,15 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::problem::Failure;
 use crate::config::{Access, HttpLimits};
 use crate::metrics::Metrics;
 use crate::service::Service;
+
+/// The weight of one permit of the memory for bodies: semaphores count in 32 bits.
+const KIB: u64 = 1024;
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
@@ -15,6 +20,7 @@ pub struct ApiState {
     metrics: Option<Arc<Metrics>>,
     metrics_apart: bool,
     access: Arc<Access>,
+    body_memory: Arc<Semaphore>,
 }
 
 impl ApiState {
@@ -26,6 +32,7 @@ impl ApiState {
             metrics: None,
             metrics_apart: false,
             access: Arc::default(),
+            body_memory: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
         }
     }
 
@@ -52,6 +59,23 @@ impl ApiState {
     /// From now on requests are served. A second call changes nothing.
     pub fn loaded(&self, service: Arc<Service>) {
         let _ = self.service.set(service);
+    }
+
+    /// Holds no more than `bytes` of request bodies at one time, all together; without this, as many as come.
+    #[must_use]
+    pub fn with_body_memory(self, bytes: u64) -> Self {
+        let permits = usize::try_from(bytes / KIB).unwrap_or(usize::MAX);
+        Self {
+            body_memory: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            ..self
+        }
+    }
+
+    /// A share of the memory for bodies, or a refusal at once: clients that wait with half a body would hold what they have.
+    pub(super) fn reserve_body(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
+        let permits = u32::try_from((bytes as u64).div_ceil(KIB)).unwrap_or(u32::MAX);
+        let memory = self.body_memory.clone().try_acquire_many_owned(permits);
+        memory.map_err(|_| Failure::no_room_for_bodies())
     }
 
     /// The service, if it has been loaded.

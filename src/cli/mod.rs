@@ -35,7 +35,7 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Classify files, folders and URLs
     Classify(Box<classify::ClassifyArgs>),
-    /// Measure the forward pass on this machine
+    /// Measure the forward pass on this machine, or a running service
     Bench(Box<bench::BenchArgs>),
     /// Fetch, find and check checkpoints
     Weights(weights::WeightsCommand),

@@ -33,6 +33,12 @@ pub(super) fn iterations(total: u64) -> ProgressBar {
     bar.with_style(style("{wide_bar} {pos}/{len} runs, {eta} left"))
 }
 
+/// A bar that counts the milliseconds of a measurement; its message is for what was measured so far.
+pub(super) fn clock(total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), target());
+    bar.with_style(style("{wide_bar} {msg}, {eta} left"))
+}
+
 /// A callback that shows downloads, one bar a file.
 pub(super) fn downloads() -> impl Fn(DownloadProgress<'_>) + Send + Sync {
     let bars: Mutex<Option<(String, ProgressBar)>> = Mutex::new(None);

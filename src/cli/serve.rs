@@ -46,6 +46,7 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let metrics_port = args.connections.metrics_port;
     let state = ApiState::loading(args.server.http_limits())
         .with_access(args.access.access()?)
+        .with_body_memory(args.connections.max_body_bytes.as_u64())
         .with_metrics(metrics.clone(), metrics_port.is_some());
     if let Some(port) = metrics_port {
         let server = Server::bind(hostname, port, limits, "--metrics-port").await?;

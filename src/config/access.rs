@@ -163,7 +163,7 @@ fn key(text: &str) -> Result<ApiKey, String> {
 
 fn origin(text: &str) -> Result<AllowedOrigin, String> {
     let parsed = url::Url::parse(text).map(|url| url.origin().ascii_serialization());
-    if text == "*" || parsed.as_deref() == Ok(text) {
+    if text == "*" || (parsed.as_deref() == Ok(text) && !text.contains('*')) {
         Ok(AllowedOrigin(text.to_owned()))
     } else {
         Err("expected * or scheme, host and port alone, such as https://example.com".to_owned())

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::Args;
 
-use super::{time, whole};
+use super::{size, time, whole};
 
 /// Bounds of connections.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +27,11 @@ pub struct ConnectionArgs {
     /// Connections open at one time; further ones are answered 503 and closed
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = whole(1..=1_000_000), env = "IMGCLASS_MAX_CONNECTIONS")]
     pub max_connections: usize,
+
+    // A thousand photographs as base64, or eight bodies of the largest size.
+    /// Memory for request bodies at one time, together; a request for which there is no room is answered 503
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize::mib(256), value_parser = size, env = "IMGCLASS_MAX_BODY_BYTES")]
+    pub max_body_bytes: ByteSize,
 
     /// The longest that a client may take to send a request's head; the connection is closed after it
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, env = "IMGCLASS_HEADER_TIMEOUT")]

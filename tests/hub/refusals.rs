@@ -283,3 +283,24 @@ async fn a_cache_that_cannot_be_written_is_named() {
         "{error}"
     );
 }
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_so_and_leaves_nothing_that_looks_whole() {
+    let (_server, cache, config) = hub();
+    let blobs = cache.path().join("models--timm--resnet50.test/blobs");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let blob = blobs.join(sha256(&weights()));
+    // Every write to this device fails as on a full disk.
+    let partial = blobs.join(format!("{}.incomplete", sha256(&weights())));
+    std::os::unix::fs::symlink("/dev/full", &partial).unwrap();
+    let error = get(&config).await.unwrap_err();
+    assert!(matches!(error, HubError::Cache { .. }), "{error:?}");
+    assert!(error.to_string().contains("No space left"), "{error}");
+    assert!(!blob.exists());
+    std::fs::remove_file(&partial).unwrap();
+    let files = get(&config)
+        .await
+        .expect("with room again, a later run completes it");
+    assert_eq!(std::fs::read(files.weights).unwrap(), weights());
+}

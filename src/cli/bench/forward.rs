@@ -1,20 +1,23 @@
-//! `imgclass bench`: how fast the forward pass is on this machine, as a whole and layer by layer. Measures only; needs no pictures.
+//! `imgclass bench` without `--url`: how fast the forward pass is on this machine, as a whole and layer by layer. Measures only; needs no
+//! pictures.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::{Failure, load, progress, runtime};
+use super::Format;
+use crate::cli::{Failure, load, progress, runtime};
 use crate::config::ModelArgs;
 use crate::kernels::{self, Isa, ThreadPool};
 use crate::model::{Classifier, LayerTime, Want};
 
-/// Measure the forward pass.
+/// Options of the forward pass.
 #[derive(Debug, Args)]
-pub(super) struct BenchArgs {
+#[command(next_help_heading = "Forward pass")]
+pub(super) struct ForwardArgs {
     /// Images in a forward pass
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     batch_size: u16,
@@ -23,24 +26,12 @@ pub(super) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     iterations: u32,
 
-    /// What to print
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
-
     /// Also print each layer's time, algorithm, GFLOP/s and share of the measured peak
     #[arg(long)]
     per_layer: bool,
 
     #[command(flatten)]
     model: ModelArgs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people
-    Table,
-    /// One JSON object
-    Json,
 }
 
 /// What was measured. Times are of a whole forward pass, in milliseconds.
@@ -81,7 +72,7 @@ struct LayerReport {
 /// Enough to reach a steady clock and warm caches.
 const WARM_UP: u32 = 5;
 
-pub(super) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &ForwardArgs, format: Format) -> Result<ExitCode, Failure> {
     let classifier = runtime()?.block_on(load::classifier(&args.model))?;
     let batch_size = usize::from(args.batch_size);
     let image: Vec<f32> = (0..classifier.input_len())
@@ -92,7 +83,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let (mut times, layers) = measure(&classifier, &images, args, &bar)?;
     bar.finish_and_clear();
     let report = report(&classifier, batch_size, &mut times, layers);
-    match args.format {
+    match format {
         Format::Json => println!("{}", serde_json::to_string(&report)?),
         Format::Table => print(&report),
     }
@@ -102,7 +93,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
 fn measure(
     classifier: &Classifier,
     images: &[&[f32]],
-    args: &BenchArgs,
+    args: &ForwardArgs,
     bar: &ProgressBar,
 ) -> Result<(Vec<Duration>, Option<Layers>), Failure> {
     for _ in 0..WARM_UP {
@@ -130,7 +121,7 @@ fn measure(
 
 fn layers(
     classifier: &Classifier,
-    args: &BenchArgs,
+    args: &ForwardArgs,
     runs: &[Vec<LayerTime>],
 ) -> Result<Layers, Failure> {
     let Some(isa) = &classifier.info().isa else {

@@ -1,0 +1,55 @@
+//! A file server on loopback for the load generator: the pictures that a service under test is asked to fetch. It reads them once, and never
+//! costs the machine much beside the service.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::cli::Failure;
+
+/// A request's head is no longer; ours are a tenth of it.
+const MAX_HEAD: usize = 8192;
+
+/// Serves each of `files` under its number on this machine's `port`, for as long as the runtime runs; gives their URLs.
+pub(super) async fn serve(files: Vec<Bytes>, port: u16) -> Result<Vec<String>, Failure> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .await
+        .map_err(|error| format!("cannot serve pictures on port {port}: {error}"))?;
+    let port = listener.local_addr()?.port();
+    let urls = (0..files.len()).map(|i| format!("http://127.0.0.1:{port}/{i}"));
+    let urls = urls.collect();
+    let files = Arc::new(files);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A fetch that breaks off is the service's to report.
+            tokio::spawn(answer(stream, files.clone()));
+        }
+    });
+    Ok(urls)
+}
+
+/// One request, one answer.
+async fn answer(mut stream: TcpStream, files: Arc<Vec<Bytes>>) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && head.len() < MAX_HEAD {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Ok(());
+        }
+    }
+    let path = String::from_utf8_lossy(&head);
+    let path = path.split(' ').nth(1).unwrap_or_default();
+    let number: Option<usize> = path.trim_start_matches('/').parse().ok();
+    let (status, file) = match number.and_then(|number| files.get(number)) {
+        Some(file) => ("200 OK", file.clone()),
+        None => ("404 Not Found", Bytes::new()),
+    };
+    let length = file.len();
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(&file).await?;
+    stream.shutdown().await
+}
