@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,18 @@ def check_about(service, binary):
     check("`imgclass health` finds it ready", health.returncode == 0, health)
 
 
+def check_metrics(service):
+    """What Prometheus reads, judged by Prometheus's own tool where it is installed."""
+    status, headers, text = service.request("GET", "/metrics")
+    check("GET /metrics", status == 200 and headers.get("content-type", "").startswith("text/plain"), (status, headers))
+    for name in (b"imgclass_http_requests_total{", b"imgclass_phase_duration_seconds_bucket{", b"imgclass_ready 1\n", b"imgclass_model_info{"):
+        check(f"/metrics has {name.decode().strip()}", name in text, text[:300])
+    if shutil.which("promtool") is None:
+        return loud("SMOKE: NOT RUN: promtool check metrics: promtool is not installed (Debian: apt-get install prometheus)")
+    promtool = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)
+    check("promtool check metrics finds nothing", promtool.returncode == 0 and not promtool.stderr, promtool.stderr)
+
+
 def check_command_line(binary, weights, image, prediction):
     """`classify` on the command line says the same; gives the first prediction."""
     command = [binary, "classify", "--weights", weights, "--format", "jsonl", "-"]
@@ -245,6 +258,7 @@ def main():
             prediction = check_contract(service, image, file_port, weights)
             check_refusals(service, file_port)
             check_about(service, binary)
+            check_metrics(service)
             top = check_command_line(binary, weights, image, prediction)
             if expected is not None:
                 check(f"the photograph is class {expected}, as the reference says", top["index"] == expected, top)

@@ -301,7 +301,7 @@ def part_memory(args, preload=None):
 def part_stop(args):
     """SIGTERM while clients ask as fast as they can on kept connections."""
     bodies = [body_of(image) for image in photographs(args)[:20]]
-    lost, answered, codes = [], 0, []
+    lost, late, answered, codes = [], [], 0, []
     for round_number in range(args.stops):
         with Service(args, quiet=round_number > 0) as service:
             told = threading.Event()
@@ -322,8 +322,7 @@ def part_stop(args):
                             answer = connection.getresponse()
                             answer.read()
                         except (OSError, http.client.HTTPException) as error:
-                            if sent_before and not told.is_set() or (sent_before and answer_due):
-                                lost.append(repr(error))
+                            (lost if sent_before else late).append(repr(error))
                             connection.close()
                             if told.is_set():
                                 return
@@ -333,7 +332,6 @@ def part_stop(args):
                             connection.close()
                             break
 
-            answer_due = True
             threads = [threading.Thread(target=client, args=(i,)) for i in range(len(counts))]
             [t.start() for t in threads]
             while sum(counts) < 2 * len(counts):
@@ -345,6 +343,7 @@ def part_stop(args):
             answered += sum(counts)
     figure(f"SIGTERM under load, {args.stops} times: requests sent before the signal and not answered", f"{len(lost)} of {answered + len(lost)} {lost[:3]}",
            "none", not lost)
+    note("sent after it, on connections that were open, and not answered", f"{len(late)} {late[:3]}")
     figure("exit codes", sorted(set(codes)), "0 alone", set(codes) == {0})
 
 

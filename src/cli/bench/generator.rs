@@ -5,6 +5,7 @@
 //! Latency). A closed loop has no such times; it tells what so many patient clients see.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -106,13 +107,11 @@ impl Tally {
             Err(error) => *self.errors.entry(error).or_default() += 1,
             Ok(status) => {
                 let micros = u64::try_from(latency.as_micros()).unwrap_or(MAX_MICROS);
-                if !self.statuses.contains_key(&status) {
-                    let histogram = Histogram::new_with_bounds(1, MAX_MICROS, 3)?;
-                    self.statuses.insert(status, histogram);
-                }
-                if let Some(histogram) = self.statuses.get_mut(&status) {
-                    histogram.saturating_record(micros);
-                }
+                let histogram = match self.statuses.entry(status) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => new.insert(Histogram::new_with_bounds(1, MAX_MICROS, 3)?),
+                };
+                histogram.saturating_record(micros);
             }
         }
         Ok(())
