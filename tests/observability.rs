@@ -93,16 +93,30 @@ impl Serving {
     }
 
     #[cfg(unix)]
-    fn terminate(&mut self) -> Option<i32> {
+    fn signal(&self) {
         let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .expect("kill runs")
-                .success()
-        );
+        let kill = Command::new("kill").args(["-TERM", &pid]).status();
+        assert!(kill.expect("kill runs").success());
+    }
+
+    #[cfg(unix)]
+    fn end(&mut self) -> Option<i32> {
         self.child.wait().expect("it ends").code()
+    }
+
+    #[cfg(unix)]
+    fn terminate(&mut self) -> Option<i32> {
+        self.signal();
+        self.end()
+    }
+
+    fn until_logged(&self, start: &str) {
+        let says = |line: &Value| {
+            line["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(start))
+        };
+        self.log.iter().find(says).expect("a line");
     }
 }
 
@@ -249,6 +263,8 @@ fn spans_go_to_the_collector_under_the_callers_trace() {
             all.len()
         );
     }
+    // Field 6 of a span is its kind, and 2 a server's (opentelemetry/proto/trace/v1/trace.proto).
+    assert!(holds(&[6 << 3, 2]));
     assert!(!holds(b"base64"), "no image and no URL leaves with a trace");
 }
 
@@ -377,4 +393,71 @@ fn bench_loads_a_running_service_in_a_closed_and_in_an_open_loop() {
         code == Some(1) && table.contains("401") && said.contains("no request was answered"),
         "{table}{said}"
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn while_the_shutdown_delay_runs_it_is_not_ready_and_serves_on_and_a_second_signal_ends_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut serving = Serving::start(folder.path(), &["--shutdown-delay", "10m"], &[]);
+    assert!(serving.get("/health/ready", "").starts_with("HTTP/1.1 200"));
+    serving.signal();
+    serving.until_logged("stopping; a second signal");
+    let ready = serving.get("/health/ready", "");
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains("shutting-down"),
+        "{ready}"
+    );
+    assert!(serving.get("/health/live", "").starts_with("HTTP/1.1 200"));
+    assert!(serving.classify("").starts_with("HTTP/1.1 200"));
+    assert_eq!(serving.terminate(), Some(1));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_stop_waits_for_a_request_in_flight_until_its_patience_or_a_second_signal_ends() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let host = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = host.local_addr().expect("an address").port();
+    for (patience, second, code) in [("10m", true, 1), ("100ms", false, 0)] {
+        let mut serving = Serving::start(
+            folder.path(),
+            &[
+                "--fetch-allow-cidr",
+                "127.0.0.0/8",
+                "--fetch-allow-port",
+                &port.to_string(),
+                "--fetch-idle-timeout",
+                "1h",
+                "--fetch-timeout",
+                "1h",
+                "--request-timeout",
+                "1h",
+                "--shutdown-timeout",
+                patience,
+            ],
+            &[],
+        );
+        let mut client = TcpStream::connect(("127.0.0.1", serving.port)).expect("a connection");
+        let body = format!(r#"{{"user_id": "u", "image_url": "http://127.0.0.1:{port}/a.jpg"}}"#);
+        let length = body.len();
+        write!(
+            client,
+            "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .expect("sent");
+        let _fetch = host.accept().expect("the service fetches");
+        serving.signal();
+        serving.until_logged("stopping; a second signal");
+        if second {
+            serving.signal();
+        }
+        assert_eq!(serving.end(), Some(code), "patience of {patience}");
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        assert!(
+            answer.is_empty(),
+            "a request that is cut off gets no half answer"
+        );
+    }
 }

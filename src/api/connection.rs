@@ -1,11 +1,12 @@
 //! One connection: HTTP/1.1 or HTTP/2 over a socket, watched for clients that send their heads slowly, stay without a request, or do not
 //! read their answers. It knows nothing of routes.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -18,7 +19,7 @@ use poem::{Addr, Endpoint, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::config::ConnectionLimits;
 
@@ -112,6 +113,7 @@ pub(super) async fn serve<E>(
     let socket = TokioIo::new(Watched {
         stream,
         activity: activity.clone(),
+        closing: Closing::No,
     });
     let builder = builder();
     let connection = builder.serve_connection(socket, service);
@@ -208,13 +210,49 @@ impl Drop for Busy {
     }
 }
 
-/// The socket, telling what passes through it.
+/// The socket, telling what passes through it, and closing so that the last answer arrives.
 struct Watched {
     stream: TcpStream,
     activity: Shared,
+    closing: Closing,
+}
+
+/// How far the end has come.
+enum Closing {
+    No,
+    /// Our side is closed.
+    Sent,
+    /// The client was still sending: what comes is thrown away until this time is up.
+    Discarding(Pin<Box<Sleep>>),
 }
 
 impl Watched {
+    /// Reads what a client sends on although it has its answer, as after a refusal of its body: a socket that is closed over unread bytes
+    /// is reset, and the answer can be lost with it. Ends at once where nothing is unread.
+    fn discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut unread = [0; 16 * 1024];
+        loop {
+            if let Closing::Discarding(time) = &mut self.closing
+                && time.as_mut().poll(context).is_ready()
+            {
+                return Poll::Ready(());
+            }
+            let mut buffer = ReadBuf::new(&mut unread);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    if matches!(self.closing, Closing::Sent) {
+                        let time = Box::pin(tokio::time::sleep(LAST_BYTES));
+                        self.closing = Closing::Discarding(time);
+                    }
+                }
+                // The client has closed its side too, in one way or another.
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending if matches!(self.closing, Closing::Sent) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
     fn wrote(&self, progress: &Poll<io::Result<usize>>) {
         if matches!(progress, Poll::Ready(Ok(1..))) {
             self.activity.send_if_modified(|now| {
@@ -265,7 +303,11 @@ impl AsyncWrite for Watched {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if matches!(self.closing, Closing::No) {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+            self.closing = Closing::Sent;
+        }
+        self.discard(context).map(Ok)
     }
 
     fn poll_write_vectored(

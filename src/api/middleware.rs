@@ -99,14 +99,13 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
         let id = request_id(&request);
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let span = tracing::info_span!("request", id, trace_id = Empty);
+        let span = tracing::info_span!("request", id, trace_id = Empty, otel.kind = Empty);
         trace::begin(&span, &request);
         let current = Current {
             id: id.clone(),
             problem: Cell::new(None),
             held: RefCell::default(),
         };
-        let mut leaving = Leaving(self.metrics.as_deref());
 
         let origin = self.cors.origin(&request);
         let answer = async {
@@ -121,6 +120,8 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
         };
         let answer = AssertUnwindSafe(answer).catch_unwind();
         let answering = async {
+            // In here, so that its end is told within the request's span too.
+            let mut leaving = Leaving(self.metrics.as_deref());
             let (mut response, route) = match answer.await {
                 Ok(Ok(response)) => {
                     let route = response.data::<PathPattern>().cloned();

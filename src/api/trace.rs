@@ -10,17 +10,21 @@ use poem::http::StatusCode;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Makes `span` a part of the caller's trace, and writes the trace's id into it where there is one.
+/// Makes `span` a part of the caller's trace, and writes the trace's id into it where there is one. The span needs the fields `trace_id` and
+/// `otel.kind`, empty.
 pub(super) fn begin(span: &Span, request: &Request) {
     let caller = request.header("traceparent").and_then(parse);
-    if let Some(caller) = &caller {
-        let context = Context::new().with_remote_span_context(caller.clone());
-        // An error means that nothing is exported.
-        let _ = span.set_parent(context);
-    }
-    let exported = span.context().span().span_context().clone();
-    let known = [Some(exported), caller].into_iter().flatten();
-    if let Some(context) = known.into_iter().find(SpanContext::is_valid) {
+    let context = caller.clone().map_or_else(Context::new, |caller| {
+        Context::new().with_remote_span_context(caller)
+    });
+    // An error means that nothing is exported.
+    let exported = span.set_parent(context).ok().map(|()| {
+        // Before the context is asked for: that starts the span, whose kind is fixed then.
+        span.record("otel.kind", "server");
+        span.context().span().span_context().clone()
+    });
+    let mut known = [exported, caller].into_iter().flatten();
+    if let Some(context) = known.find(SpanContext::is_valid) {
         span.record("trace_id", context.trace_id().to_string());
     }
 }

@@ -1,11 +1,13 @@
 //! `imgclass serve`: listen, load, serve, stop. Listens before it loads, so that health checks are answered while a checkpoint comes.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::{Failure, load, runtime};
 use crate::api::{self, ApiState, Server, Stop};
@@ -37,6 +39,40 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
 async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(Metrics::new()?);
+    let listening = listen(args, &metrics).await?;
+    let service = tokio::select! {
+        service = load::service(&args.service, metrics.clone()) => Arc::new(service?),
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping before the model was loaded");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    metrics.model_loaded(&service)?;
+    listening.state.loaded(service.clone());
+    let address = listening.address;
+    tracing::info!(%address, docs = %format!("http://{address}/docs"), "ready");
+
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping; a second signal ends at once");
+    tokio::select! {
+        () = shut_down(&service, listening, args) => Ok(ExitCode::SUCCESS),
+        signal = signals.next() => {
+            tracing::warn!(signal, "ended by a second signal");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// A server that answers, if only that nothing is loaded yet.
+struct Listening {
+    address: SocketAddr,
+    state: ApiState,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<bool>,
+}
+
+/// Binds every port, so that one that is taken is known before anything is loaded, and serves.
+async fn listen(args: &ServeArgs, metrics: &Arc<Metrics>) -> Result<Listening, Failure> {
     let hostname = &args.server.hostname;
     let limits = args.connections.limits();
     let port = args.server.port()?;
@@ -58,45 +94,28 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         };
         tokio::spawn(server.run(api::metrics_app(state.clone()), stop));
     }
+    tracing::info!("listening on {address}, and loading");
     let (stop, stopped) = oneshot::channel::<()>();
-    let signal = async { stopped.await.unwrap_or(()) };
-    let patience = *args.server.shutdown_timeout;
-    let serving = tokio::spawn(server.run(api::app(state.clone()), Stop { signal, patience }));
-
-    let service = tokio::select! {
-        service = load::service(&args.service, metrics.clone()) => Arc::new(service?),
-        signal = signals.next() => {
-            tracing::info!(signal, "stopping before the model was loaded");
-            return Ok(ExitCode::SUCCESS);
-        }
+    let stop_when = Stop {
+        signal: async { stopped.await.unwrap_or(()) },
+        patience: *args.server.shutdown_timeout,
     };
-    metrics.model_loaded(&service)?;
-    state.loaded(service.clone());
-    tracing::info!(%address, docs = %format!("http://{address}/docs"), "ready");
-
-    let signal = signals.next().await;
-    tracing::info!(signal, "stopping; a second signal ends at once");
-    tokio::select! {
-        () = shut_down(&service, stop, serving, args) => Ok(ExitCode::SUCCESS),
-        signal = signals.next() => {
-            tracing::warn!(signal, "ended by a second signal");
-            Ok(ExitCode::FAILURE)
-        }
-    }
+    let serving = tokio::spawn(server.run(api::app(state.clone()), stop_when));
+    Ok(Listening {
+        address,
+        state,
+        stop,
+        serving,
+    })
 }
 
 /// Not ready at once, serving on for the delay; then no further connections, what was accepted finishes, the worker ends.
-async fn shut_down(
-    service: &Arc<Service>,
-    stop: oneshot::Sender<()>,
-    serving: tokio::task::JoinHandle<bool>,
-    args: &ServeArgs,
-) {
+async fn shut_down(service: &Arc<Service>, listening: Listening, args: &ServeArgs) {
     service.drain();
     tokio::time::sleep(*args.server.shutdown_delay).await;
     // The receiver is gone only if the server has ended by itself.
-    let _ = stop.send(());
-    match serving.await {
+    let _ = listening.stop.send(());
+    match listening.serving.await {
         Ok(true) => tracing::info!("all connections are closed"),
         Ok(false) => tracing::warn!("connections were cut off: they did not finish in time"),
         Err(error) => tracing::error!("the server's task failed: {error}"),

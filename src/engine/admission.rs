@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -16,6 +17,9 @@ pub enum Refusal {
     #[error("the service is shutting down")]
     Draining,
 }
+
+/// The share of a deadline that waiting for the model may be planned to take: fetching and decoding take time too, and averages are averages.
+const MARGIN: f64 = 0.8;
 
 /// A place, free again when it is dropped.
 #[derive(Debug)]
@@ -40,14 +44,37 @@ impl Admission {
 
     /// Takes a place, or says at once why there is none.
     pub fn enter(&self) -> Result<Place, Refusal> {
+        self.enter_up_to(self.capacity)
+    }
+
+    /// [`Admission::enter`] as if there were `places` places at most.
+    pub(super) fn enter_up_to(&self, places: usize) -> Result<Place, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
+        }
+        if places < self.capacity && self.in_flight() >= places {
+            return Err(Refusal::Full(places));
         }
         match self.places.clone().try_acquire_owned() {
             Ok(permit) => Ok(Place(permit)),
             Err(TryAcquireError::NoPermits) => Err(Refusal::Full(self.capacity)),
             Err(TryAcquireError::Closed) => Err(Refusal::Draining),
         }
+    }
+
+    /// How many of the places can be answered `within` a time, where each takes `per_image`; never fewer than a batch, so that one slow
+    /// batch does not close the door.
+    pub(super) fn places_within(
+        &self,
+        within: Duration,
+        per_image: Option<Duration>,
+        batch: usize,
+    ) -> usize {
+        let Some(per_image) = per_image.filter(|time| !time.is_zero()) else {
+            return self.capacity;
+        };
+        let fitting = within.as_secs_f64() * MARGIN / per_image.as_secs_f64();
+        (fitting as usize).max(batch).min(self.capacity)
     }
 
     /// Refuses everybody from now on.
@@ -64,5 +91,36 @@ impl Admission {
     pub fn in_flight(&self) -> usize {
         self.capacity
             .saturating_sub(self.places.available_permits())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_are_admitted_than_can_be_answered_in_time() {
+        let admission = Admission::new(100);
+        let ms = Duration::from_millis;
+        let table = [
+            // within, per image, places
+            (ms(30_000), None, 100),
+            (ms(30_000), Some(ms(15)), 100),
+            (ms(1000), Some(ms(20)), 40),
+            (ms(1000), Some(ms(500)), 8),
+            (ms(1), Some(ms(60_000)), 8),
+            (ms(1000), Some(ms(0)), 100),
+        ];
+        for (within, per_image, places) in table {
+            let found = admission.places_within(within, per_image, 8);
+            assert_eq!(found, places, "{within:?} {per_image:?}");
+        }
+        let first = admission.enter_up_to(2).unwrap();
+        let _second = admission.enter_up_to(2).unwrap();
+        assert_eq!(admission.enter_up_to(2).unwrap_err(), Refusal::Full(2));
+        let _third = admission.enter_up_to(3).unwrap();
+        drop(first);
+        assert_eq!(admission.enter_up_to(2).unwrap_err(), Refusal::Full(2));
+        assert!(admission.enter().is_ok());
     }
 }

@@ -97,6 +97,7 @@ pub struct Slot(OwnedSemaphorePermit);
 /// Admission, queue and worker.
 pub struct Engine {
     admission: Admission,
+    max_batch_size: usize,
     slots: Arc<Semaphore>,
     queue: Arc<Queue>,
     worker: Worker,
@@ -112,6 +113,7 @@ impl Engine {
         let queue = Arc::new(Queue::new(options.max_batch_size, options.max_batch_delay));
         Ok(Self {
             admission: Admission::new(options.max_concurrent_requests),
+            max_batch_size: options.max_batch_size,
             slots: Arc::new(Semaphore::new(options.queue_capacity)),
             worker: Worker::start(model, queue.clone(), observer)?,
             queue,
@@ -121,6 +123,16 @@ impl Engine {
     /// Where requests take their place before any work is done for them.
     pub fn admission(&self) -> &Admission {
         &self.admission
+    }
+
+    /// Takes a place if the requests that are worked on already, and this one, can be answered `within` their deadline at the model's pace
+    /// of late: who would only wait in vain is refused at once.
+    pub fn admit(&self, within: Duration) -> Result<Place, Refusal> {
+        let per_image = self.worker.per_image();
+        let places = self
+            .admission
+            .places_within(within, per_image, self.max_batch_size);
+        self.admission.enter_up_to(places)
     }
 
     /// Waits for a place among the prepared inputs. Held by the job until its batch starts, or given back by dropping it.

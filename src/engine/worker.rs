@@ -43,6 +43,7 @@ struct Monitor {
 struct State {
     running_since: Option<Instant>,
     usual: Option<Duration>,
+    per_image: Option<Duration>,
     ended: bool,
 }
 
@@ -55,11 +56,16 @@ impl Monitor {
         self.with(|state| state.running_since = Some(at));
     }
 
-    /// Keeps a slowly moving average of what a batch takes.
-    fn finish(&self, took: Duration) {
+    /// Keeps slowly moving averages of what a batch and what each of its images takes.
+    fn finish(&self, took: Duration, images: usize) {
+        let average = |usual: Option<Duration>, took: Duration| {
+            Some(usual.map_or(took, |usual| (usual * 7 + took) / 8))
+        };
+        let images = u32::try_from(images.max(1)).unwrap_or(u32::MAX);
         self.with(|state| {
             state.running_since = None;
-            state.usual = Some(state.usual.map_or(took, |usual| (usual * 7 + took) / 8));
+            state.usual = average(state.usual, took);
+            state.per_image = average(state.per_image, took / images);
         });
     }
 }
@@ -105,6 +111,11 @@ impl Worker {
         })
     }
 
+    /// What an image has taken lately, as its share of a batch; `None` before the first batch.
+    pub(super) fn per_image(&self) -> Option<Duration> {
+        self.state.with(|state| state.per_image)
+    }
+
     /// Waits for the end of the thread, but no longer than `within`; says whether it has ended.
     pub(super) fn join(&self, within: Duration) -> bool {
         let state = self
@@ -143,7 +154,7 @@ fn work(model: &dyn Forward, queue: &Queue, observer: &dyn Observer, monitor: &M
         let (images, want) = describe(&batch);
         let result = model.forward(&images, want);
         let took = started.elapsed();
-        monitor.finish(took);
+        monitor.finish(took, batch.len());
         observer.batch_finished(batch.len(), took);
         reply(
             batch,
