@@ -89,11 +89,7 @@ pub(super) async fn serve<E>(
 {
     // Answers are small: waiting to fill a packet would only delay them.
     let _ = stream.set_nodelay(true);
-    let local = stream.local_addr().map_or_else(
-        |_| LocalAddr::default(),
-        |address| LocalAddr(Addr::SocketAddr(address)),
-    );
-    let remote = RemoteAddr(Addr::SocketAddr(peer));
+    let (local, remote) = addresses(&stream, peer);
     let (activity, mut changes) = watch::channel(Activity::new());
     let activity: Shared = Arc::new(activity);
     let service = hyper::service::service_fn({
@@ -138,6 +134,15 @@ pub(super) async fn serve<E>(
         _ = connection.as_mut() => {}
         () = too_long(&mut changes, &STOPPING) => {}
     }
+}
+
+/// Both ends, as the framework names them.
+fn addresses(stream: &TcpStream, peer: SocketAddr) -> (LocalAddr, RemoteAddr) {
+    let local = stream.local_addr().map_or_else(
+        |_| LocalAddr::default(),
+        |address| LocalAddr(Addr::SocketAddr(address)),
+    );
+    (local, RemoteAddr(Addr::SocketAddr(peer)))
 }
 
 /// A stopping server waits for answers, and no longer than this for anything else.

@@ -91,14 +91,28 @@ pub(super) struct ContextEndpoint<E> {
     cors: Cors,
 }
 
+/// What is remembered of a request while it is worked on.
+struct Asked {
+    start: Instant,
+    id: String,
+    method: Method,
+    path: String,
+    /// Whose pages may read the answer.
+    origin: Option<HeaderValue>,
+}
+
 impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
-        let start = Instant::now();
-        let id = request_id(&request);
-        let method = request.method().clone();
-        let path = request.uri().path().to_owned();
+        let asked = Asked {
+            start: Instant::now(),
+            id: request_id(&request),
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+            origin: self.cors.origin(&request),
+        };
+        let id = &asked.id;
         let span = tracing::info_span!("request", id, trace_id = Empty, otel.kind = Empty);
         trace::begin(&span, &request);
         let current = Current {
@@ -106,59 +120,70 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
             problem: Cell::new(None),
             held: RefCell::default(),
         };
-
-        let origin = self.cors.origin(&request);
-        let answer = async {
-            match self.cors.preflight(&request) {
-                Some(response) => Ok(response),
-                None => self
-                    .inner
-                    .call(request)
-                    .await
-                    .map(IntoResponse::into_response),
-            }
-        };
-        let answer = AssertUnwindSafe(answer).catch_unwind();
         let answering = async {
             // In here, so that its end is told within the request's span too.
             let mut leaving = Leaving(self.metrics.as_deref());
-            let (mut response, route) = match answer.await {
-                Ok(Ok(response)) => {
-                    let route = response.data::<PathPattern>().cloned();
-                    (response, route)
-                }
-                Ok(Err(error)) => {
-                    let route = error.data::<PathPattern>().cloned();
-                    (response_of(error, method.as_str(), &path), route)
-                }
-                Err(_panic) => {
-                    tracing::error!("a handler panicked");
-                    let status = StatusCode::INTERNAL_SERVER_ERROR;
-                    (failure(status, method.as_str(), &path), None)
-                }
-            };
+            let answer = AssertUnwindSafe(self.answer(request)).catch_unwind().await;
             leaving.has_its_answer();
-            self.cors.open(&mut response, origin);
-            if let Ok(value) = HeaderValue::from_str(&id) {
-                response.headers_mut().insert("x-request-id", value);
-            }
-            let status = response.status();
-            let problem = CURRENT.with(|current| current.problem.get());
-            let problem = problem.filter(|_| !status.is_success());
-            let took = start.elapsed();
-            let route = route.as_ref().map_or(UNMATCHED, |r| template(&r.0, &path));
-            trace::end(known(&method), route, status);
-            if let Some(metrics) = &self.metrics {
-                metrics.request_answered(known(&method), route, status.as_u16(), took);
-                if let Some(reason) = problem.filter(|_| is_rejection(status)) {
-                    metrics.request_rejected(reason);
-                }
-            }
-            let (status, ms) = (status.as_u16(), took.as_secs_f64() * 1e3);
-            tracing::info!(%method, path, status, problem, ms, "answered");
-            response
+            self.finish(answer, &asked)
         };
         Ok(CURRENT.scope(current, answering.instrument(span)).await)
+    }
+}
+
+impl<E: Endpoint> ContextEndpoint<E> {
+    async fn answer(&self, request: Request) -> poem::Result<Response> {
+        match self.cors.preflight(&request) {
+            Some(response) => Ok(response),
+            None => Ok(self.inner.call(request).await?.into_response()),
+        }
+    }
+
+    /// Any outcome as a response with the headers that all have; counted, and told to the log and to the trace.
+    fn finish(
+        &self,
+        answer: std::thread::Result<poem::Result<Response>>,
+        asked: &Asked,
+    ) -> Response {
+        let (method, path) = (asked.method.as_str(), &asked.path);
+        let (mut response, route) = match answer {
+            Ok(Ok(response)) => {
+                let route = response.data::<PathPattern>().cloned();
+                (response, route)
+            }
+            Ok(Err(error)) => {
+                let route = error.data::<PathPattern>().cloned();
+                (response_of(error, method, path), route)
+            }
+            Err(_panic) => {
+                tracing::error!("a handler panicked");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                (failure(status, method, path), None)
+            }
+        };
+        self.cors.open(&mut response, asked.origin.clone());
+        if let Ok(value) = HeaderValue::from_str(&asked.id) {
+            response.headers_mut().insert("x-request-id", value);
+        }
+        let route = route.as_ref().map_or(UNMATCHED, |r| template(&r.0, path));
+        self.tell(asked, route, response.status());
+        response
+    }
+
+    fn tell(&self, asked: &Asked, route: &str, status: StatusCode) {
+        let problem = CURRENT.with(|current| current.problem.get());
+        let problem = problem.filter(|_| !status.is_success());
+        let (took, known) = (asked.start.elapsed(), known(&asked.method));
+        trace::end(known, route, status);
+        if let Some(metrics) = &self.metrics {
+            metrics.request_answered(known, route, status.as_u16(), took);
+            if let Some(reason) = problem.filter(|_| is_rejection(status)) {
+                metrics.request_rejected(reason);
+            }
+        }
+        let (method, path) = (&asked.method, &asked.path);
+        let (status, ms) = (status.as_u16(), took.as_secs_f64() * 1e3);
+        tracing::info!(%method, path, status, problem, ms, "answered");
     }
 }
 
