@@ -83,7 +83,7 @@ pub struct AccessArgs {
     #[arg(long, value_name = "FILE", env = "IMGCLASS_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// An origin whose web pages may call the interface, such as https://example.com, or * for all (repeatable) [default: none]
+    /// Scheme, host and port of web pages that may call the interface, or * for all (repeatable) [default: none]
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin, env = "IMGCLASS_CORS_ALLOW_ORIGIN")]
     pub cors_allow_origin: Vec<AllowedOrigin>,
 
