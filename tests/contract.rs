@@ -26,6 +26,7 @@ struct Arguments {
 const LIMITS: HttpLimits = HttpLimits {
     payload_limit: 256 * 1024,
     body_timeout: Duration::from_secs(10),
+    max_images: 4,
 };
 
 /// One untrained service for all tests: its answers mean nothing, but they are the same every time.

@@ -46,7 +46,7 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
 }
 
 /// The whole body, if it is within its limits; a body that announces more is refused before it is read.
-async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<bytes::Bytes> {
+pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<bytes::Bytes> {
     let limits = request
         .data::<ApiState>()
         .map(ApiState::limits)
@@ -68,7 +68,7 @@ async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<bytes::
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let value: Value = serde_json::from_slice(bytes)
         .map_err(|error| Failure::malformed_json(error.to_string()))?;
     if !value.is_object() {
@@ -76,6 +76,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
             "expected a JSON object".to_owned(),
         ));
     }
+    typed(value)
+}
+
+/// A JSON value as what is asked for; errors name the field.
+pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let reason = error.into_inner();

@@ -10,6 +10,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use poem::http::{HeaderValue, StatusCode};
 use poem::{Endpoint, IntoResponse, Middleware, Request, Response};
+use poem_openapi::error::ParseParamError;
 use tracing::Instrument;
 
 use super::problem::Failure;
@@ -83,6 +84,10 @@ fn response_of(error: poem::Error, method: &str, path: &str) -> Response {
     }
     if error.status().is_server_error() {
         tracing::error!("{error}");
+    }
+    if let Some(error) = error.downcast_ref::<ParseParamError>() {
+        let detail = format!("{}: {}", error.name, error.reason);
+        return poem::Error::from(Failure::invalid_request(detail)).into_response();
     }
     failure(error.status(), method, path)
 }

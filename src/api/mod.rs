@@ -3,12 +3,14 @@
 
 mod body;
 mod classify_image;
+mod headers;
 mod health;
 mod middleware;
 mod model;
 mod problem;
 mod server;
 mod state;
+mod v1;
 
 use poem::middleware::{NormalizePath, TrailingSlash};
 use poem::web::{Data, Html};
@@ -21,6 +23,7 @@ pub use state::ApiState;
 /// The routes that the specification describes.
 type Routes = (
     classify_image::Contract,
+    v1::ImageRoutes,
     model::ModelRoutes,
     health::HealthRoutes,
 );
@@ -28,6 +31,7 @@ type Routes = (
 fn openapi() -> OpenApiService<Routes, ()> {
     let routes = (
         classify_image::Contract,
+        v1::ImageRoutes,
         model::ModelRoutes,
         health::HealthRoutes,
     );

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::problem::Failure;
-use crate::config::HttpLimits;
+use crate::config::{DEFAULT_MODEL_NAME, HttpLimits};
 use crate::service::Service;
 
 /// Shared by all requests; cheap to clone.
@@ -11,6 +11,7 @@ use crate::service::Service;
 pub struct ApiState {
     service: Arc<OnceLock<Arc<Service>>>,
     limits: HttpLimits,
+    model_name: Arc<str>,
 }
 
 impl ApiState {
@@ -19,7 +20,14 @@ impl ApiState {
         Self {
             service: Arc::default(),
             limits,
+            model_name: DEFAULT_MODEL_NAME.into(),
         }
+    }
+
+    /// The same under another model name than [`DEFAULT_MODEL_NAME`]: what clients of the inference protocols call the model.
+    pub fn served_as(mut self, model_name: &str) -> Self {
+        self.model_name = model_name.into();
+        self
     }
 
     /// From now on requests are served. A second call changes nothing.
@@ -30,6 +38,11 @@ impl ApiState {
     /// The service, if it has been loaded.
     pub(super) fn service(&self) -> Result<&Arc<Service>, Failure> {
         self.service.get().ok_or_else(Failure::loading)
+    }
+
+    /// What clients of the inference protocols call the model.
+    pub(super) fn model_name(&self) -> &str {
+        &self.model_name
     }
 
     pub(super) fn limits(&self) -> HttpLimits {

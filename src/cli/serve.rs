@@ -34,7 +34,8 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen()?;
     let server = Server::bind(&args.server.hostname, args.server.port()?).await?;
     let address = server.address();
-    let state = ApiState::loading(args.server.http_limits());
+    let state =
+        ApiState::loading(args.server.http_limits()).served_as(&args.server.served_model_name);
     let (stop, stopped) = oneshot::channel::<()>();
     let patience = *args.server.shutdown_timeout;
     let serving = server.run(
