@@ -46,7 +46,10 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
 }
 
 /// The whole body, if it is within its limits; a body that announces more is refused before it is read.
-pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<bytes::Bytes> {
+pub(super) async fn read(
+    request: &Request,
+    body: &mut RequestBody,
+) -> Result<bytes::Bytes, Failure> {
     let limits = request
         .data::<ApiState>()
         .map(ApiState::limits)
@@ -55,16 +58,18 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> poem::Res
         .header("content-length")
         .and_then(|text| text.parse::<u64>().ok());
     if announced.is_some_and(|length| length > limits.payload_limit as u64) {
-        return Err(Failure::payload_too_large(limits.payload_limit).into());
+        return Err(Failure::payload_too_large(limits.payload_limit));
     }
-    let reading = body.take()?.into_bytes_limit(limits.payload_limit);
+    // Taken twice would be a fault of ours.
+    let body = body.take().map_err(|_| Failure::internal())?;
+    let reading = body.into_bytes_limit(limits.payload_limit);
     match tokio::time::timeout(limits.body_timeout, reading).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(ReadBodyError::PayloadTooLarge)) => {
-            Err(Failure::payload_too_large(limits.payload_limit).into())
+            Err(Failure::payload_too_large(limits.payload_limit))
         }
-        Ok(Err(_)) => Err(Failure::broken_body().into()),
-        Err(_) => Err(Failure::body_timeout(limits.body_timeout).into()),
+        Ok(Err(_)) => Err(Failure::broken_body()),
+        Err(_) => Err(Failure::body_timeout(limits.body_timeout)),
     }
 }
 

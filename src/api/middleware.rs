@@ -13,6 +13,7 @@ use poem::{Endpoint, IntoResponse, Middleware, Request, Response};
 use poem_openapi::error::ParseParamError;
 use tracing::Instrument;
 
+use super::inference;
 use super::problem::Failure;
 
 tokio::task_local! {
@@ -93,6 +94,9 @@ fn response_of(error: poem::Error, method: &str, path: &str) -> Response {
 }
 
 fn failure(status: StatusCode, method: &str, path: &str) -> Response {
+    if inference::owns(path) {
+        return inference::framework_error(status, method, path);
+    }
     poem::Error::from(Failure::of_framework(status, method, path)).into_response()
 }
 

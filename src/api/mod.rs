@@ -5,6 +5,7 @@ mod body;
 mod classify_image;
 mod headers;
 mod health;
+mod inference;
 mod middleware;
 mod model;
 mod problem;
@@ -56,7 +57,7 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let service = openapi();
     let page =
         with_last_slash(&service.swagger_ui_html()).replace("<title>Swagger UI</title>", PAGE_HEAD);
-    Route::new()
+    inference::routes(Route::new())
         .at(
             "/openapi.json",
             get(spec).data(Specification(specification())),

@@ -53,6 +53,14 @@ impl Problem {
         .into()
     }
 
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     fn with_instance(mut self, request_id: &str) -> Self {
         self.instance = format!("urn:imgclass:request:{request_id}");
         self
@@ -134,6 +142,25 @@ impl Failure {
         Self::too_large("payload-too-large", "The request is too large", detail)
     }
 
+    /// Malformed by a protocol's own rules.
+    pub(super) fn bad_request(detail: String) -> Self {
+        Self::BadRequest(Json(Problem::of(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            "The request is malformed",
+            detail,
+        )))
+    }
+
+    pub(super) fn no_model(detail: String) -> Self {
+        Self::NotFound(Json(Problem::of(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "There is no such model",
+            detail,
+        )))
+    }
+
     pub(super) fn malformed_form(detail: String) -> Self {
         Self::BadRequest(Json(Problem::of(
             StatusCode::BAD_REQUEST,
@@ -178,6 +205,14 @@ impl Failure {
                 Self::invalid_request(format!("{field}: {}", error.public_message()))
             }
             other => other.into(),
+        }
+    }
+
+    /// Seconds to wait before another try, where that helps.
+    pub(super) fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::Unavailable(_, seconds) => Some(*seconds),
+            _ => None,
         }
     }
 

@@ -8,6 +8,8 @@ use poem_openapi::param::Query;
 use poem_openapi::payload::{Binary, Json};
 use poem_openapi::{ApiResponse, OpenApi, ResponseContent};
 
+pub(super) use self::body::{decode_base64, within};
+
 use self::body::{Images, ImagesBody};
 use self::wire::{
     ClassifyAnswer, ClassifyRequest, ClassifyResult, EmbeddingResult, EmbeddingsAnswer,
