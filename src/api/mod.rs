@@ -8,6 +8,7 @@ mod health;
 mod inference;
 mod middleware;
 mod model;
+mod page;
 mod problem;
 mod server;
 mod state;
@@ -57,7 +58,7 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let service = openapi();
     let page =
         with_last_slash(&service.swagger_ui_html()).replace("<title>Swagger UI</title>", PAGE_HEAD);
-    inference::routes(Route::new())
+    page::routes(inference::routes(Route::new()))
         .at(
             "/openapi.json",
             get(spec).data(Specification(specification())),
@@ -67,6 +68,7 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
             get(swagger).data(SwaggerPage(format!("<!DOCTYPE html>{page}"))),
         )
         .nest("/", service)
+        .before(page::at_root)
         .with(NormalizePath::new(TrailingSlash::Trim))
         .with(middleware::RequestContext)
         .data(state)
