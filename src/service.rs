@@ -225,13 +225,18 @@ impl Service {
 
     /// The `top_k` most probable classes of one image.
     pub async fn classify(&self, source: Source, top_k: usize) -> Result<Classified, ServiceError> {
-        let start = Instant::now();
-        let _place = self.admit()?;
-        let answer = self.answer_in_time(start, source, Ask::default()).await?;
+        let answer = self.answer_one(source, Ask::default()).await?;
         Ok(Classified {
             predictions: self.predictions(&answer.output.logits, top_k, 0.0),
             phases: answer.phases,
         })
+    }
+
+    /// What the model says of one image.
+    pub async fn answer_one(&self, source: Source, ask: Ask) -> Result<Answer, ServiceError> {
+        let start = Instant::now();
+        let _place = self.admit()?;
+        self.answer_in_time(start, source, ask).await
     }
 
     /// What the model says of each of a request's images, in their order. They share one place and one deadline; an image that fails leaves

@@ -171,7 +171,7 @@ class Card {
     button.dataset.index = index;
     button.title = wnid ? `class ${index}, ${wnid}` : `class ${index}`;
     button.addEventListener("click", () => this.explain(index).catch((error) => this.fail(error)));
-    requestAnimationFrame(() => requestAnimationFrame(() => { $(".fill", item).style.width = `${probability * 100}%`; }));
+    requestAnimationFrame(() => requestAnimationFrame(() => { $(".fill", item).style.setProperty("--share", `${probability * 100}%`); }));
     return item;
   }
 
@@ -219,7 +219,7 @@ class Card {
 
 function percent(probability) {
   const shown = probability * 100;
-  return `${shown >= 99.95 || shown < 0.05 ? shown.toFixed(0) : shown.toFixed(1)} %`;
+  return shown < 0.05 ? "< 0.1 %" : `${shown.toFixed(1)} %`;
 }
 
 function add(pictures) {
@@ -294,7 +294,7 @@ function theme(name) {
   document.documentElement.toggleAttribute("data-theme", name !== "auto");
   if (name !== "auto") document.documentElement.dataset.theme = name;
   button.dataset.theme = name;
-  button.textContent = name[0].toUpperCase() + name.slice(1);
+  button.textContent = { auto: "◐ Auto", light: "☀ Light", dark: "☾ Dark" }[name];
   button.setAttribute("aria-label", `Colours: ${name === "auto" ? "as the system has them" : name}`);
   try { localStorage.setItem("theme", name); } catch { /* as said above */ }
 }

@@ -5,7 +5,7 @@
 // LABEL is the class that PICTURE must be given, where the weights are trained. CHROMIUM names the browser. Exit code 0 if all is well.
 
 import assert from "node:assert/strict";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { chromium } from "playwright-core";
@@ -46,7 +46,7 @@ async function uploads() {
   ok(`an upload is given a label: ${verdict}`);
   assert.equal(await page.locator(".card .bar").count(), 5);
   const shares = await page.locator(".card .share").allTextContents();
-  const numbers = shares.map(parseFloat);
+  const numbers = shares.map((share) => parseFloat(share.replace("<", "")));
   assert.ok(numbers.every((n, i) => n >= 0 && n <= 100 && (i === 0 || n <= numbers[i - 1])), `${shares}`);
   ok("five bars, falling");
 
@@ -68,6 +68,7 @@ async function uploads() {
   await page.waitForTimeout(600);
   await page.screenshot({ path: join(output, "page-light.png"), fullPage: true });
   await page.emulateMedia({ colorScheme: "dark" });
+  await page.waitForTimeout(400);
   await page.screenshot({ path: join(output, "page-dark.png"), fullPage: true });
   assert.deepEqual(page.faults, []);
   ok("nothing in the console, nothing asked of another server");
@@ -77,7 +78,7 @@ async function uploads() {
 async function severalAndBad() {
   const page = await open("/", { viewport: { width: 1180, height: 900 } });
   await page.setInputFiles("#files", [
-    picture,
+    { name: basename(picture), mimeType: "image/jpeg", buffer: readFileSync(picture) },
     { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("no picture at all") },
     { name: "it's.bmp", mimeType: "image/bmp", buffer: bmp(40, 30) },
   ]);
