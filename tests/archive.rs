@@ -12,6 +12,7 @@ use std::process::Stdio;
 
 use binary::{imgclass, run, text, write_picture};
 use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
 use serde_json::Value;
 
 /// Six pictures in two folders, one of them with a name that CSV must quote, and one file that is no picture.
@@ -277,11 +278,19 @@ fn rows_of(folder: &Path) -> BTreeMap<String, (usize, usize)> {
         let reader =
             SerializedFileReader::new(File::open(&path).expect("a part")).expect("Parquet");
         for row in reader.get_row_iter(None).expect("rows") {
-            let row = row.expect("a row").to_json_value();
-            let length = |name: &str| row[name].as_array().map_or(0, Vec::len);
-            assert_eq!(row["error"].is_null(), length("predictions") > 0, "{row}");
-            let file = row["file"].as_str().expect("a name").to_owned();
-            let before = rows.insert(file, (length("predictions"), length("embedding")));
+            let row = row.expect("a row");
+            let fields: BTreeMap<&String, &Field> = row.get_column_iter().collect();
+            let field = |name: &str| fields.get(&name.to_owned()).copied();
+            let length = |name: &str| match field(name) {
+                Some(Field::ListInternal(list)) => list.len(),
+                _ => 0,
+            };
+            let failed = matches!(field("error"), Some(Field::Str(_)));
+            assert_eq!(failed, length("predictions") == 0, "{row}");
+            let Some(Field::Str(file)) = field("file") else {
+                panic!("{row} has no name");
+            };
+            let before = rows.insert(file.clone(), (length("predictions"), length("embedding")));
             assert_eq!(before, None, "{row} is there twice");
         }
     }
