@@ -30,7 +30,7 @@ const LIMITS: HttpLimits = HttpLimits {
 };
 
 /// One untrained service for all tests: its answers mean nothing, but they are the same every time.
-static SERVICE: LazyLock<Arc<Service>> = LazyLock::new(|| service(&[]));
+static SERVICE: LazyLock<Arc<Service>> = LazyLock::new(|| service(&["--request-timeout", "10m"]));
 
 fn service(arguments: &[&str]) -> Arc<Service> {
     let arguments = Arguments::parse_from([&["test"], arguments].concat());

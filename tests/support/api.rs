@@ -30,7 +30,7 @@ pub(crate) const LIMITS: HttpLimits = HttpLimits {
 
 /// One untrained service for all tests: its answers mean nothing, but they are the same every time.
 pub(crate) static SERVICE: LazyLock<Arc<Service>> =
-    LazyLock::new(|| service(super::support::untrained(), &[]));
+    LazyLock::new(|| service(super::support::untrained(), &["--request-timeout", "10m"]));
 
 pub(crate) fn service(model: Classifier, arguments: &[&str]) -> Arc<Service> {
     let arguments = Arguments::parse_from([&["test"], arguments].concat());
@@ -48,6 +48,7 @@ pub(crate) fn client() -> TestClient<impl poem::Endpoint> {
     client_of(SERVICE.clone())
 }
 
+#[allow(dead_code, reason = "not every test sends pictures")]
 pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     let pixels = image::RgbImage::from_fn(width, height, |x, y| {
         image::Rgb([(x * 5) as u8, (y * 3) as u8, 90])
@@ -58,6 +59,7 @@ pub(crate) fn png(width: u32, height: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
+#[allow(dead_code, reason = "not every test sends pictures")]
 pub(crate) fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }

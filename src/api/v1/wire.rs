@@ -60,7 +60,7 @@ pub(super) struct ExplainRequest {
     #[oai(skip_serializing_if_is_none)]
     #[serde(default, deserialize_with = "class")]
     pub(super) class: Option<String>,
-    /// What to answer; `overlay` if it is not said.
+    // No words of its own: generators of clients stumble over a described reference.
     #[oai(skip_serializing_if_is_none)]
     #[serde(default)]
     pub(super) format: Option<ExplainFormat>,
@@ -73,7 +73,7 @@ pub(super) struct ExplainRequest {
     pub(super) opacity: Option<f64>,
 }
 
-/// How an explanation is given.
+/// How an explanation is given; `overlay` if it is not said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum, Deserialize)]
 #[oai(rename_all = "lowercase")]
 #[serde(rename_all = "lowercase")]

@@ -35,17 +35,12 @@ pub(in crate::cli) fn expand(
     named: &[String],
     lists: &[String],
 ) -> impl Iterator<Item = Input> + use<> {
-    let named = named
-        .to_vec()
-        .into_iter()
-        .flat_map(|name| match name.as_str() {
-            "-" => one(Input::Stdin),
-            _ => expand_one(&name),
-        });
-    let listed = lists
-        .to_vec()
-        .into_iter()
-        .flat_map(|list| expand_list(&list));
+    let (named, lists) = (named.to_vec(), lists.to_vec());
+    let named = named.into_iter().flat_map(|name| match name.as_str() {
+        "-" => one(Input::Stdin),
+        _ => expand_one(&name),
+    });
+    let listed = lists.into_iter().flat_map(|list| expand_list(&list));
     named.chain(listed)
 }
 

@@ -105,7 +105,7 @@ impl Writer {
     pub(super) fn finish(self) -> io::Result<()> {
         match self {
             Self::Table { mut out, .. } | Self::Jsonl(mut out) | Self::Csv(mut out) => out.flush(),
-            Self::Parquet(parts) => parts.finish(),
+            Self::Parquet(mut parts) => parts.finish(),
         }
     }
 }

@@ -87,7 +87,7 @@ impl Parts {
         }
     }
 
-    pub(super) fn finish(mut self: Box<Self>) -> io::Result<()> {
+    pub(super) fn finish(&mut self) -> io::Result<()> {
         self.write()
     }
 
