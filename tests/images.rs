@@ -66,7 +66,12 @@ async fn one_image_has_the_same_numbers_in_every_form_and_on_every_route() {
     for result in answer["results"].as_array().expect("results") {
         assert_eq!(&result["predictions"], expected);
     }
-    for kind in ["image/png", "image/x-anything", "application/octet-stream"] {
+    for kind in [
+        "image/png",
+        "image/x-anything",
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+    ] {
         let (_, answer) = post_bytes("/v1/classify?top_k=1000", kind, picture.clone()).await;
         assert_eq!(&answer["results"][0]["predictions"], expected, "{kind}");
     }

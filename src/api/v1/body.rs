@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use crate::api::body::{parse, read, typed};
 use crate::api::problem::Failure;
 use crate::api::state::ApiState;
+use crate::image::Format;
 use crate::service::Source;
 
 /// One image: either where it is, or what it is.
@@ -144,6 +145,8 @@ impl<T: ImagesRequest> Reader<T> {
             kind if kind.starts_with("image/") || kind == "application/octet-stream" => {
                 self.raw(bytes)
             }
+            // `curl --data-binary @photo.jpg` calls it a form: the bytes know better.
+            _ if Format::of(&bytes).is_ok() => self.raw(bytes),
             _ => self.json(&bytes),
         }
     }

@@ -85,9 +85,9 @@ pub(super) struct ImageRoutes;
 impl ImageRoutes {
     /// Classify images
     ///
-    /// The most probable classes of each image. Send JSON, a form with files, or one image as the body (`curl --data-binary @photo.jpg -H
-    /// 'Content-Type: image/jpeg'`); options may stand in the body or in the query, and those in the body win. An image that fails leaves the
-    /// others as they are; where the image is the body, its failure is the answer's.
+    /// The most probable classes of each image. Send JSON, a form with files, or one image as the body (`curl --data-binary @photo.jpg`);
+    /// options may stand in the body or in the query, and those in the body win. An image that fails leaves the others as they are; where the
+    /// image is the body, its failure is the answer's.
     #[oai(path = "/v1/classify", method = "post", operation_id = "classify")]
     async fn classify(
         &self,
