@@ -55,7 +55,7 @@ impl Format {
     }
 
     /// [`Format::sniff`], or an error that names what was sent as far as it can be told.
-    pub fn of(bytes: &[u8]) -> Result<Self, ImageError> {
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, ImageError> {
         Self::sniff(bytes).ok_or_else(|| ImageError::Unsupported {
             found: foreign(bytes).to_owned(),
         })

@@ -146,7 +146,7 @@ impl<T: ImagesRequest> Reader<T> {
                 self.raw(bytes)
             }
             // `curl --data-binary @photo.jpg` calls it a form: the bytes know better.
-            _ if Format::of(&bytes).is_ok() => self.raw(bytes),
+            _ if Format::sniff(&bytes).is_some() => self.raw(bytes),
             _ => self.json(&bytes),
         }
     }
