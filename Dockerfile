@@ -22,6 +22,8 @@ RUN mkdir src \
     && cargo clean --release --package imgclass
 
 COPY src src
+# The page at /, which the binary holds.
+COPY web web
 RUN cargo build --release --locked --bin imgclass
 
 # ---- weights: none unless asked for, as --build-arg MODEL=timm/resnet50.tv2_in1k ----

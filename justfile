@@ -56,6 +56,11 @@ smoke:
     cargo build --locked --release
     python3 tools/smoke.py target/release/imgclass
 
+# others' clients against the release binary, and the page in a browser; needs a virtual environment with tests/clients/requirements.txt
+clients:
+    cargo build --locked --release
+    .venv/bin/python tests/clients/run.py target/release/imgclass target/screenshots
+
 # every benchmark, or one: just bench --bench forward
 bench *arguments:
     cargo bench --locked {{ arguments }}

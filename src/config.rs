@@ -249,7 +249,12 @@ pub struct HttpLimits {
     pub payload_limit: usize,
     /// The longest that a client may take to send a body.
     pub body_timeout: Duration,
+    /// Images in one request at most.
+    pub max_images: usize,
 }
+
+/// What clients of the inference protocols call the model, unless the operator says otherwise.
+pub const DEFAULT_MODEL_NAME: &str = "resnet50";
 
 /// The HTTP server.
 #[derive(Debug, Clone, Args)]
@@ -272,6 +277,15 @@ pub struct ServerArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = time, env = "IMGCLASS_BODY_TIMEOUT")]
     pub body_timeout: humantime::Duration,
 
+    // Four full batches: more is better sent as several requests, which share the model fairly with everybody else's.
+    /// Images in one request at most
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = whole(1..=1024), env = "IMGCLASS_MAX_IMAGES_PER_REQUEST")]
+    pub max_images_per_request: usize,
+
+    /// What clients of the inference protocols (/v2/models/NAME, /v1/models/NAME) call the model
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_MODEL_NAME, value_parser = model_name, env = "IMGCLASS_SERVED_MODEL_NAME")]
+    pub served_model_name: String,
+
     /// After SIGTERM, how long the service goes on serving while it says that it is not ready, so that load balancers leave it first
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = shutdown_delay, env = "IMGCLASS_SHUTDOWN_DELAY")]
     pub shutdown_delay: humantime::Duration,
@@ -290,6 +304,7 @@ impl ServerArgs {
         HttpLimits {
             payload_limit: usize::try_from(self.payload_limit.as_u64()).unwrap_or(usize::MAX),
             body_timeout: *self.body_timeout,
+            max_images: self.max_images_per_request,
         }
     }
 
@@ -327,6 +342,15 @@ fn whole(
             range.start(),
             range.end()
         )),
+    }
+}
+
+/// A model's name as it stands in paths: one segment, without the colon that TensorFlow Serving's paths give a meaning.
+fn model_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match text {
+        _ if (1..=128).contains(&text.len()) && text.chars().all(fits) => Ok(text.to_owned()),
+        _ => Err("expected 1 to 128 letters, digits, '-', '_' and '.'".to_owned()),
     }
 }
 

@@ -1,5 +1,7 @@
-//! The use case: an image, however it came, to its classes. Reads like the flow: admission, fetch, decode, queue, batch, forward, top-k.
-//! It knows no HTTP, no files and no tensors.
+//! The use case: images, however they came, to their classes, features and heat maps. Reads like the flow: admission, fetch, decode, queue,
+//! batch, forward, top-k. It knows no HTTP, no files and no tensors.
+
+mod explain;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -7,18 +9,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument, info_span};
 
 use crate::engine::{
-    self, Done, Engine, EngineError, EngineOptions, Forward, NoObserver, Place, Refusal,
-    WorkerHealth,
+    self, Engine, EngineError, EngineOptions, Forward, NoObserver, Place, Refusal, WorkerHealth,
 };
 use crate::fetch::{FetchConfig, FetchError, Fetcher, SetupError};
 use crate::image::{self, Filter, ImageError, Limits, Preprocessing, PreprocessingError, Resize};
 use crate::model::head;
-use crate::model::{Classifier, Interpolation, Labels, ModelError, ModelInfo, PretrainedCfg, Want};
+use crate::model::{
+    ClassError, Classifier, Interpolation, Labels, ModelError, ModelInfo, Output, PretrainedCfg,
+    Want,
+};
+
+pub use explain::{ExplainError, Explanation, View};
 
 /// The service's bounds; `config` says what each is for.
 #[derive(Debug, Clone)]
@@ -42,6 +49,51 @@ pub enum Source {
     Url(String),
     /// An encoded image.
     Bytes(Bytes),
+    /// The network's input itself, planar `[3, height, width]` and normalised, of [`Service::input_shape`].
+    Prepared(Vec<f32>),
+}
+
+/// What an answer must hold beside the logits, because it costs time or memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ask {
+    /// What the model gives.
+    pub want: Want,
+    /// Also the picture itself, upright and no larger than [`View::MAX_SIDE`].
+    pub picture: bool,
+}
+
+impl Ask {
+    /// What an explanation needs.
+    pub fn explanation(picture: bool) -> Self {
+        let want = Want {
+            feature_map: true,
+            ..Want::default()
+        };
+        Self { want, picture }
+    }
+
+    /// What an embedding needs.
+    pub fn features() -> Self {
+        let want = Want {
+            features: true,
+            ..Want::default()
+        };
+        Self {
+            want,
+            picture: false,
+        }
+    }
+}
+
+/// What the model says of one image.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Logits, and what else was asked for.
+    pub output: Output,
+    /// How the network saw the picture; `None` where the input came prepared.
+    pub view: Option<View>,
+    /// Where the time went.
+    pub phases: Phases,
 }
 
 /// One class of an answer.
@@ -156,7 +208,14 @@ pub struct Service {
     observer: Arc<dyn Observer>,
     classifier: Arc<Classifier>,
     request_timeout: Duration,
+    max_batch_size: usize,
     draining: AtomicBool,
+}
+
+/// A source whose bytes are here.
+enum Material {
+    Encoded(Bytes),
+    Prepared(Vec<f32>),
 }
 
 /// The weight of one permit of the decode memory: semaphores count in 32 bits.
@@ -193,6 +252,7 @@ impl Service {
             observer,
             classifier,
             request_timeout: options.request_timeout,
+            max_batch_size: options.engine.max_batch_size.max(1),
             draining: AtomicBool::new(false),
         })
     }
@@ -204,46 +264,80 @@ impl Service {
 
     /// The `top_k` most probable classes of one image.
     pub async fn classify(&self, source: Source, top_k: usize) -> Result<Classified, ServiceError> {
+        let answer = self.answer_one(source, Ask::default()).await?;
+        Ok(Classified {
+            predictions: self.predictions(&answer.output.logits, top_k, 0.0),
+            phases: answer.phases,
+        })
+    }
+
+    /// What the model says of one image.
+    pub async fn answer_one(&self, source: Source, ask: Ask) -> Result<Answer, ServiceError> {
         let start = Instant::now();
         let _place = self.admit()?;
-        let answer =
-            tokio::time::timeout(self.request_timeout, self.classify_by(start, source, top_k));
-        let answer = answer
+        self.answer_in_time(start, source, ask).await
+    }
+
+    /// What the model says of each of a request's images, in their order. They share one place and one deadline; an image that fails leaves
+    /// the others as they are. No more than two batches of them are in work at one time, so that one request cannot fill the queue.
+    pub async fn answer(
+        &self,
+        sources: Vec<Source>,
+        ask: Ask,
+    ) -> Result<Vec<Result<Answer, ServiceError>>, Refusal> {
+        let start = Instant::now();
+        let _place = self.admit()?;
+        let answers = stream::iter(sources)
+            .map(|source| self.answer_in_time(start, source, ask))
+            .buffered(2 * self.max_batch_size);
+        Ok(answers.collect().await)
+    }
+
+    async fn answer_in_time(
+        &self,
+        start: Instant,
+        source: Source,
+        ask: Ask,
+    ) -> Result<Answer, ServiceError> {
+        let deadline = start + self.request_timeout;
+        let answer = self.answer_by(deadline, source, ask);
+        let answer = tokio::time::timeout_at(deadline.into(), answer)
             .await
             .unwrap_or(Err(ServiceError::DeadlinePassed(self.request_timeout)));
         self.observer.phase_finished(Phase::Total, start.elapsed());
         answer
     }
 
-    async fn classify_by(
+    async fn answer_by(
         &self,
-        start: Instant,
+        deadline: Instant,
         source: Source,
-        top_k: usize,
-    ) -> Result<Classified, ServiceError> {
-        let deadline = start + self.request_timeout;
+        ask: Ask,
+    ) -> Result<Answer, ServiceError> {
+        let start = Instant::now();
         let fetching = self.fetch(source).instrument(info_span!("fetch"));
-        let bytes = fetching.await;
+        let material = fetching.await;
         let fetched = Instant::now();
         self.observer.phase_finished(Phase::Fetch, fetched - start);
-        let bytes = bytes?;
+        let material = material?;
         let slot = self.engine.slot().await.map_err(|e| self.engine_error(e))?;
-        let decoding = self.prepare(bytes).instrument(info_span!("decode"));
+        let decoding = self
+            .input(material, ask.picture)
+            .instrument(info_span!("decode"));
         let input = decoding.await;
         let decoded = Instant::now();
         self.observer
             .phase_finished(Phase::Decode, decoded - fetched);
-        let input = input?;
+        let (input, view) = input?;
         let done = self
             .engine
-            .run(slot, input, Want::default(), deadline)
+            .run(slot, input, ask.want, deadline)
             .instrument(info_span!("model"))
             .await;
         let done = done.map_err(|e| self.engine_error(e))?;
         self.observer.phase_finished(Phase::Queue, done.queued);
         self.observer
             .phase_finished(Phase::Inference, done.inference);
-        let predictions = self.predictions(&done, top_k);
         let phases = Phases {
             fetch: fetched - start,
             decode: decoded - fetched,
@@ -251,21 +345,38 @@ impl Service {
             inference: done.inference,
             total: start.elapsed(),
         };
-        Ok(Classified {
-            predictions,
+        Ok(Answer {
+            output: done.output,
+            view,
             phases,
         })
     }
 
-    async fn fetch(&self, source: Source) -> Result<Bytes, ServiceError> {
+    async fn fetch(&self, source: Source) -> Result<Material, ServiceError> {
         match source {
-            Source::Url(url) => Ok(self.fetcher.fetch(&url).await?),
-            Source::Bytes(bytes) => Ok(bytes),
+            Source::Url(url) => Ok(Material::Encoded(self.fetcher.fetch(&url).await?)),
+            Source::Bytes(bytes) => Ok(Material::Encoded(bytes)),
+            Source::Prepared(input) => Ok(Material::Prepared(input)),
+        }
+    }
+
+    /// The network's input, and what of the picture is kept.
+    async fn input(
+        &self,
+        material: Material,
+        keep: bool,
+    ) -> Result<(Vec<f32>, Option<View>), ServiceError> {
+        match material {
+            Material::Prepared(input) => Ok((input, None)),
+            Material::Encoded(bytes) => {
+                let (input, view) = self.prepare(bytes, keep).await?;
+                Ok((input, Some(view)))
+            }
         }
     }
 
     /// Encoded bytes to the network's input, on a thread where blocking is allowed, within the memory for decoding.
-    async fn prepare(&self, bytes: Bytes) -> Result<Vec<f32>, ServiceError> {
+    async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Vec<f32>, View), ServiceError> {
         let stopped = |_| ServiceError::Internal("the service's semaphores are closed".to_owned());
         let info = image::inspect(&bytes, &self.limits)?;
         let memory = self.reserve(info.decoded_bytes).await?;
@@ -280,9 +391,10 @@ impl Service {
             // Given back when the work ends, even where the caller leaves before that.
             let _held = (memory, decoder);
             let picture = image::decode(&bytes, &limits)?;
-            Ok(preprocessing.apply(&picture))
+            let input = preprocessing.apply(&picture);
+            Ok((input, View::of(picture, &preprocessing, keep)))
         });
-        let prepared: Result<Vec<f32>, ImageError> = decoding
+        let prepared: Result<(Vec<f32>, View), ImageError> = decoding
             .await
             .map_err(|e| ServiceError::Internal(e.to_string()))?;
         Ok(prepared?)
@@ -297,21 +409,44 @@ impl Service {
         memory.map_err(|_| ServiceError::Internal("the decode memory is closed".to_owned()))
     }
 
-    fn predictions(&self, done: &Done, top_k: usize) -> Vec<Prediction> {
-        let labels = self.classifier.labels();
-        head::top_k(&head::softmax(&done.output.logits), top_k)
+    /// The `top_k` most probable classes of an image whose probability is `min_probability` at least, falling.
+    pub fn predictions(
+        &self,
+        logits: &[f32],
+        top_k: usize,
+        min_probability: f32,
+    ) -> Vec<Prediction> {
+        head::top_k(&head::softmax(logits), top_k)
             .into_iter()
-            .map(|(index, probability)| {
-                let label = labels.get(index);
-                Prediction {
-                    index,
-                    wnid: label.and_then(|label| label.wnid.clone()),
-                    label: label
-                        .map_or_else(|| format!("class {index}"), |label| label.name.clone()),
-                    probability,
-                }
-            })
+            .take_while(|(_, probability)| *probability >= min_probability)
+            .map(|(index, probability)| self.prediction(index, probability))
             .collect()
+    }
+
+    fn prediction(&self, index: usize, probability: f32) -> Prediction {
+        let label = self.labels().get(index);
+        Prediction {
+            index,
+            wnid: label.and_then(|label| label.wnid.clone()),
+            label: label.map_or_else(|| format!("class {index}"), |label| label.name.clone()),
+            probability,
+        }
+    }
+
+    /// The class that a text names: its index, its WordNet id or one of its names.
+    pub fn class(&self, text: &str) -> Result<usize, ClassError> {
+        self.labels().find(text)
+    }
+
+    /// Channels, height and width of the network's input.
+    pub fn input_shape(&self) -> (usize, usize, usize) {
+        let (height, width) = self.classifier.info().pretrained.input_size;
+        (3, height, width)
+    }
+
+    /// How many features an embedding has.
+    pub fn features(&self) -> usize {
+        crate::model::resnet::FEATURES
     }
 
     fn engine_error(&self, error: EngineError) -> ServiceError {

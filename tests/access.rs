@@ -23,6 +23,7 @@ fn client(arguments: &[&str]) -> TestClient<impl poem::Endpoint> {
     let arguments = Arguments::parse_from([&["test"], arguments].concat());
     let access = arguments.access.access().expect("rules");
     let limits = HttpLimits {
+        max_images: 32,
         payload_limit: 1024,
         body_timeout: Duration::from_secs(10),
     };

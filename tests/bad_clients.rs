@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 struct Quick;
 
 impl Forward for Quick {
-    fn forward(&self, images: &[&[f32]], _: Want) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&[f32]], _: &[Want]) -> Result<Vec<Output>, ModelError> {
         Ok(images.iter().map(|_| output()).collect())
     }
 }
@@ -57,7 +57,7 @@ impl Gated {
 }
 
 impl Forward for Gated {
-    fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&[f32]], want: &[Want]) -> Result<Vec<Output>, ModelError> {
         let _ = self.begun.send(images.len());
         let _ = self.leave.lock().expect("nobody panics").recv();
         Quick.forward(images, want)
@@ -69,7 +69,7 @@ impl Forward for Gated {
 struct PanicsOnce(AtomicUsize);
 
 impl Forward for PanicsOnce {
-    fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&[f32]], want: &[Want]) -> Result<Vec<Output>, ModelError> {
         assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "injected");
         Quick.forward(images, want)
     }
@@ -151,6 +151,7 @@ async fn a_connection_without_a_request_is_closed_after_its_time_and_a_busy_one_
 #[tokio::test]
 async fn a_body_that_comes_too_slowly_is_answered_408() {
     let limits = HttpLimits {
+        max_images: 32,
         body_timeout: SHORT,
         ..HTTP
     };

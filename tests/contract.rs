@@ -26,10 +26,11 @@ struct Arguments {
 const LIMITS: HttpLimits = HttpLimits {
     payload_limit: 256 * 1024,
     body_timeout: Duration::from_secs(10),
+    max_images: 4,
 };
 
 /// One untrained service for all tests: its answers mean nothing, but they are the same every time.
-static SERVICE: LazyLock<Arc<Service>> = LazyLock::new(|| service(&[]));
+static SERVICE: LazyLock<Arc<Service>> = LazyLock::new(|| service(&["--request-timeout", "10m"]));
 
 fn service(arguments: &[&str]) -> Arc<Service> {
     let arguments = Arguments::parse_from([&["test"], arguments].concat());

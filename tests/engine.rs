@@ -18,7 +18,7 @@ struct Gated {
 }
 
 impl Forward for Gated {
-    fn forward(&self, images: &[&[f32]], _: Want) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&[f32]], _: &[Want]) -> Result<Vec<Output>, ModelError> {
         self.begun.send(images.len()).ok();
         self.leave.lock().expect("the gate").recv().ok();
         Ok(images
@@ -176,7 +176,7 @@ async fn jobs_of_callers_that_left_and_jobs_past_their_deadline_cost_no_forward(
 struct Moody;
 
 impl Forward for Moody {
-    fn forward(&self, images: &[&[f32]], _: Want) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&[f32]], _: &[Want]) -> Result<Vec<Output>, ModelError> {
         match images[0][0] {
             x if x < 0.0 => panic!("a batch that the model cannot stand"),
             x if x > 1e6 => Err(ModelError::NotFinite),

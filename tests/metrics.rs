@@ -24,6 +24,7 @@ struct Arguments {
 }
 
 const LIMITS: HttpLimits = HttpLimits {
+    max_images: 32,
     payload_limit: 256 * 1024,
     body_timeout: Duration::from_secs(10),
 };

@@ -240,6 +240,34 @@ fn a_class_activation_map_averages_to_the_class_logit() {
     assert!(classifier.class_activation_map(&outputs[0], 1000).is_none());
 }
 
+#[test]
+fn in_a_mixed_batch_each_image_gives_what_it_was_asked_for_with_the_bits_it_has_alone() {
+    let classifier = support::untrained();
+    let images: Vec<Vec<f32>> = (0..3)
+        .map(|i| vec![0.25 * i as f32 - 0.2; classifier.input_len()])
+        .collect();
+    let images: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
+    let wants =
+        [(false, false), (true, false), (false, true)].map(|(features, feature_map)| Want {
+            features,
+            feature_map,
+        });
+    let outputs = classifier
+        .forward_each(&images, &wants)
+        .expect("a forward pass");
+    for ((image, want), together) in images.iter().zip(wants).zip(&outputs) {
+        assert_eq!(together.features.is_some(), want.features);
+        assert_eq!(together.feature_map.is_some(), want.feature_map);
+        let alone = classifier.forward(&[image], want).expect("a forward pass");
+        assert!(alone[0] == *together, "{want:?}");
+    }
+    assert_eq!(outputs[1].features.as_ref().map(Vec::len), Some(2048));
+    assert_eq!(
+        outputs[2].feature_map.as_ref().map(Vec::len),
+        Some(2048 * 49)
+    );
+}
+
 fn real(test: &str) -> Option<Classifier> {
     let weights = shared("weights/resnet50.safetensors", test)?;
     Some(
@@ -284,7 +312,7 @@ fn every_stage_of_a_photograph_is_within_a_thousandth_of_the_reference() {
 }
 
 #[test]
-fn the_class_activation_map_of_a_photograph_is_the_reference() {
+fn the_features_and_the_class_activation_map_of_a_photograph_are_the_references() {
     let test = "the class activation map of a photograph";
     let (Some(classifier), Some(layers)) =
         (real(test), shared("reference/layers.safetensors", test))
@@ -293,12 +321,14 @@ fn the_class_activation_map_of_a_photograph_is_the_reference() {
     };
     let reference = candle_core::safetensors::load(layers, &Device::Cpu).expect("the reference");
     let want = Want {
-        features: false,
+        features: true,
         feature_map: true,
     };
     let output = &classifier
         .forward(&[&numbers(&reference["input"])], want)
         .expect("a forward pass")[0];
+    let features = output.features.as_ref().expect("features");
+    assert!(furthest(features, &numbers(&reference["global_pool"])) < 1e-3);
     let map = classifier.class_activation_map(output, 385).expect("a map");
     let expected = numbers(&reference["cam"]);
     assert!(furthest(&map, &expected) < 1e-3 * largest(&expected).max(1.0));

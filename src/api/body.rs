@@ -52,19 +52,21 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
 
 /// The whole body, if it is within its limits; a body that announces more is refused before it is read. Its share of the memory for
 /// bodies is held until the request is answered.
-async fn read(request: &Request, body: &mut RequestBody) -> poem::Result<Bytes> {
+pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Bytes, Failure> {
     let state = request.data::<ApiState>().ok_or_else(Failure::loading)?;
     let limits = state.limits();
     let announced = request
         .header("content-length")
         .and_then(|text| text.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limits.payload_limit) {
-        return Err(Failure::payload_too_large(limits.payload_limit).into());
+        return Err(Failure::payload_too_large(limits.payload_limit));
     }
-    let collecting = collect(body.take()?, announced.unwrap_or(0), state);
+    // Taken twice would be a fault of ours.
+    let body = body.take().map_err(|_| Failure::internal())?;
+    let collecting = collect(body, announced.unwrap_or(0), state);
     match tokio::time::timeout(limits.body_timeout, collecting).await {
-        Ok(bytes) => Ok(bytes?),
-        Err(_) => Err(Failure::body_timeout(limits.body_timeout).into()),
+        Ok(bytes) => bytes,
+        Err(_) => Err(Failure::body_timeout(limits.body_timeout)),
     }
 }
 
@@ -92,7 +94,7 @@ async fn collect(body: Body, announced: usize, state: &ApiState) -> Result<Bytes
     Ok(bytes.freeze())
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
     let value: Value = serde_json::from_slice(bytes)
         .map_err(|error| Failure::malformed_json(error.to_string()))?;
     if !value.is_object() {
@@ -100,6 +102,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
             "expected a JSON object".to_owned(),
         ));
     }
+    typed(value)
+}
+
+/// A JSON value as what is asked for; errors name the field.
+pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let reason = error.into_inner();

@@ -7,17 +7,17 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde::Deserialize;
 
 use super::body::JsonBody;
+use super::headers::{model_header, server_timing};
 use super::problem::Failure;
 use super::shortest;
 use super::state::ApiState;
-use crate::model::ModelInfo;
-use crate::service::{Classified, Phases, Source};
+use crate::service::{Classified, Source};
 
 /// Entries of an answer where the request does not say how many.
-const DEFAULT_TOP_K: u32 = 5;
+pub(super) const DEFAULT_TOP_K: u32 = 5;
 
 /// The most entries that a request may ask for.
-const MAX_TOP_K: u32 = 1000;
+pub(super) const MAX_TOP_K: u32 = 1000;
 
 /// An image to classify.
 #[derive(Debug, Object, Deserialize)]
@@ -52,7 +52,7 @@ fn top_k<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Er
 }
 
 /// A picture that is short enough to read past, so that the interface can be tried with no other server: an orange disc on white.
-const EXAMPLE_IMAGE: &str = include_str!("example_image.txt");
+pub(super) const EXAMPLE_IMAGE: &str = include_str!("example_image.txt");
 
 impl Example for ClassifyImageRequest {
     fn example() -> Self {
@@ -141,7 +141,8 @@ impl Contract {
             phases,
         } = service
             .classify(Source::Url(request.image_url), request.top_k as usize)
-            .await?;
+            .await
+            .map_err(|error| Failure::in_field(error, "image_url"))?;
         let prediction = predictions
             .into_iter()
             .map(|p| ClassProbability {
@@ -158,39 +159,5 @@ impl Contract {
             server_timing(&phases),
             model_header(service.model()),
         ))
-    }
-}
-
-/// The phases as `Server-Timing` has them (<https://www.w3.org/TR/server-timing/>), in milliseconds.
-fn server_timing(phases: &Phases) -> String {
-    let Phases {
-        fetch,
-        decode,
-        queue,
-        inference,
-        total,
-    } = phases;
-    [
-        ("fetch", fetch),
-        ("decode", decode),
-        ("queue", queue),
-        ("inference", inference),
-        ("total", total),
-    ]
-    .map(|(name, time)| format!("{name};dur={:.2}", time.as_secs_f64() * 1e3))
-    .join(", ")
-}
-
-/// The model's name for a header: visible ASCII only, whatever a file is called.
-fn model_header(info: &ModelInfo) -> String {
-    let id: String = info
-        .id
-        .chars()
-        .map(|c| if c.is_ascii_graphic() { c } else { '_' })
-        .collect();
-    if info.trained {
-        id
-    } else {
-        format!("{id} (untrained)")
     }
 }

@@ -12,8 +12,13 @@ use super::rate::{Caller, RateLimiter};
 use crate::config::{Access, ApiKey, caller_address};
 
 /// Open to everybody whatever keys there are: probes and scrapers carry none, and the documentation says nothing secret.
-const OPEN: [&str; 9] = [
+const OPEN: [&str; 14] = [
     "/",
+    "/index.html",
+    "/page.css",
+    "/page.js",
+    "/icon.svg",
+    "/example.jpg",
     "/docs",
     "/openapi.json",
     "/health/live",

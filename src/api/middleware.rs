@@ -12,11 +12,13 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use poem::http::{HeaderValue, Method, StatusCode};
 use poem::{Endpoint, IntoResponse, Middleware, PathPattern, Request, Response};
+use poem_openapi::error::ParseParamError;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 use tracing::field::Empty;
 
 use super::cors::Cors;
+use super::inference;
 use super::problem::Failure;
 use super::trace;
 use crate::metrics::Metrics;
@@ -241,10 +243,17 @@ fn response_of(error: poem::Error, method: &str, path: &str) -> Response {
     if error.status().is_server_error() {
         tracing::error!("{error}");
     }
+    if let Some(error) = error.downcast_ref::<ParseParamError>() {
+        let detail = format!("{}: {}", error.name, error.reason);
+        return poem::Error::from(Failure::invalid_request(detail)).into_response();
+    }
     failure(error.status(), method, path)
 }
 
 fn failure(status: StatusCode, method: &str, path: &str) -> Response {
+    if inference::owns(path) {
+        return inference::framework_error(status, method, path);
+    }
     poem::Error::from(Failure::of_framework(status, method, path)).into_response()
 }
 

@@ -6,15 +6,19 @@ mod classify_image;
 mod connection;
 mod cors;
 mod guard;
+mod headers;
 mod health;
+mod inference;
 mod metrics;
 mod middleware;
 mod model;
+mod page;
 mod problem;
 mod rate;
 mod server;
 mod state;
 mod trace;
+mod v1;
 
 use poem::middleware::{NormalizePath, TrailingSlash};
 use poem::web::{Data, Html};
@@ -27,6 +31,7 @@ pub use state::ApiState;
 /// The routes that the specification describes.
 type Routes = (
     classify_image::Contract,
+    v1::ImageRoutes,
     model::ModelRoutes,
     health::HealthRoutes,
 );
@@ -34,6 +39,7 @@ type Routes = (
 fn openapi() -> OpenApiService<Routes, ()> {
     let routes = (
         classify_image::Contract,
+        v1::ImageRoutes,
         model::ModelRoutes,
         health::HealthRoutes,
     );
@@ -62,7 +68,7 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let context = middleware::RequestContext::new(state.metrics().cloned(), cors);
     let guard = guard::Guard::new(state.access().clone());
     let metrics = state.serves_metrics();
-    let routes = Route::new()
+    let routes = page::routes(inference::routes(Route::new()))
         .at(
             "/openapi.json",
             get(spec).data(Specification(specification())),
@@ -78,6 +84,7 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
         routes
     };
     routes
+        .before(page::at_root)
         .with(guard)
         .with(NormalizePath::new(TrailingSlash::Trim))
         .with(context)

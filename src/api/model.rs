@@ -81,6 +81,8 @@ pub(super) struct Limits {
     max_fetched_bytes: u64,
     /// The most pixels of an image.
     max_pixels: u64,
+    /// The most images of one request.
+    max_images_per_request: usize,
     /// Seconds from admission to answer.
     request_timeout_seconds: f64,
 }
@@ -88,6 +90,8 @@ pub(super) struct Limits {
 /// The loaded model.
 #[derive(Debug, Object)]
 pub(super) struct ModelDescription {
+    /// What the inference protocols' routes call the model.
+    name: String,
     /// The network.
     architecture: String,
     /// The checkpoint: the hub's `owner/name`, a file's name, or `random`.
@@ -159,9 +163,11 @@ impl ModelRoutes {
             max_payload_bytes: state.limits().payload_limit as u64,
             max_fetched_bytes: service.max_fetched_bytes(),
             max_pixels: service.max_pixels(),
+            max_images_per_request: state.limits().max_images,
             request_timeout_seconds: service.request_timeout().as_secs_f64(),
         };
         Ok(ModelResponse::Ok(Json(Box::new(describe(
+            state.model_name(),
             service.model(),
             service.preprocessing(),
             limits,
@@ -169,8 +175,14 @@ impl ModelRoutes {
     }
 }
 
-fn describe(info: &ModelInfo, preprocessing: &Preprocessing, limits: Limits) -> ModelDescription {
+fn describe(
+    name: &str,
+    info: &ModelInfo,
+    preprocessing: &Preprocessing,
+    limits: Limits,
+) -> ModelDescription {
     ModelDescription {
+        name: name.to_owned(),
         architecture: "resnet50".to_owned(),
         id: info.id.clone(),
         revision: info.revision.clone(),

@@ -8,7 +8,8 @@ use super::middleware::{current_request_id, note_problem};
 use crate::engine::{EngineError, Refusal};
 use crate::fetch::FetchError;
 use crate::image::ImageError;
-use crate::service::{NotReady, ServiceError};
+use crate::model::ClassError;
+use crate::service::{ExplainError, NotReady, ServiceError};
 
 /// A problem document (RFC 9457).
 #[derive(Debug, Clone, Object)]
@@ -56,6 +57,14 @@ impl Problem {
         }
         .with_instance(&current_request_id())
         .into()
+    }
+
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     fn with_instance(mut self, request_id: &str) -> Self {
@@ -176,6 +185,34 @@ impl Failure {
         Self::too_large("payload-too-large", "The request is too large", detail)
     }
 
+    /// Malformed by a protocol's own rules.
+    pub(super) fn bad_request(detail: String) -> Self {
+        Self::BadRequest(Json(Problem::of(
+            StatusCode::BAD_REQUEST,
+            "bad-request",
+            "The request is malformed",
+            detail,
+        )))
+    }
+
+    pub(super) fn no_model(detail: String) -> Self {
+        Self::NotFound(Json(Problem::of(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "There is no such model",
+            detail,
+        )))
+    }
+
+    pub(super) fn malformed_form(detail: String) -> Self {
+        Self::BadRequest(Json(Problem::of(
+            StatusCode::BAD_REQUEST,
+            "malformed-form",
+            "The form cannot be read",
+            detail,
+        )))
+    }
+
     pub(super) fn body_timeout(limit: std::time::Duration) -> Self {
         Self::RequestTimeout(Json(Problem::of(
             StatusCode::REQUEST_TIMEOUT,
@@ -211,6 +248,43 @@ impl Failure {
             "the model is not loaded yet",
             RETRY_AFTER_RESTART,
         )
+    }
+
+    /// A failure about an image; where it is the request's own text that is wrong, `field` says which.
+    pub(super) fn in_field(error: ServiceError, field: &str) -> Self {
+        match error {
+            ServiceError::Fetch(error @ FetchError::InvalidDataUrl(_)) => {
+                Self::invalid_request(format!("{field}: {}", error.public_message()))
+            }
+            other => other.into(),
+        }
+    }
+
+    /// Seconds to wait before another try, where that helps.
+    pub(super) fn retry_after(&self) -> Option<u32> {
+        match self {
+            Self::Unavailable(_, seconds) | Self::RateLimited(_, seconds) => Some(*seconds),
+            _ => None,
+        }
+    }
+
+    /// The document alone: for answers that carry an error for each of their images.
+    pub(super) fn into_problem(self) -> Problem {
+        let Json(problem) = match self {
+            Self::BadRequest(document)
+            | Self::NotFound(document)
+            | Self::MethodNotAllowed(document)
+            | Self::RequestTimeout(document)
+            | Self::TooLarge(document)
+            | Self::UnsupportedImage(document)
+            | Self::Unprocessable(document)
+            | Self::Internal(document)
+            | Self::Unauthorized(document, _)
+            | Self::RateLimited(document, _)
+            | Self::Unavailable(document, _)
+            | Self::DeadlinePassed(document) => document,
+        };
+        *problem
     }
 
     fn too_large(code: &'static str, title: &str, detail: String) -> Self {
@@ -309,6 +383,19 @@ impl From<ServiceError> for Failure {
     }
 }
 
+impl From<ClassError> for Failure {
+    fn from(error: ClassError) -> Self {
+        Self::invalid_request(format!("class: {error}"))
+    }
+}
+
+impl From<ExplainError> for Failure {
+    fn from(error: ExplainError) -> Self {
+        tracing::error!("{error}");
+        Self::internal()
+    }
+}
+
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         match refusal {
@@ -358,7 +445,7 @@ impl From<FetchError> for Failure {
             FetchError::TooLarge { .. } => {
                 Self::too_large("image-too-large", "The image is too large", detail)
             }
-            FetchError::InvalidDataUrl(_) => Self::invalid_request(format!("image_url: {detail}")),
+            FetchError::InvalidDataUrl(_) => Self::invalid_request(detail),
             FetchError::Busy { .. } => {
                 Self::unavailable("overloaded", "Overloaded", &detail, RETRY_AFTER)
             }

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::problem::Failure;
-use crate::config::{Access, HttpLimits};
+use crate::config::{Access, DEFAULT_MODEL_NAME, HttpLimits};
 use crate::metrics::Metrics;
 use crate::service::Service;
 
@@ -21,6 +21,7 @@ pub struct ApiState {
     metrics_apart: bool,
     access: Arc<Access>,
     body_memory: Arc<Semaphore>,
+    model_name: Arc<str>,
 }
 
 impl ApiState {
@@ -33,6 +34,7 @@ impl ApiState {
             metrics_apart: false,
             access: Arc::default(),
             body_memory: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            model_name: DEFAULT_MODEL_NAME.into(),
         }
     }
 
@@ -54,6 +56,12 @@ impl ApiState {
             metrics_apart: apart,
             ..self
         }
+    }
+
+    /// The same under another model name than [`DEFAULT_MODEL_NAME`]: what clients of the inference protocols call the model.
+    pub fn served_as(mut self, model_name: &str) -> Self {
+        self.model_name = model_name.into();
+        self
     }
 
     /// From now on requests are served. A second call changes nothing.
@@ -81,6 +89,11 @@ impl ApiState {
     /// The service, if it has been loaded.
     pub(super) fn service(&self) -> Result<&Arc<Service>, Failure> {
         self.service.get().ok_or_else(Failure::loading)
+    }
+
+    /// What clients of the inference protocols call the model.
+    pub(super) fn model_name(&self) -> &str {
+        &self.model_name
     }
 
     pub(super) fn limits(&self) -> HttpLimits {

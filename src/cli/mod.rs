@@ -2,6 +2,9 @@
 
 mod bench;
 mod classify;
+mod completions;
+mod eval;
+mod explain;
 mod health;
 mod load;
 mod logging;
@@ -13,7 +16,7 @@ mod weights;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Tells what is in a picture: ResNet-50 behind an HTTP interface and on the command line.
 ///
@@ -35,12 +38,20 @@ enum Command {
     Serve(Box<serve::ServeArgs>),
     /// Classify files, folders and URLs
     Classify(Box<classify::ClassifyArgs>),
+    /// Show where in an image a class was seen: a PNG with a heat map
+    Explain(Box<explain::ExplainArgs>),
+    /// Measure accuracy and calibration on labelled images
+    Eval(Box<eval::EvalArgs>),
     /// Measure the forward pass on this machine, or a running service
     Bench(Box<bench::BenchArgs>),
     /// Fetch, find and check checkpoints
     Weights(weights::WeightsCommand),
     /// Print the OpenAPI specification
     Openapi,
+    /// Print a shell's completions
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, or write one for every command
+    Man(completions::ManArgs),
     /// Ask a running service whether it is ready; exit code 0 if it is
     Health(health::HealthArgs),
 }
@@ -76,6 +87,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Weights(command) => weights::run(&command),
         Command::Openapi => openapi::run(),
+        Command::Explain(args) => explain::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Completions(args) => completions::completions(&args, Cli::command()),
+        Command::Man(args) => completions::man(&args, Cli::command()),
         Command::Health(args) => health::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
@@ -111,7 +126,6 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -19,12 +19,13 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A bar that counts images.
-pub(super) fn images(total: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total), target());
-    bar.with_style(style(
-        "{wide_bar} {pos}/{len} images, {per_sec}, {eta} left",
-    ))
+/// A bar that counts images; without their number, it can tell no remaining time.
+pub(super) fn images(total: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(total, target());
+    bar.with_style(style(match total {
+        Some(_) => "{wide_bar} {pos}/{len} images, {per_sec}, {eta} left",
+        None => "{spinner} {pos} images, {per_sec}, {elapsed}",
+    }))
 }
 
 /// A bar that counts forward passes.

@@ -81,6 +81,7 @@ async fn listen(args: &ServeArgs, metrics: &Arc<Metrics>) -> Result<Listening, F
     let address = server.address();
     let metrics_port = args.connections.metrics_port;
     let state = ApiState::loading(args.server.http_limits())
+        .served_as(&args.server.served_model_name)
         .with_access(args.access.access()?)
         .with_body_memory(args.connections.max_body_bytes.as_u64())
         .with_metrics(metrics.clone(), metrics_port.is_some());

@@ -21,13 +21,13 @@ use worker::Worker;
 
 /// What the engine runs: a batch of inputs to as many outputs, in order. The [`Classifier`] does; tests bring slow and failing ones.
 pub trait Forward: Send + Sync + 'static {
-    /// Runs images, each planar `[3, height, width]`, as one batch.
-    fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError>;
+    /// Runs images, each planar `[3, height, width]`, as one batch; image `i` gives what `wants[i]` asks for.
+    fn forward(&self, images: &[&[f32]], wants: &[Want]) -> Result<Vec<Output>, ModelError>;
 }
 
 impl Forward for Classifier {
-    fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError> {
-        Self::forward(self, images, want)
+    fn forward(&self, images: &[&[f32]], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
+        self.forward_each(images, wants)
     }
 }
 

@@ -151,8 +151,9 @@ fn work(model: &dyn Forward, queue: &Queue, observer: &dyn Observer, monitor: &M
         }
         let started = Instant::now();
         monitor.begin(started);
-        let (images, want) = describe(&batch);
-        let result = model.forward(&images, want);
+        let images: Vec<&[f32]> = batch.iter().map(|job| job.input.as_slice()).collect();
+        let wants: Vec<Want> = batch.iter().map(|job| job.want).collect();
+        let result = model.forward(&images, &wants);
         let took = started.elapsed();
         monitor.finish(took, batch.len());
         observer.batch_finished(batch.len(), took);
@@ -163,16 +164,6 @@ fn work(model: &dyn Forward, queue: &Queue, observer: &dyn Observer, monitor: &M
             took,
         );
     }
-}
-
-fn describe(batch: &[Job]) -> (Vec<&[f32]>, Want) {
-    let images = batch.iter().map(|job| job.input.as_slice()).collect();
-    (
-        images,
-        batch
-            .iter()
-            .fold(Want::default(), |want, job| want.or(job.want)),
-    )
 }
 
 fn reply(

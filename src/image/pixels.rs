@@ -2,6 +2,7 @@
 //! or manages colour.
 
 use super::ImageError;
+use super::resample::{Filter, Span, window};
 use ::image::metadata::Orientation;
 use ::image::{ColorType, DynamicImage};
 
@@ -41,6 +42,34 @@ impl RgbImage {
     #[must_use]
     pub fn data(&self) -> &[u8] {
         &self.data
+    }
+
+    /// The picture with no side longer than `longest` (at least 1), in proportion; itself if it is that already.
+    #[must_use]
+    pub fn fitted(self, longest: u32) -> Self {
+        let (width, height) = (self.width, self.height);
+        let side = width.max(height);
+        if side <= longest {
+            return self;
+        }
+        let fit = |n: u32| {
+            let scaled =
+                (u64::from(n) * u64::from(longest) + u64::from(side) / 2) / u64::from(side);
+            // At most `longest`, so it fits.
+            scaled.max(1) as u32
+        };
+        let whole = |source: u32| Span {
+            source,
+            resized: u64::from(fit(source)),
+            offset: 0,
+            length: fit(source),
+        };
+        let data = window(&self, whole(width), whole(height), Filter::Bilinear);
+        Self {
+            width: fit(width),
+            height: fit(height),
+            data,
+        }
     }
 
     /// The picture turned as `orientation` asks; `None` never happens, since the length fits.

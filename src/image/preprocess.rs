@@ -23,6 +23,33 @@ pub enum Resize {
     },
 }
 
+/// The part of an upright picture that the network sees, in that picture's pixels. It reaches beyond the picture where the crop is larger
+/// than what the resize leaves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Region {
+    /// From the picture's left edge.
+    pub left: f64,
+    /// From the picture's top edge.
+    pub top: f64,
+    /// To the right of `left`.
+    pub width: f64,
+    /// Down from `top`.
+    pub height: f64,
+}
+
+impl Region {
+    /// The same part of a picture that is resized by these factors.
+    #[must_use]
+    pub fn scaled(self, across: f64, down: f64) -> Self {
+        Self {
+            left: self.left * across,
+            top: self.top * down,
+            width: self.width * across,
+            height: self.height * down,
+        }
+    }
+}
+
 /// A checkpoint's preprocessing, checked once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocessing {
@@ -112,16 +139,32 @@ impl Preprocessing {
     /// The network's input, planar `[3, crop height, crop width]`. Only what the crop shows is resized.
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> Vec<f32> {
-        let (resized_width, resized_height) = self.resized(picture);
+        let (resized_width, resized_height) = self.resized((picture.width(), picture.height()));
         let across = Axis::new(picture.width(), resized_width, self.crop.1);
         let down = Axis::new(picture.height(), resized_height, self.crop.0);
         let pixels = window(picture, across.span, down.span, self.filter);
         self.normalise(&pixels, across, down)
     }
 
+    /// What the network sees of an upright picture of this width and height, both at least 1.
+    #[must_use]
+    pub fn region(&self, (width, height): (u32, u32)) -> Region {
+        let (resized_width, resized_height) = self.resized((width, height));
+        let across = Axis::new(width, resized_width, self.crop.1);
+        let down = Axis::new(height, resized_height, self.crop.0);
+        let scale = |source: u32, resized: u64| f64::from(source) / resized.max(1) as f64;
+        Region {
+            left: across.start(),
+            top: down.start(),
+            width: f64::from(self.crop.1),
+            height: f64::from(self.crop.0),
+        }
+        .scaled(scale(width, resized_width), scale(height, resized_height))
+    }
+
     /// Width and height of the whole picture after the resize, as torchvision computes them.
-    fn resized(&self, picture: &RgbImage) -> (u64, u64) {
-        let (width, height) = (u64::from(picture.width()), u64::from(picture.height()));
+    fn resized(&self, (width, height): (u32, u32)) -> (u64, u64) {
+        let (width, height) = (u64::from(width), u64::from(height));
         match self.resize {
             Resize::Exact { height, width } => (u64::from(width), u64::from(height)),
             Resize::ShorterSide(side) => {
@@ -172,6 +215,11 @@ struct Axis {
 }
 
 impl Axis {
+    /// Where the crop begins, in resized pixels; below zero where black ones come first.
+    fn start(self) -> f64 {
+        self.span.offset as f64 - self.before as f64
+    }
+
     /// torchvision's `CenterCrop`: from `round((resized - crop) / 2)` with Python's rounding of halves to even; what is
     /// smaller than the crop gets `(crop - resized) // 2` black pixels before it and the rest after.
     fn new(source: u32, resized: u64, crop: u32) -> Self {

@@ -73,16 +73,6 @@ pub struct Want {
     pub feature_map: bool,
 }
 
-impl Want {
-    /// What either wants.
-    pub fn or(self, other: Self) -> Self {
-        Self {
-            features: self.features || other.features,
-            feature_map: self.feature_map || other.feature_map,
-        }
-    }
-}
-
 /// One image's results.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Output {
@@ -166,8 +156,19 @@ impl Classifier {
         3 * height * width
     }
 
-    /// Runs images, each planar `[3, height, width]` and normalised, as one batch; the outputs come in the same order.
+    /// Runs images, each planar `[3, height, width]` and normalised, as one batch; the outputs come in the same order. All of them give
+    /// what `want` asks for.
     pub fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError> {
+        self.forward_each(images, &vec![want; images.len()])
+    }
+
+    /// [`Classifier::forward`] where image `i` gives what `wants[i]` asks for: nobody pays for what a neighbour wants. An image without an
+    /// entry gives logits alone.
+    pub fn forward_each(
+        &self,
+        images: &[&[f32]],
+        wants: &[Want],
+    ) -> Result<Vec<Output>, ModelError> {
         if images.is_empty() {
             return Ok(Vec::new());
         }
@@ -182,27 +183,24 @@ impl Classifier {
         let batch = self.backend.batch(images, size)?.to_device(&self.device)?;
         let forward = self.net.forward(&batch)?;
         let logits = rows(&forward.logits)?;
-        let mut features = want
-            .features
-            .then(|| rows(&forward.features))
-            .transpose()?
-            .unwrap_or_default();
-        let map = want
-            .feature_map
-            .then(|| forward.feature_map()?.flatten_from(1));
-        let mut map = map
-            .transpose()?
-            .map(|map| rows(&map))
-            .transpose()?
-            .unwrap_or_default();
-        features.reverse();
-        map.reverse();
-        let outputs = logits.into_iter().map(|logits| Output {
-            logits,
-            features: features.pop(),
-            feature_map: map.pop(),
+        let wants = wants
+            .iter()
+            .copied()
+            .chain(std::iter::repeat(Want::default()));
+        let outputs = logits.into_iter().zip(wants).enumerate();
+        let outputs = outputs.map(|(index, (logits, want))| {
+            let features = want.features.then(|| row(&forward.features, index));
+            let feature_map = want.feature_map.then(|| {
+                let map = forward.feature_map_of(index)?.flatten_from(1)?;
+                row(&map, 0)
+            });
+            Ok(Output {
+                logits,
+                features: features.transpose()?,
+                feature_map: feature_map.transpose()?,
+            })
         });
-        Ok(outputs.collect())
+        outputs.collect()
     }
 
     /// [`Classifier::forward`], also saying where its time went. Empty on devices other than the CPU.
@@ -220,6 +218,14 @@ impl Classifier {
             weights,
         ))
     }
+}
+
+fn row(matrix: &Tensor, index: usize) -> Result<Vec<f32>, candle_core::Error> {
+    matrix
+        .get(index)?
+        .to_dtype(DType::F32)?
+        .to_device(&Device::Cpu)?
+        .to_vec1::<f32>()
 }
 
 fn rows(matrix: &Tensor) -> Result<Vec<Vec<f32>>, candle_core::Error> {

@@ -265,6 +265,12 @@ impl Exit {
     }
 }
 
+/// One image of a batch, in the layout of the batch.
+pub(super) fn image_of(x: &Tensor, index: usize) -> Result<Tensor> {
+    let batch_dim = if x.rank() == 5 { 1 } else { 0 };
+    x.narrow(batch_dim, index, 1)
+}
+
 /// An activation in PyTorch's layout `(N, C, H, W)`, whichever one it came in.
 pub(super) fn to_nchw(x: &Tensor) -> Result<Tensor> {
     match *x.dims() {

@@ -10,6 +10,18 @@ pub fn softmax(logits: &[f32]) -> Vec<f32> {
     exponentials.into_iter().map(|e| (e / sum) as f32).collect()
 }
 
+/// A vector at length 1 (L2); one of zeros stays as it is. Sums in `f64`.
+pub fn unit_length(mut vector: Vec<f32>) -> Vec<f32> {
+    let squares: f64 = vector.iter().map(|&x| f64::from(x).powi(2)).sum();
+    if squares > 0.0 {
+        let scale = 1.0 / squares.sqrt();
+        for x in &mut vector {
+            *x = (f64::from(*x) * scale) as f32;
+        }
+    }
+    vector
+}
+
 /// The `k` largest scores with their indices, falling; equal scores in the order of their index.
 /// A `k` beyond the number of scores gives them all.
 pub fn top_k(scores: &[f32], k: usize) -> Vec<(usize, f32)> {

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use thiserror::Error;
+
 const IMAGENET: &str = include_str!("imagenet_labels.tsv");
 
 /// One class.
@@ -16,6 +18,24 @@ pub struct Label {
     pub name: String,
     /// All names, the short one first.
     pub names: Vec<String>,
+}
+
+/// Why a text names no class.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ClassError {
+    /// It is no index, no WordNet id and no name.
+    #[error(
+        "there is no class \"{0}\"; give an index, a WordNet id such as n02504458, or a name as /v1/labels has it"
+    )]
+    Unknown(String),
+    /// Several classes share this name.
+    #[error("\"{name}\" is the name of several classes: give one of the indices {indices:?}")]
+    Ambiguous {
+        /// The name as it was given.
+        name: String,
+        /// The classes that have it.
+        indices: Vec<usize>,
+    },
 }
 
 /// The names of a network's classes, by index. Cheap to clone.
@@ -80,6 +100,38 @@ impl Labels {
     /// The label of a class index.
     pub fn get(&self, index: usize) -> Option<&Label> {
         self.0.get(index)
+    }
+
+    /// The class that a text names: an index, a WordNet id, or one of a class's names in any case. A name that is the short name of one
+    /// class alone means that class, though others may have it among their further names.
+    pub fn find(&self, text: &str) -> Result<usize, ClassError> {
+        let text = text.trim();
+        let wanted = text.to_lowercase();
+        if let Some(index) = text.parse().ok().filter(|index| *index < self.len()) {
+            return Ok(index);
+        }
+        let matching = |has: &dyn Fn(&Label) -> bool| -> Vec<usize> {
+            let found = self.iter().enumerate().filter(|(_, label)| has(label));
+            found.map(|(index, _)| index).collect()
+        };
+        let by_id = matching(&|label| label.wnid.as_deref() == Some(wanted.as_str()));
+        let by_short_name = matching(&|label| label.name.to_lowercase() == wanted);
+        let by_any_name =
+            matching(&|label| label.names.iter().any(|name| name.to_lowercase() == wanted));
+        for indices in [by_id, by_short_name, by_any_name] {
+            match indices[..] {
+                [] => continue,
+                [index] => return Ok(index),
+                _ => {
+                    return Err(ClassError::Ambiguous {
+                        name: text.to_owned(),
+                        indices,
+                    });
+                }
+            }
+        }
+        let shown: String = text.chars().take(64).collect();
+        Err(ClassError::Unknown(shown))
     }
 
     /// All labels by index.

@@ -21,7 +21,7 @@ pub use classifier::{Classifier, ModelInfo, ModelOptions, Output, Want};
 pub use conv::Backend;
 pub use device::DeviceChoice;
 pub use error::ModelError;
-pub use labels::{Label, Labels};
+pub use labels::{ClassError, Label, Labels};
 pub use pretrained::{INPUT_SIDES, Interpolation, PretrainedCfg};
 pub use profile::LayerTime;
 pub use source::{DEFAULT_MODEL, DEFAULT_REVISION, LOCAL_WEIGHTS, WeightsChoice, WeightsSource};

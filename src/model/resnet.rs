@@ -4,7 +4,7 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, to_nchw};
+use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, image_of, to_nchw};
 
 /// Pooled features per image: the channels of the last stage.
 pub const FEATURES: usize = 2048;
@@ -35,6 +35,11 @@ impl Forward {
     /// The last stage's output `(n, 2048, h/32, w/32)`, rounded up.
     pub fn feature_map(&self) -> Result<Tensor> {
         to_nchw(&self.layer4)
+    }
+
+    /// [`Forward::feature_map`] of image `index` alone, `(1, 2048, h/32, w/32)`: the rest of the batch is not copied.
+    pub fn feature_map_of(&self, index: usize) -> Result<Tensor> {
+        to_nchw(&image_of(&self.layer4, index)?)
     }
 }
 

@@ -24,6 +24,7 @@ struct Arguments {
 
 /// Bounds that no well-behaved client of a test reaches.
 pub(crate) const HTTP: HttpLimits = HttpLimits {
+    max_images: 32,
     payload_limit: 256 * 1024,
     body_timeout: Duration::from_secs(60),
 };

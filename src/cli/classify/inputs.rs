@@ -1,8 +1,14 @@
-//! What the command line names: files, folders, URLs and standard input.
+//! What the command line names: files, folders, patterns, lists, URLs and standard input. Found one after the other as they are asked for, so
+//! that an archive of any size takes no memory.
 
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use walkdir::WalkDir;
 
@@ -13,7 +19,7 @@ const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "
 
 /// One thing to classify.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Input {
+pub(in crate::cli) enum Input {
     File(PathBuf, String),
     Url(String),
     Stdin,
@@ -21,30 +27,82 @@ pub(super) enum Input {
     Unreadable(String, String),
 }
 
-/// Folders to their files, in the order of their names; all else stays as it is.
-pub(super) fn expand(named: &[String]) -> Vec<Input> {
-    named.iter().flat_map(|name| expand_one(name)).collect()
+/// Inputs as they are found.
+type Found = Box<dyn Iterator<Item = Input>>;
+
+/// Every input that the command line names, in its order: those of a folder by their names, those of a list line by line.
+pub(in crate::cli) fn expand(
+    named: &[String],
+    lists: &[String],
+) -> impl Iterator<Item = Input> + use<> {
+    let (named, lists) = (named.to_vec(), lists.to_vec());
+    let named = named.into_iter().flat_map(|name| match name.as_str() {
+        "-" => one(Input::Stdin),
+        _ => expand_one(&name),
+    });
+    let listed = lists.into_iter().flat_map(|list| expand_list(&list));
+    named.chain(listed)
 }
 
-fn expand_one(name: &str) -> Vec<Input> {
+fn one(input: Input) -> Found {
+    Box::new(std::iter::once(input))
+}
+
+fn expand_one(name: &str) -> Found {
     let path = Path::new(name);
-    if name == "-" {
-        vec![Input::Stdin]
-    } else if is_url(name) {
-        vec![Input::Url(name.to_owned())]
+    if is_url(name) {
+        one(Input::Url(name.to_owned()))
     } else if path.is_dir() {
-        let found = images_below(path);
-        if found.is_empty() {
-            let reason = format!(
-                "there are no images in this folder (names ending in {})",
-                ENDINGS.join(", ")
-            );
-            return vec![Input::Unreadable(name.to_owned(), reason)];
-        }
-        found
+        images_below(path)
+    } else if !path.exists() && name.contains(['*', '?', '[']) {
+        matches(name)
     } else {
-        vec![Input::File(path.to_owned(), name.to_owned())]
+        one(Input::File(path.to_owned(), name.to_owned()))
     }
+}
+
+/// What a pattern matches, in the order of the names; folders among it are searched.
+fn matches(pattern: &str) -> Found {
+    let unreadable = |reason: String| one(Input::Unreadable(pattern.to_owned(), reason));
+    match glob::glob(pattern) {
+        Err(error) => unreadable(format!("this is no pattern: {error}")),
+        Ok(paths) => {
+            let mut paths = paths.peekable();
+            if paths.peek().is_none() {
+                return unreadable("nothing matches this pattern".to_owned());
+            }
+            Box::new(paths.flat_map(|found| match found {
+                Ok(path) if path.is_dir() => images_below(&path),
+                Ok(path) => {
+                    let name = path.display().to_string();
+                    one(Input::File(path, name))
+                }
+                Err(error) => one(Input::Unreadable(
+                    error.path().display().to_string(),
+                    error.to_string(),
+                )),
+            }))
+        }
+    }
+}
+
+/// The lines of a file, or of standard input for `-`; each names what an argument may, but for `-`. Empty lines say nothing.
+fn expand_list(list: &str) -> Found {
+    let lines: Box<dyn BufRead> = if list == "-" {
+        Box::new(BufReader::new(io::stdin()))
+    } else {
+        match File::open(list) {
+            Ok(file) => Box::new(BufReader::new(file)),
+            Err(error) => return one(Input::Unreadable(list.to_owned(), error.to_string())),
+        }
+    };
+    let list = list.to_owned();
+    let line = move |line: io::Result<String>| match line {
+        Ok(line) if line.trim().is_empty() => Box::new(std::iter::empty()),
+        Ok(line) => expand_one(&line),
+        Err(error) => one(Input::Unreadable(list.clone(), error.to_string())),
+    };
+    Box::new(lines.lines().flat_map(line))
 }
 
 fn is_url(name: &str) -> bool {
@@ -54,11 +112,11 @@ fn is_url(name: &str) -> bool {
         .any(|scheme| start.starts_with(scheme))
 }
 
-fn images_below(folder: &Path) -> Vec<Input> {
-    WalkDir::new(folder)
-        .sort_by_file_name()
-        .into_iter()
-        .filter_map(|entry| match entry {
+fn images_below(folder: &Path) -> Found {
+    let root = folder.to_owned();
+    let walk = WalkDir::new(folder).sort_by_file_name().into_iter();
+    let mut found = walk
+        .filter_map(move |entry| match entry {
             Ok(entry) => {
                 let ending = entry
                     .path()
@@ -71,16 +129,24 @@ fn images_below(folder: &Path) -> Vec<Input> {
                 })
             }
             Err(error) => {
-                let name = error.path().unwrap_or(folder).display().to_string();
+                let name = error.path().unwrap_or(&root).display().to_string();
                 Some(Input::Unreadable(name, error.to_string()))
             }
         })
-        .collect()
+        .peekable();
+    if found.peek().is_none() {
+        let reason = format!(
+            "there are no images in this folder (names ending in {})",
+            ENDINGS.join(", ")
+        );
+        return one(Input::Unreadable(folder.display().to_string(), reason));
+    }
+    Box::new(found)
 }
 
 impl Input {
     /// What results call it.
-    pub(super) fn name(&self) -> &str {
+    pub(in crate::cli) fn name(&self) -> &str {
         match self {
             Self::File(_, name) | Self::Url(name) | Self::Unreadable(name, _) => name,
             Self::Stdin => "-",
@@ -88,7 +154,7 @@ impl Input {
     }
 
     /// Its bytes, or the URL for the service to fetch. `limit` bounds a file as it bounds a fetch.
-    pub(super) async fn read(self, limit: u64) -> Result<Source, String> {
+    pub(in crate::cli) async fn read(self, limit: u64) -> Result<Source, String> {
         match self {
             Self::Url(url) => Ok(Source::Url(url)),
             Self::Unreadable(_, reason) => Err(reason),
@@ -115,4 +181,83 @@ async fn read_up_to(from: impl tokio::io::AsyncRead + Unpin, limit: u64) -> Resu
         ));
     }
     Ok(Source::Bytes(Bytes::from(bytes)))
+}
+
+/// One machine's part of the inputs: those whose name's digest falls to it, whatever the others see. `2/5` is the second of five.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shard {
+    pub(super) number: u64,
+    pub(super) of: u64,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('/').and_then(|(number, of)| {
+            Some(Self {
+                number: number.parse().ok()?,
+                of: of.parse().ok()?,
+            })
+        });
+        let valid =
+            parsed.filter(|shard| (1..=shard.of).contains(&shard.number) && shard.of <= 1_000_000);
+        valid.ok_or_else(|| "expected a part and the number of parts, such as 1/4".to_owned())
+    }
+}
+
+impl Shard {
+    pub(super) fn takes(self, name: &str) -> bool {
+        digest(name) % u128::from(self.of) == u128::from(self.number - 1)
+    }
+}
+
+/// 128 bits of a name's SHA-256: no two names of any archive share them, on any machine they are the same.
+fn digest(name: &str) -> u128 {
+    let hash = Sha256::digest(name.as_bytes());
+    hash.iter()
+        .take(16)
+        .fold(0, |bits, byte| bits << 8 | u128::from(*byte))
+}
+
+/// Names, at 16 bytes each.
+#[derive(Debug, Default)]
+pub(super) struct Names(HashSet<u128>);
+
+impl Names {
+    pub(super) fn insert(&mut self, name: &str) {
+        self.0.insert(digest(name));
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        !self.0.is_empty() && self.0.contains(&digest(name))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_falls_to_exactly_one_shard() {
+        for of in [1, 2, 7] {
+            for i in 0..100 {
+                let name = format!("archive/{i}.jpg");
+                let takers = (1..=of).filter(|&number| Shard { number, of }.takes(&name));
+                assert_eq!(takers.count(), 1, "{name} of {of}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_shard_is_a_part_and_a_number_of_parts() {
+        assert_eq!("2/5".parse(), Ok(Shard { number: 2, of: 5 }));
+        for wrong in ["", "2", "0/5", "6/5", "a/b", "1/0", "-1/2", "1/2/3"] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,0 +1,51 @@
+//! What answers say in headers: where the time went and which model answered. Reads no request.
+
+use crate::model::ModelInfo;
+use crate::service::Phases;
+
+/// The phases as `Server-Timing` has them (<https://www.w3.org/TR/server-timing/>), in milliseconds.
+pub(super) fn server_timing(phases: &Phases) -> String {
+    let Phases {
+        fetch,
+        decode,
+        queue,
+        inference,
+        total,
+    } = phases;
+    [
+        ("fetch", fetch),
+        ("decode", decode),
+        ("queue", queue),
+        ("inference", inference),
+        ("total", total),
+    ]
+    .map(|(name, time)| format!("{name};dur={:.2}", time.as_secs_f64() * 1e3))
+    .join(", ")
+}
+
+/// The model's name for a header: visible ASCII only, whatever a file is called.
+pub(super) fn model_header(info: &ModelInfo) -> String {
+    let id: String = info
+        .id
+        .chars()
+        .map(|c| if c.is_ascii_graphic() { c } else { '_' })
+        .collect();
+    if info.trained {
+        id
+    } else {
+        format!("{id} (untrained)")
+    }
+}
+
+/// The longest of each phase over a request's images, which ran side by side.
+pub(super) fn longest<'a>(phases: impl IntoIterator<Item = &'a Phases>) -> Phases {
+    phases
+        .into_iter()
+        .fold(Phases::default(), |longest, phases| Phases {
+            fetch: longest.fetch.max(phases.fetch),
+            decode: longest.decode.max(phases.decode),
+            queue: longest.queue.max(phases.queue),
+            inference: longest.inference.max(phases.inference),
+            total: longest.total.max(phases.total),
+        })
+}

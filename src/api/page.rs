@@ -1,0 +1,87 @@
+//! The page at `/`: its files, embedded in the binary, under a policy that lets it load nothing from anywhere else. Serves files; the page
+//! itself uses the routes that everybody has.
+
+use poem::http::{Uri, header};
+use poem::web::Data;
+use poem::{EndpointExt, IntoResponse, Request, Response, Route, get, handler};
+
+/// What the page may do: run its own script and style, show its own pictures and those that it makes, talk to its own server. Nothing may
+/// frame it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The page's own path; the router gives `/` itself to the routes of the specification, which have nothing there.
+const INDEX: &str = "/index.html";
+
+/// A request for `/` becomes one for the page.
+pub(super) async fn at_root(mut request: Request) -> poem::Result<Request> {
+    if request.uri().path() == "/" {
+        *request.uri_mut() = Uri::from_static(INDEX);
+    }
+    Ok(request)
+}
+
+/// A file of the page.
+#[derive(Clone, Copy)]
+struct Asset {
+    content_type: &'static str,
+    bytes: &'static [u8],
+}
+
+const ASSETS: [(&str, Asset); 5] = [
+    (
+        INDEX,
+        Asset {
+            content_type: "text/html; charset=utf-8",
+            bytes: include_bytes!("../../web/index.html"),
+        },
+    ),
+    (
+        "/page.css",
+        Asset {
+            content_type: "text/css; charset=utf-8",
+            bytes: include_bytes!("../../web/page.css"),
+        },
+    ),
+    (
+        "/page.js",
+        Asset {
+            content_type: "text/javascript; charset=utf-8",
+            bytes: include_bytes!("../../web/page.js"),
+        },
+    ),
+    (
+        "/icon.svg",
+        Asset {
+            content_type: "image/svg+xml",
+            bytes: include_bytes!("../../web/icon.svg"),
+        },
+    ),
+    (
+        "/example.jpg",
+        Asset {
+            content_type: "image/jpeg",
+            bytes: include_bytes!("../../web/example.jpg"),
+        },
+    ),
+];
+
+/// The page's files, added to other routes.
+pub(super) fn routes(route: Route) -> Route {
+    ASSETS.into_iter().fold(route, |route, (path, asset)| {
+        route.at(path, get(serve).data(asset))
+    })
+}
+
+#[handler]
+fn serve(Data(asset): Data<&Asset>) -> Response {
+    asset
+        .bytes
+        .with_content_type(asset.content_type)
+        .with_header("content-security-policy", POLICY)
+        .with_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .with_header(header::REFERRER_POLICY, "no-referrer")
+        // Asked for anew each time, so that a new version is seen at once.
+        .with_header(header::CACHE_CONTROL, "no-cache")
+        .into_response()
+}

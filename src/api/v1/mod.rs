@@ -1,0 +1,286 @@
+//! The routes about images: classes, features, explanations, of one image or many. Wires requests to the service; computes nothing.
+
+mod body;
+mod wire;
+
+use poem::web::Data;
+use poem_openapi::param::Query;
+use poem_openapi::payload::{Binary, Json};
+use poem_openapi::{ApiResponse, OpenApi, ResponseContent};
+
+pub(super) use self::body::{decode_base64, within};
+
+use self::body::{Images, ImagesBody};
+use self::wire::{
+    ClassifyAnswer, ClassifyRequest, ClassifyResult, EmbeddingResult, EmbeddingsAnswer,
+    EmbeddingsRequest, ExplainAnswer, ExplainFormat, ExplainRequest, ExplainResult,
+};
+use super::classify_image::DEFAULT_TOP_K;
+use super::headers::{longest, model_header, server_timing};
+use super::problem::{Failure, Problem};
+use super::shortest;
+use super::state::ApiState;
+use crate::model::head;
+use crate::service::{Answer, Ask, Explanation, Phases, Service};
+
+/// Of the colours over a picture, where the request does not say.
+const DEFAULT_OPACITY: f64 = 0.5;
+
+#[derive(ApiResponse)]
+pub(super) enum ClassifyResponse {
+    /// One result for each image; those that failed say why.
+    #[oai(status = 200)]
+    Ok(
+        Json<ClassifyAnswer>,
+        /// Where the time went, in milliseconds; of several images the longest of each phase.
+        #[oai(header = "Server-Timing")]
+        String,
+        /// The model that answered; `(untrained)` follows where its weights are random.
+        #[oai(header = "X-Model")]
+        String,
+    ),
+}
+
+#[derive(ApiResponse)]
+pub(super) enum EmbeddingsResponse {
+    /// One result for each image; those that failed say why.
+    #[oai(status = 200)]
+    Ok(
+        Json<EmbeddingsAnswer>,
+        /// Where the time went, in milliseconds; of several images the longest of each phase.
+        #[oai(header = "Server-Timing")]
+        String,
+        /// The model that answered; `(untrained)` follows where its weights are random.
+        #[oai(header = "X-Model")]
+        String,
+    ),
+}
+
+/// A picture for people or numbers for programs.
+#[derive(ResponseContent)]
+pub(super) enum ExplainContent {
+    Grid(Json<ExplainAnswer>),
+    #[oai(content_type = "image/png")]
+    Png(Binary<Vec<u8>>),
+}
+
+#[derive(ApiResponse)]
+pub(super) enum ExplainResponse {
+    /// A picture, or one result for each image.
+    #[oai(status = 200)]
+    Ok(
+        ExplainContent,
+        /// Where the time went, in milliseconds; of several images the longest of each phase.
+        #[oai(header = "Server-Timing")]
+        String,
+        /// The model that answered; `(untrained)` follows where its weights are random.
+        #[oai(header = "X-Model")]
+        String,
+    ),
+}
+
+pub(super) struct ImageRoutes;
+
+#[OpenApi]
+impl ImageRoutes {
+    /// Classify images
+    ///
+    /// The most probable classes of each image. Send JSON, a form with files, or one image as the body (`curl --data-binary @photo.jpg`);
+    /// options may stand in the body or in the query, and those in the body win. An image that fails leaves the others as they are; where the
+    /// image is the body, its failure is the answer's.
+    #[oai(path = "/v1/classify", method = "post", operation_id = "classify")]
+    async fn classify(
+        &self,
+        Data(state): Data<&ApiState>,
+        ImagesBody(request): ImagesBody<ClassifyRequest>,
+        /// How many classes each answer names at most.
+        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+        Query(top_k): Query<Option<u32>>,
+        /// Leaves out classes that are less probable.
+        #[oai(validator(minimum(value = "0"), maximum(value = "1")))]
+        Query(min_probability): Query<Option<f64>>,
+    ) -> Result<ClassifyResponse, Failure> {
+        let service = state.service()?;
+        let top_k = request.options.top_k.or(top_k).unwrap_or(DEFAULT_TOP_K) as usize;
+        let least = request.options.min_probability.or(min_probability);
+        let least = least.unwrap_or(0.0) as f32;
+        let (results, phases) = answers(service, request, Ask::default(), |answer| {
+            Ok(service.predictions(&answer.output.logits, top_k, least))
+        })
+        .await?;
+        let result = |result: Outcome<Vec<_>>| match result {
+            Ok(predictions) => ClassifyResult {
+                predictions: Some(predictions.into_iter().map(Into::into).collect()),
+                error: None,
+            },
+            Err(problem) => ClassifyResult {
+                predictions: None,
+                error: Some(*problem),
+            },
+        };
+        Ok(ClassifyResponse::Ok(
+            Json(ClassifyAnswer {
+                results: results.into_iter().map(result).collect(),
+            }),
+            server_timing(&phases),
+            model_header(service.model()),
+        ))
+    }
+
+    /// Embed images
+    ///
+    /// The 2048 features that the network's last layer classifies by, for search and for classifiers of your own. Send images as for
+    /// `/v1/classify`.
+    #[oai(path = "/v1/embeddings", method = "post", operation_id = "embeddings")]
+    async fn embeddings(
+        &self,
+        Data(state): Data<&ApiState>,
+        ImagesBody(request): ImagesBody<EmbeddingsRequest>,
+        /// Scale each embedding to length 1 (L2).
+        Query(normalize): Query<Option<bool>>,
+    ) -> Result<EmbeddingsResponse, Failure> {
+        let service = state.service()?;
+        let normalize = request.options.normalize.or(normalize).unwrap_or(false);
+        let (results, phases) = answers(service, request, Ask::features(), |answer| {
+            let features = answer.output.features.unwrap_or_default();
+            Ok(match normalize {
+                true => head::unit_length(features),
+                false => features,
+            })
+        })
+        .await?;
+        let result = |result: Outcome<Vec<f32>>| match result {
+            Ok(features) => EmbeddingResult {
+                embedding: Some(features.into_iter().map(shortest).collect()),
+                error: None,
+            },
+            Err(problem) => EmbeddingResult {
+                embedding: None,
+                error: Some(*problem),
+            },
+        };
+        Ok(EmbeddingsResponse::Ok(
+            Json(EmbeddingsAnswer {
+                dimensions: service.features(),
+                results: results.into_iter().map(result).collect(),
+            }),
+            server_timing(&phases),
+            model_header(service.model()),
+        ))
+    }
+
+    /// Explain a class
+    ///
+    /// Where in the image the network saw a class: its class activation map, which is exact for this network. As a picture with the map over
+    /// it, as the map alone, or as numbers. Send images as for `/v1/classify`.
+    #[oai(path = "/v1/explain", method = "post", operation_id = "explain")]
+    async fn explain(
+        &self,
+        Data(state): Data<&ApiState>,
+        ImagesBody(mut request): ImagesBody<ExplainRequest>,
+        /// The class to explain: an index, a WordNet id, or a name.
+        Query(class): Query<Option<String>>,
+        /// What to answer.
+        Query(format): Query<Option<ExplainFormat>>,
+        /// Of the colours over the picture.
+        #[oai(validator(minimum(value = "0"), maximum(value = "1")))]
+        Query(opacity): Query<Option<f64>>,
+    ) -> Result<ExplainResponse, Failure> {
+        let service = state.service()?;
+        let options = &request.options;
+        let class = options.class.as_deref().or(class.as_deref());
+        let class = class.map(|text| service.class(text)).transpose()?;
+        let format = options.format.or(format).unwrap_or(ExplainFormat::Overlay);
+        let opacity = options.opacity.or(opacity).unwrap_or(DEFAULT_OPACITY) as f32;
+        if format != ExplainFormat::Grid && request.images.len() > 1 {
+            return Err(Failure::invalid_request(format!(
+                "images: a picture explains one image, and there are {}; ask for the format `grid`",
+                request.images.len()
+            )));
+        }
+        // A picture is of one image, whose failure is the answer's.
+        request.alone |= format != ExplainFormat::Grid;
+        let ask = Ask::explanation(format != ExplainFormat::Grid);
+        let explain = |answer| Ok(service.explain(answer, class)?);
+        let (mut results, phases) = answers(service, request, ask, explain).await?;
+        let content = match format {
+            ExplainFormat::Grid => ExplainContent::Grid(Json(grids(results))),
+            _ => {
+                let explanation = results.pop().ok_or_else(Failure::internal)?;
+                let explanation = explanation.map_err(|_| Failure::internal())?;
+                let draw = move || match format {
+                    ExplainFormat::Heatmap => explanation.heatmap(),
+                    _ => explanation.overlay(opacity),
+                };
+                // A megapixel to colour and compress: some 20 ms that other requests need not wait for.
+                let drawn = tokio::task::spawn_blocking(draw).await;
+                ExplainContent::Png(Binary(drawn.map_err(|_| Failure::internal())??))
+            }
+        };
+        Ok(ExplainResponse::Ok(
+            content,
+            server_timing(&phases),
+            model_header(service.model()),
+        ))
+    }
+}
+
+fn grids(results: Vec<Outcome<Explanation>>) -> ExplainAnswer {
+    let result = |result: Outcome<Explanation>| match result {
+        Ok(explanation) => ExplainResult {
+            explanation: Some(explanation.into()),
+            error: None,
+        },
+        Err(problem) => ExplainResult {
+            explanation: None,
+            error: Some(*problem),
+        },
+    };
+    ExplainAnswer {
+        results: results.into_iter().map(result).collect(),
+    }
+}
+
+/// What came of one image.
+type Outcome<T> = Result<T, Box<Problem>>;
+
+/// Runs a request's images and makes something of each answer. Fails as a whole only where the request was refused, or where the image was
+/// the request.
+async fn answers<R, T>(
+    service: &Service,
+    request: Images<R>,
+    ask: Ask,
+    make: impl Fn(Answer) -> Result<T, Failure>,
+) -> Result<(Vec<Outcome<T>>, Phases), Failure> {
+    let (mut sources, mut faults) = (Vec::new(), Vec::new());
+    for image in request.images {
+        match image {
+            Ok(source) => {
+                sources.push(source);
+                faults.push(None);
+            }
+            Err(failure) => faults.push(Some(failure)),
+        }
+    }
+    let mut answers = service.answer(sources, ask).await?.into_iter();
+    let (mut outcomes, mut phases) = (Vec::new(), Vec::new());
+    for (position, fault) in faults.into_iter().enumerate() {
+        let answer = match fault {
+            Some(failure) => Err(failure),
+            None => {
+                let answer = answers.next().ok_or_else(Failure::internal)?;
+                let field = format!("images[{position}].url");
+                answer.map_err(|error| Failure::in_field(error, &field))
+            }
+        };
+        let outcome = answer.and_then(|answer| {
+            phases.push(answer.phases);
+            make(answer)
+        });
+        match outcome {
+            Err(failure) if request.alone => return Err(failure),
+            outcome => outcomes.push(outcome.map_err(|failure| Box::new(failure.into_problem()))),
+        }
+    }
+    Ok((outcomes, longest(&phases)))
+}

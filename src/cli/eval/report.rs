@@ -1,0 +1,188 @@
+//! An evaluation with names instead of indices, as a table and as JSON. Counts nothing.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use super::score::{BINS, Evaluation};
+use crate::service::Service;
+
+/// Pairs of confused classes that are listed.
+const PAIRS: usize = 50;
+
+/// Of the table for people: the worst classes and the most confused pairs.
+const SHOWN: usize = 10;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) model: String,
+    pub(super) sha256: Option<String>,
+    pub(super) images: usize,
+    pub(super) top1: f64,
+    pub(super) top5: f64,
+    pub(super) mean_confidence: f64,
+    pub(super) expected_calibration_error: f64,
+    pub(super) calibration: Vec<Bin>,
+    /// The worst first.
+    pub(super) classes: Vec<ClassScore>,
+    /// The most frequent first.
+    pub(super) confusions: Vec<Confusion>,
+    pub(super) failures: Vec<FailedImage>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Bin {
+    pub(super) from: f64,
+    pub(super) to: f64,
+    pub(super) images: usize,
+    pub(super) accuracy: Option<f64>,
+    pub(super) mean_confidence: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ClassScore {
+    pub(super) index: usize,
+    pub(super) wnid: Option<String>,
+    pub(super) label: String,
+    pub(super) images: usize,
+    pub(super) top1: f64,
+    pub(super) top5: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Confusion {
+    pub(super) class: usize,
+    pub(super) label: String,
+    pub(super) taken_for: usize,
+    pub(super) taken_for_label: String,
+    pub(super) images: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct FailedImage {
+    pub(super) file: String,
+    pub(super) error: String,
+}
+
+impl Report {
+    pub(super) fn new(evaluation: &Evaluation, service: &Service) -> Self {
+        let all = &evaluation.all;
+        let name = |index: usize| {
+            let label = service.labels().get(index);
+            label.map_or_else(|| format!("class {index}"), |label| label.name.clone())
+        };
+        let pairs = evaluation.most_confused().into_iter().take(PAIRS);
+        Self {
+            model: service.model().id.clone(),
+            sha256: service.model().sha256.clone(),
+            images: all.images,
+            top1: all.accuracy(),
+            top5: all.share(all.top5 as f64),
+            mean_confidence: all.share(all.confidence),
+            expected_calibration_error: evaluation.calibration_error(),
+            calibration: bins(evaluation),
+            classes: classes(evaluation, service, &name),
+            confusions: pairs
+                .map(|((class, taken_for), images)| Confusion {
+                    class,
+                    label: name(class),
+                    taken_for,
+                    taken_for_label: name(taken_for),
+                    images,
+                })
+                .collect(),
+            failures: evaluation
+                .failures
+                .iter()
+                .map(|(file, error)| FailedImage {
+                    file: file.clone(),
+                    error: error.clone(),
+                })
+                .collect(),
+        }
+    }
+
+    pub(super) fn table(&self) -> String {
+        let percent = |share: f64| format!("{:.2} %", share * 100.0);
+        let mut text = String::new();
+        let mut line = |label: &str, value: String| {
+            // A text takes whatever is written to it.
+            let _ = writeln!(text, "{label:<28}{value}");
+        };
+        line("model", self.model.clone());
+        line("images", self.images.to_string());
+        line("top-1", percent(self.top1));
+        line("top-5", percent(self.top5));
+        line("mean confidence", percent(self.mean_confidence));
+        line(
+            "expected calibration error",
+            percent(self.expected_calibration_error),
+        );
+        line("\nmost confused", String::new());
+        for pair in self.confusions.iter().take(SHOWN) {
+            let what = format!("{} taken for {}", pair.label, pair.taken_for_label);
+            line(&format!("  {} x", pair.images), what);
+        }
+        line("\nworst classes", "images   top-1     top-5".to_owned());
+        for class in self.classes.iter().take(SHOWN) {
+            let numbers = format!(
+                "{:>6}  {:>8}  {:>8}",
+                class.images,
+                percent(class.top1),
+                percent(class.top5)
+            );
+            line(&format!("  {:<25.25}", class.label), numbers);
+        }
+        for failure in &self.failures {
+            line(
+                "\nfailed",
+                format!("{}: {}", failure.file.escape_debug(), failure.error),
+            );
+        }
+        text
+    }
+}
+
+fn bins(evaluation: &Evaluation) -> Vec<Bin> {
+    let bins = evaluation.bins.iter().enumerate();
+    let bin = |(i, bin): (usize, &super::score::Tally)| Bin {
+        from: i as f64 / BINS as f64,
+        to: (i + 1) as f64 / BINS as f64,
+        images: bin.images,
+        accuracy: (bin.images > 0).then(|| bin.accuracy()),
+        mean_confidence: (bin.images > 0).then(|| bin.share(bin.confidence)),
+    };
+    bins.map(bin).collect()
+}
+
+fn classes(
+    evaluation: &Evaluation,
+    service: &Service,
+    name: &dyn Fn(usize) -> String,
+) -> Vec<ClassScore> {
+    let seen = evaluation
+        .classes
+        .iter()
+        .enumerate()
+        .filter(|(_, tally)| tally.images > 0);
+    let mut scores: Vec<ClassScore> = seen
+        .map(|(index, tally)| ClassScore {
+            index,
+            wnid: service
+                .labels()
+                .get(index)
+                .and_then(|label| label.wnid.clone()),
+            label: name(index),
+            images: tally.images,
+            top1: tally.accuracy(),
+            top5: tally.share(tally.top5 as f64),
+        })
+        .collect();
+    scores.sort_by(|a, b| {
+        a.top1
+            .total_cmp(&b.top1)
+            .then(a.top5.total_cmp(&b.top5))
+            .then(a.index.cmp(&b.index))
+    });
+    scores
+}
