@@ -61,6 +61,22 @@ clients:
     cargo build --locked --release
     .venv/bin/python tests/clients/run.py target/release/imgclass target/screenshots
 
+# the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code; half an hour
+valgrind:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    cargo test --locked --test kernels --no-run
+    tests="$(cargo test --locked --test kernels --no-run --message-format json | sed -n 's/.*"executable":"\([^"]*kernels-[^"]*\)".*/\1/p')"
+    PROPTEST_CASES=8 valgrind --quiet --error-exitcode=9 --fair-sched=yes "$tests" --test-threads=1
+
+# the kernels' tests with the address sanitizer, on every instruction set of this processor; needs a nightly toolchain
+asan:
+    RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --test kernels --target "$(rustc -vV | sed -n 's/^host: //p')"
+
+# the kernels' portable code and threads under Miri; needs a nightly toolchain with `rustup component add miri`
+miri:
+    MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked --test kernels
+
 # every benchmark, or one: just bench --bench forward
 bench *arguments:
     cargo bench --locked {{ arguments }}
