@@ -103,6 +103,9 @@ impl Gemm<'_> {
     /// As [`Self::run`]; nobody else writes these tiles of these panels meanwhile.
     pub(crate) unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>, threads: usize) {
         let all = self.tiles();
+        if all == 0 {
+            return;
+        }
         // The first tiles are one pixel taller, where the pixels do not divide.
         let (height, taller) = (self.pixels / all, self.pixels % all);
         let edge = |tile: usize| tile * height + tile.min(taller);

@@ -129,10 +129,11 @@ pub(crate) struct Kernels {
     pub max_pool: unsafe fn(&PoolRow),
     /// Multiply-adds that wait for nothing: their sum and how many operations they were.
     pub chains: unsafe fn() -> (f32, u64),
-    /// Winograd input transforms of F(2x2, 3x3) and F(4x4, 3x3).
-    pub winograd_input: [unsafe fn(&InputTile); 2],
-    /// Winograd output transforms of F(2x2, 3x3) and F(4x4, 3x3).
-    pub winograd_output: [unsafe fn(&OutputTile); 2],
+    /// Winograd input transforms of F(2x2, 3x3) and F(4x4, 3x3), each for full tiles, those a column short, a row short,
+    /// and both.
+    pub winograd_input: [[unsafe fn(&InputTile); 4]; 2],
+    /// Winograd output transforms, likewise.
+    pub winograd_output: [[unsafe fn(&OutputTile); 4]; 2],
 }
 
 /// Compiles the kernels for one instruction set. `$vectors` times the tallest row count accumulators, `$vectors`
@@ -167,24 +168,16 @@ macro_rules! kernels {
                 unsafe { super::super::peak::chains::<$vector>() }
             }
             $(#[$feature])?
-            pub(super) unsafe fn input2(t: &InputTile) {
+            pub(super) unsafe fn input<const S: usize, const Y: bool, const X: bool>(t: &InputTile) {
                 // SAFETY: the caller's contract is the same.
-                unsafe { transform::input::<$vector, 4>(t) }
+                unsafe { transform::input::<$vector, S, Y, X>(t) }
             }
             $(#[$feature])?
-            pub(super) unsafe fn input4(t: &InputTile) {
+            pub(super) unsafe fn output<const S: usize, const M: usize, const Y: bool, const X: bool>(
+                t: &OutputTile,
+            ) {
                 // SAFETY: the caller's contract is the same.
-                unsafe { transform::input::<$vector, 6>(t) }
-            }
-            $(#[$feature])?
-            pub(super) unsafe fn output2(t: &OutputTile) {
-                // SAFETY: the caller's contract is the same.
-                unsafe { transform::output::<$vector, 4, 2>(t) }
-            }
-            $(#[$feature])?
-            pub(super) unsafe fn output4(t: &OutputTile) {
-                // SAFETY: the caller's contract is the same.
-                unsafe { transform::output::<$vector, 6, 4>(t) }
+                unsafe { transform::output::<$vector, S, M, Y, X>(t) }
             }
         }
         static $name: Kernels = Kernels {
@@ -194,8 +187,34 @@ macro_rules! kernels {
             stem: &[$($module::stem::<$rows>),+],
             max_pool: $module::max_pool,
             chains: $module::chains,
-            winograd_input: [$module::input2, $module::input4],
-            winograd_output: [$module::output2, $module::output4],
+            winograd_input: [
+                [
+                    $module::input::<4, false, false>,
+                    $module::input::<4, false, true>,
+                    $module::input::<4, true, false>,
+                    $module::input::<4, true, true>,
+                ],
+                [
+                    $module::input::<6, false, false>,
+                    $module::input::<6, false, true>,
+                    $module::input::<6, true, false>,
+                    $module::input::<6, true, true>,
+                ],
+            ],
+            winograd_output: [
+                [
+                    $module::output::<4, 2, false, false>,
+                    $module::output::<4, 2, false, true>,
+                    $module::output::<4, 2, true, false>,
+                    $module::output::<4, 2, true, true>,
+                ],
+                [
+                    $module::output::<6, 4, false, false>,
+                    $module::output::<6, 4, false, true>,
+                    $module::output::<6, 4, true, false>,
+                    $module::output::<6, 4, true, true>,
+                ],
+            ],
         };
     };
 }

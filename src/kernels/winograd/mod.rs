@@ -1,7 +1,10 @@
 //! 3x3 convolutions of stride 1 by Winograd's minimal filtering: transform tiles, multiply per position, transform
 //! back. It never serves another kernel size or stride.
 
+mod grid;
 pub(crate) mod transform;
+
+use std::ops::Range;
 
 use super::buffer::{Destination, Source};
 use super::gemm::Gemm;
@@ -10,7 +13,8 @@ use super::layout::BatchDims;
 use super::pack::Panels;
 use super::pool::Session;
 use super::tile::BLOCK;
-use transform::{InputTile, OutputTile};
+use grid::{Grid, Place};
+use transform::{InputTile, OutputTile, omitted};
 
 /// Floats of one thread's transformed inputs and products that leave room for weights in a second-level cache.
 const FUSED_FLOATS: usize = 72 << 10;
@@ -69,9 +73,15 @@ pub(crate) struct Call {
     pub relu: bool,
 }
 
+/// Which transform serves a tile, of those for a side.
+fn kind((rows, columns): (bool, bool)) -> usize {
+    2 * usize::from(rows) + usize::from(columns)
+}
+
 /// Where a chunk's transformed inputs and products lie, and which tiles it holds.
 #[derive(Clone, Copy)]
 struct Chunk {
+    grid: Grid,
     first: usize,
     tiles: usize,
     inputs: Destination,
@@ -124,7 +134,8 @@ impl Winograd {
     /// - The operands span what the fields say; the output overlaps none of them, unless the residual is the
     ///   output itself.
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call) {
-        let tiles = self.tiles(call.dims);
+        let grid = Grid::new(call.dims, self.side.outputs());
+        let tiles = grid.tiles();
         let per_tile = self.stride(call.input_blocks, 1) + self.stride(call.output_blocks, 1);
         let floats_per_tile = per_tile * self.side.positions();
         // A multiple of what one micro-kernel holds.
@@ -136,7 +147,8 @@ impl Winograd {
             let scratch = Destination::new(session.scratch(threads * size));
             session.run(tiles.div_ceil(fused), |task, worker| {
                 let tiles = fused.min(tiles - task * fused);
-                let chunk = self.chunk(call, task * fused, tiles, scratch.at(worker * size));
+                let scratch = scratch.at(worker * size);
+                let chunk = self.chunk(call, grid, task * fused..task * fused + tiles, scratch);
                 // SAFETY: this function's contract; the scratch is this worker's own.
                 unsafe { self.alone(call, &chunk) }
             });
@@ -146,7 +158,7 @@ impl Winograd {
             let scratch = session.scratch(self.chunk_floats(call, largest));
             for index in 0..chunks {
                 let (from, to) = (index * tiles / chunks, (index + 1) * tiles / chunks);
-                let chunk = self.chunk(call, from, to - from, scratch);
+                let chunk = self.chunk(call, grid, from..to, scratch);
                 // SAFETY: this function's contract.
                 unsafe { self.together(session, call, &chunk) }
             }
@@ -202,11 +214,6 @@ impl Winograd {
         });
     }
 
-    fn tiles(&self, dims: BatchDims) -> usize {
-        let side = self.side.outputs();
-        dims.n * dims.h.div_ceil(side) * dims.w.div_ceil(side)
-    }
-
     /// Floats from one position to the next: an odd number of cache lines, since a multiple of 4 KB would put all
     /// positions of a tile into the same cache sets.
     fn stride(&self, blocks: usize, tiles: usize) -> usize {
@@ -219,12 +226,14 @@ impl Winograd {
         strides * self.side.positions()
     }
 
-    fn chunk(&self, call: &Call, first: usize, tiles: usize, scratch: *mut f32) -> Chunk {
+    fn chunk(&self, call: &Call, grid: Grid, range: Range<usize>, scratch: *mut f32) -> Chunk {
+        let (first, tiles) = (range.start, range.len());
         let inputs = Destination::new(scratch);
         let products = Destination::new(
             inputs.at(self.stride(call.input_blocks, tiles) * self.side.positions()),
         );
         Chunk {
+            grid,
             first,
             tiles,
             inputs,
@@ -232,14 +241,25 @@ impl Winograd {
         }
     }
 
-    /// The product of one position.
+    /// The product of one position, over those of the chunk's tiles that take part in it.
     fn product<'a>(&'a self, call: &Call, chunk: &Chunk, position: usize) -> Gemm<'a> {
+        let inputs = self.side.inputs();
+        let is_omitted = |line: usize| line == omitted(inputs);
+        let all = chunk
+            .grid
+            .full(is_omitted(position / inputs), is_omitted(position % inputs));
+        let end = chunk.first + chunk.tiles;
+        let (from, to) = (
+            all.start.clamp(chunk.first, end),
+            all.end.clamp(chunk.first, end),
+        );
+        let first = (from - chunk.first) * BLOCK;
         let input = chunk
             .inputs
-            .at(position * self.stride(call.input_blocks, chunk.tiles));
+            .at(position * self.stride(call.input_blocks, chunk.tiles) + first);
         let output = chunk
             .products
-            .at(position * self.stride(call.output_blocks, chunk.tiles));
+            .at(position * self.stride(call.output_blocks, chunk.tiles) + first);
         Gemm {
             kernels: call.kernels,
             panels: &self.panels,
@@ -248,7 +268,7 @@ impl Winograd {
             input: Source::new(input),
             input_block: chunk.tiles * BLOCK,
             blocks: call.input_blocks,
-            pixels: chunk.tiles,
+            pixels: to - from,
             window: None,
             output: Destination::new(output),
             output_block: chunk.tiles * BLOCK,
@@ -259,41 +279,31 @@ impl Winograd {
         }
     }
 
-    /// Image, and first row and column of the output tile `tile`.
-    fn place(&self, dims: BatchDims, tile: usize) -> (usize, usize, usize) {
-        let side = self.side.outputs();
-        let (rows, columns) = (dims.h.div_ceil(side), dims.w.div_ceil(side));
-        (
-            tile / (rows * columns),
-            tile / columns % rows * side,
-            tile % columns * side,
-        )
-    }
-
     unsafe fn transform_inputs(
         &self,
         call: &Call,
         chunk: &Chunk,
         block: usize,
-        tiles: std::ops::Range<usize>,
+        tiles: Range<usize>,
     ) {
         let BatchDims { h, w, .. } = call.dims;
         let (row, side) = (w * BLOCK, self.side.inputs());
         let plane = block * call.dims.pixels() * BLOCK;
         for tile in tiles {
-            let (image, y, x) = self.place(call.dims, chunk.first + tile);
+            let Place { image, y, x, short } = chunk.grid.place(chunk.first + tile);
+            let (height, width) = (side - usize::from(short.0), side - usize::from(short.1));
             // The input tile starts one pixel up and left of the output tile.
             let start = (plane + (image * h + y) * row + x * BLOCK).wrapping_sub(row + BLOCK);
             let t = InputTile {
                 x: call.input.at(start),
                 row,
-                rows: (usize::from(y == 0), side.min(h + 1 - y)),
-                columns: (usize::from(x == 0), side.min(w + 1 - x)),
+                rows: (usize::from(y == 0), height.min(h + 1 - y)),
+                columns: (usize::from(x == 0), width.min(w + 1 - x)),
                 out: chunk.inputs.at((block * chunk.tiles + tile) * BLOCK),
                 position: self.stride(call.input_blocks, chunk.tiles),
             };
             // SAFETY: `run`'s contract; the bounds keep reads inside the image.
-            unsafe { call.kernels.winograd_input[self.side as usize](&t) };
+            unsafe { call.kernels.winograd_input[self.side as usize][kind(short)](&t) };
         }
     }
 
@@ -302,13 +312,14 @@ impl Winograd {
         call: &Call,
         chunk: &Chunk,
         block: usize,
-        tiles: std::ops::Range<usize>,
+        tiles: Range<usize>,
     ) {
         let BatchDims { h, w, .. } = call.dims;
         let (row, side) = (w * BLOCK, self.side.outputs());
         let plane = block * call.dims.pixels() * BLOCK;
         for tile in tiles {
-            let (image, y, x) = self.place(call.dims, chunk.first + tile);
+            let Place { image, y, x, short } = chunk.grid.place(chunk.first + tile);
+            let (height, width) = (side - usize::from(short.0), side - usize::from(short.1));
             let at = plane + (image * h + y) * row + x * BLOCK;
             let t = OutputTile {
                 product: chunk.products.at((block * chunk.tiles + tile) * BLOCK),
@@ -317,11 +328,11 @@ impl Winograd {
                 out: call.output.at(at),
                 skip: call.skip.at(at),
                 row,
-                inside: (side.min(h - y), side.min(w - x)),
+                inside: (height.min(h - y), width.min(w - x)),
                 relu: call.relu,
             };
             // SAFETY: `run`'s contract; the bounds keep writes inside the image.
-            unsafe { call.kernels.winograd_output[self.side as usize](&t) };
+            unsafe { call.kernels.winograd_output[self.side as usize][kind(short)](&t) };
         }
     }
 }
