@@ -238,7 +238,7 @@ impl PackedConv {
         relu: bool,
     ) -> Vec<f32> {
         let len = self.output_dims(input).blocked_len(self.shape.out_channels);
-        let skip = residual(skip, len);
+        let skip = skip.into();
         // SAFETY: `write` initialises its whole output.
         unsafe { filled(len, |out| self.write(pool, x, input, skip, relu, out)) }
     }
@@ -256,8 +256,7 @@ impl PackedConv {
         relu: bool,
         out: &mut [f32],
     ) {
-        let skip = residual(skip, out.len());
-        self.write(pool, x, input, skip, relu, overwritten(out));
+        self.write(pool, x, input, skip.into(), relu, overwritten(out));
     }
 
     /// As [`Self::forward`] with the residual in `out`, which becomes the output: memory that is read and written needs half the
@@ -273,17 +272,16 @@ impl PackedConv {
         relu: bool,
         out: &mut [f32],
     ) {
-        let skip = Source::new(out.as_ptr());
-        self.write(pool, x, input, skip, relu, overwritten(out));
+        self.write(pool, x, input, Residual::Output, relu, overwritten(out));
     }
 
-    /// Initialises all of `out`. `skip` is null, or spans as much; it may be `out` itself.
+    /// Initialises all of `out`.
     fn write(
         &self,
         pool: &ThreadPool,
         x: &[f32],
         input: BatchDims,
-        skip: Source,
+        skip: Residual<'_>,
         relu: bool,
         out: &mut [MaybeUninit<f32>],
     ) {
@@ -310,20 +308,35 @@ impl PackedConv {
             "output length for {:?} and {input:?}",
             self.shape
         );
+        if let Residual::At(skip) = skip {
+            assert_eq!(
+                skip.len(),
+                out.len(),
+                "residual length for {:?} and {input:?}",
+                self.shape
+            );
+        }
         // Offset tables count floats of one channel block in 32 bits.
         assert!(
             input.pixels() < (u32::MAX as usize) / BLOCK,
             "{input:?} has too many pixels"
         );
+        let out = Destination::of(out);
+        let skip = match skip {
+            Residual::None => std::ptr::null(),
+            Residual::At(skip) => skip.as_ptr(),
+            // From the pointer that is written through: another borrow of the memory would end it.
+            Residual::Output => out.at(0).cast_const(),
+        };
         let call = winograd::Call {
             kernels: self.isa.kernels(),
             input: Source::new(x.as_ptr()),
             dims: input,
             input_blocks: in_channels.div_ceil(BLOCK),
             bias: Source::new(self.bias.as_ptr()),
-            output: Destination::of(out),
+            output: out,
             output_blocks: out_channels.div_ceil(BLOCK),
-            skip,
+            skip: Source::new(skip),
             relu,
         };
         let mut session = pool.session();
@@ -380,11 +393,16 @@ impl PackedConv {
     }
 }
 
-/// The address of a residual of `len` numbers; null for none.
-fn residual(skip: Option<&[f32]>, len: usize) -> Source {
-    let Some(skip) = skip else {
-        return Source::new(std::ptr::null());
-    };
-    assert_eq!(skip.len(), len, "residual length");
-    Source::new(skip.as_ptr())
+/// What is added to a convolution.
+enum Residual<'a> {
+    None,
+    At(&'a [f32]),
+    /// What the output's memory holds.
+    Output,
+}
+
+impl<'a> From<Option<&'a [f32]>> for Residual<'a> {
+    fn from(skip: Option<&'a [f32]>) -> Self {
+        skip.map_or(Self::None, Self::At)
+    }
 }
