@@ -61,7 +61,7 @@ clients:
     cargo build --locked --release
     .venv/bin/python tests/clients/run.py target/release/imgclass target/screenshots
 
-# the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code; a quarter of an hour
+# the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code; takes long
 valgrind:
     #!/usr/bin/env bash
     set -euo pipefail

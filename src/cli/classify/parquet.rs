@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parquet::basic::Compression;
-use parquet::column::writer::ColumnWriter;
-use parquet::data_type::ByteArray;
+use parquet::column::writer::{ColumnWriter, ColumnWriterImpl};
+use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -194,6 +194,14 @@ impl<T> Column<T> {
         self.defined.push(defined);
         self.repeated.push(repeated);
     }
+
+    fn write<D: DataType<T = T>>(
+        &self,
+        writer: &mut ColumnWriterImpl<'_, D>,
+    ) -> Result<(), ParquetError> {
+        writer.write_batch(&self.values, Some(&self.defined), Some(&self.repeated))?;
+        Ok(())
+    }
 }
 
 fn text(text: &str) -> ByteArray {
@@ -251,54 +259,34 @@ fn write_column(
                 predictions(row).map(|all| all.into_iter().map(|p| i32::try_from(p.index).ok()))
             };
             let column = Column::of(rows, 2, list);
-            w.write_batch(
-                &column.values,
-                Some(&column.defined),
-                Some(&column.repeated),
-            )?;
+            column.write(w)?;
         }
         (ColumnWriter::ByteArrayColumnWriter(w), "predictions.list.element.wnid") => {
             let list = |row: &Row| {
                 predictions(row).map(|all| all.into_iter().map(|p| p.wnid.as_deref().map(text)))
             };
             let column = Column::of(rows, 3, list);
-            w.write_batch(
-                &column.values,
-                Some(&column.defined),
-                Some(&column.repeated),
-            )?;
+            column.write(w)?;
         }
         (ColumnWriter::ByteArrayColumnWriter(w), _) => {
             let list = |row: &Row| {
                 predictions(row).map(|all| all.into_iter().map(|p| Some(text(&p.label))))
             };
             let column = Column::of(rows, 2, list);
-            w.write_batch(
-                &column.values,
-                Some(&column.defined),
-                Some(&column.repeated),
-            )?;
+            column.write(w)?;
         }
         (ColumnWriter::FloatColumnWriter(w), "embedding.list.element") => {
             let column = Column::of(rows, 2, |row: &Row| {
                 row.embedding.clone().map(|all| all.into_iter().map(Some))
             });
-            w.write_batch(
-                &column.values,
-                Some(&column.defined),
-                Some(&column.repeated),
-            )?;
+            column.write(w)?;
         }
         (ColumnWriter::FloatColumnWriter(w), _) => {
             let list = |row: &Row| {
                 predictions(row).map(|all| all.into_iter().map(|p| Some(p.probability)))
             };
             let column = Column::of(rows, 2, list);
-            w.write_batch(
-                &column.values,
-                Some(&column.defined),
-                Some(&column.repeated),
-            )?;
+            column.write(w)?;
         }
         (_, other) => {
             return Err(ParquetError::General(format!(
