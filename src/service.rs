@@ -1,6 +1,7 @@
 //! The use case: images, however they came, to their classes, features and heat maps. Reads like the flow: admission, fetch, decode, queue,
 //! batch, forward, top-k. It knows no HTTP, no files and no tensors.
 
+mod decoding;
 mod explain;
 mod request;
 
@@ -12,9 +13,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument, info_span};
 
+use self::decoding::Decoders;
 use crate::engine::{
     self, Engine, EngineError, EngineOptions, Forward, NoObserver, Place, Refusal, WorkerHealth,
 };
@@ -87,6 +88,9 @@ pub enum StartError {
     /// The model failed on its first image.
     #[error("the model failed its warm-up: {0}")]
     WarmUp(#[from] ModelError),
+    /// No threads for decoding.
+    #[error("the decoding threads cannot start: {0}")]
+    Decoders(#[from] rayon::ThreadPoolBuildError),
     /// No thread for the worker.
     #[error("the worker's thread cannot start: {0}")]
     Worker(#[from] std::io::Error),
@@ -97,8 +101,7 @@ pub struct Service {
     fetcher: Fetcher,
     limits: Limits,
     preprocessing: Arc<Preprocessing>,
-    decoders: Arc<Semaphore>,
-    decode_memory: Arc<Semaphore>,
+    decoders: Decoders,
     engine: Engine,
     observer: Arc<dyn Observer>,
     classifier: Arc<Classifier>,
@@ -112,9 +115,6 @@ enum Material {
     Encoded(Bytes),
     Prepared(Vec<f32>),
 }
-
-/// The weight of one permit of the decode memory: semaphores count in 32 bits.
-const KIB: u64 = 1024;
 
 impl Service {
     /// Warms the model up and starts its worker.
@@ -136,13 +136,11 @@ impl Service {
     ) -> Result<Self, StartError> {
         let preprocessing = Arc::new(preprocessing(&classifier.info().pretrained)?);
         warm_up(&classifier)?;
-        let memory = usize::try_from(options.image.max_decoded_bytes / KIB).unwrap_or(usize::MAX);
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
             limits: options.image,
             preprocessing,
-            decoders: Arc::new(Semaphore::new(options.decode_threads.get())),
-            decode_memory: Arc::new(Semaphore::new(memory.min(Semaphore::MAX_PERMITS))),
+            decoders: Decoders::new(options.decode_threads, options.image.max_decoded_bytes)?,
             engine: Engine::start(model, options.engine, observer.clone())?,
             observer,
             classifier,
@@ -270,38 +268,16 @@ impl Service {
         }
     }
 
-    /// Encoded bytes to the network's input, on a thread where blocking is allowed, within the memory for decoding.
+    /// Encoded bytes to the network's input, when a decoding thread is free and the memory for it.
     async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Vec<f32>, View), ServiceError> {
-        let stopped = |_| ServiceError::Internal("the service's semaphores are closed".to_owned());
         let info = image::inspect(&bytes, &self.limits)?;
-        let memory = self.reserve(info.decoded_bytes).await?;
-        let decoder = self
-            .decoders
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(stopped)?;
         let (limits, preprocessing) = (self.limits, self.preprocessing.clone());
-        let decoding = tokio::task::spawn_blocking(move || {
-            // Given back when the work ends, even where the caller leaves before that.
-            let _held = (memory, decoder);
+        let work = move || -> Result<(Vec<f32>, View), ImageError> {
             let picture = image::decode(&bytes, &limits)?;
             let input = preprocessing.apply(&picture);
             Ok((input, View::of(picture, &preprocessing, keep)))
-        });
-        let prepared: Result<(Vec<f32>, View), ImageError> = decoding
-            .await
-            .map_err(|e| ServiceError::Internal(e.to_string()))?;
-        Ok(prepared?)
-    }
-
-    /// A share of the memory for decoding. `inspect` has refused whatever exceeds all of it.
-    async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, ServiceError> {
-        let total = self.limits.max_decoded_bytes / KIB;
-        let permits = bytes.div_ceil(KIB).min(total);
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        let memory = self.decode_memory.clone().acquire_many_owned(permits).await;
-        memory.map_err(|_| ServiceError::Internal("the decode memory is closed".to_owned()))
+        };
+        Ok(self.decoders.run(info.decoded_bytes, work).await??)
     }
 
     /// The `top_k` most probable classes of an image whose probability is `min_probability` at least, falling.

@@ -409,7 +409,8 @@ fn while_the_shutdown_delay_runs_it_is_not_ready_and_serves_on_and_a_second_sign
         "{ready}"
     );
     assert!(serving.get("/health/live", "").starts_with("HTTP/1.1 200"));
-    assert!(serving.classify("").starts_with("HTTP/1.1 200"));
+    let answer = serving.classify("");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(serving.terminate(), Some(1));
 }
 

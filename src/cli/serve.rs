@@ -53,6 +53,8 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     tracing::info!(%address, docs = %format!("http://{address}/docs"), "ready");
 
     let signal = signals.next().await;
+    // First not ready, then the words: who reads them may rely on it.
+    service.drain();
     tracing::info!(signal, "stopping; a second signal ends at once");
     tokio::select! {
         () = shut_down(&service, listening, args) => Ok(ExitCode::SUCCESS),
@@ -110,9 +112,8 @@ async fn listen(args: &ServeArgs, metrics: &Arc<Metrics>) -> Result<Listening, F
     })
 }
 
-/// Not ready at once, serving on for the delay; then no further connections, what was accepted finishes, the worker ends.
+/// Serves on for the delay; then no further connections, what was accepted finishes, the worker ends.
 async fn shut_down(service: &Arc<Service>, listening: Listening, args: &ServeArgs) {
-    service.drain();
     tokio::time::sleep(*args.server.shutdown_delay).await;
     // The receiver is gone only if the server has ended by itself.
     let _ = listening.stop.send(());
