@@ -22,7 +22,7 @@ use crate::fetch::{FetchConfig, FetchError, Fetcher, SetupError};
 use crate::image::{self, Filter, ImageError, Limits, Preprocessing, PreprocessingError, Resize};
 use crate::model::head;
 use crate::model::{
-    ClassError, Classifier, Interpolation, Labels, ModelError, ModelInfo, PretrainedCfg, Want,
+    ClassError, Classifier, Input, Interpolation, Labels, ModelError, ModelInfo, PretrainedCfg,
 };
 
 pub use explain::{ExplainError, Explanation, View};
@@ -110,7 +110,7 @@ pub struct Service {
 /// A source whose bytes are here.
 enum Material {
     Encoded(Bytes),
-    Prepared(Vec<f32>),
+    Prepared(Input),
 }
 
 /// The weight of one permit of the decode memory: semaphores count in 32 bits.
@@ -135,7 +135,7 @@ impl Service {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let preprocessing = Arc::new(preprocessing(&classifier.info().pretrained)?);
-        warm_up(&classifier)?;
+        warm_up(&classifier, options.engine.max_batch_size)?;
         let memory = usize::try_from(options.image.max_decoded_bytes / KIB).unwrap_or(usize::MAX);
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
@@ -251,7 +251,7 @@ impl Service {
         match source {
             Source::Url(url) => Ok(Material::Encoded(self.fetcher.fetch(&url).await?)),
             Source::Bytes(bytes) => Ok(Material::Encoded(bytes)),
-            Source::Prepared(input) => Ok(Material::Prepared(input)),
+            Source::Prepared(input) => Ok(Material::Prepared(Input::Planar(input))),
         }
     }
 
@@ -260,7 +260,7 @@ impl Service {
         &self,
         material: Material,
         keep: bool,
-    ) -> Result<(Vec<f32>, Option<View>), ServiceError> {
+    ) -> Result<(Input, Option<View>), ServiceError> {
         match material {
             Material::Prepared(input) => Ok((input, None)),
             Material::Encoded(bytes) => {
@@ -271,7 +271,7 @@ impl Service {
     }
 
     /// Encoded bytes to the network's input, on a thread where blocking is allowed, within the memory for decoding.
-    async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Vec<f32>, View), ServiceError> {
+    async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Input, View), ServiceError> {
         let stopped = |_| ServiceError::Internal("the service's semaphores are closed".to_owned());
         let info = image::inspect(&bytes, &self.limits)?;
         let memory = self.reserve(info.decoded_bytes).await?;
@@ -282,14 +282,18 @@ impl Service {
             .await
             .map_err(stopped)?;
         let (limits, preprocessing) = (self.limits, self.preprocessing.clone());
+        let takes_pixels = self.classifier.takes_pixels();
         let decoding = tokio::task::spawn_blocking(move || {
             // Given back when the work ends, even where the caller leaves before that.
             let _held = (memory, decoder);
             let picture = image::decode(&bytes, &limits)?;
-            let input = preprocessing.apply(&picture);
+            let input = match takes_pixels {
+                true => Input::Pixels(preprocessing.pixels(&picture)),
+                false => Input::Planar(preprocessing.apply(&picture)),
+            };
             Ok((input, View::of(picture, &preprocessing, keep)))
         });
-        let prepared: Result<(Vec<f32>, View), ImageError> = decoding
+        let prepared: Result<(Input, View), ImageError> = decoding
             .await
             .map_err(|e| ServiceError::Internal(e.to_string()))?;
         Ok(prepared?)
@@ -386,6 +390,11 @@ impl Service {
         self.limits.max_pixels
     }
 
+    /// Images in one forward pass at most.
+    pub fn max_batch_size(&self) -> usize {
+        self.max_batch_size
+    }
+
     /// From a request's admission to its answer.
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
@@ -397,6 +406,8 @@ impl Service {
             _ if self.draining.load(Ordering::Acquire) => Err(NotReady::Draining),
             WorkerHealth::Gone => Err(NotReady::WorkerGone),
             WorkerHealth::Stuck(running) => Err(NotReady::WorkerStuck(running)),
+            WorkerHealth::OutOfDeviceMemory => Err(NotReady::OutOfDeviceMemory),
+            WorkerHealth::DeviceLost => Err(NotReady::DeviceLost),
             WorkerHealth::Well => Ok(()),
         }
     }
@@ -424,6 +435,12 @@ pub enum NotReady {
     /// A batch runs far over its usual time.
     #[error("the model's worker has been stuck in one batch for {0:?}")]
     WorkerStuck(Duration),
+    /// The device had no memory for a single image of late.
+    #[error("the model's device is out of memory")]
+    OutOfDeviceMemory,
+    /// The device has failed for good.
+    #[error("the model's device is lost; the service must be restarted")]
+    DeviceLost,
 }
 
 /// The checkpoint's preprocessing in the image layer's terms.
@@ -443,16 +460,19 @@ fn preprocessing(cfg: &PretrainedCfg) -> Result<Preprocessing, PreprocessingErro
     )
 }
 
-/// One forward pass, so that the first request finds everything in place, and a model that cannot run says so before it is ready.
-fn warm_up(classifier: &Classifier) -> Result<(), ModelError> {
-    let image = vec![0f32; classifier.input_len()];
-    let outputs = classifier.forward(&[&image], Want::default())?;
-    let finite = outputs
-        .iter()
-        .all(|output| output.logits.iter().all(|x| x.is_finite()));
-    if finite {
-        Ok(())
-    } else {
-        Err(ModelError::NotFinite)
+/// A forward pass of every size that will matter, so that the first requests find everything in place, and a model that cannot run says so
+/// before it is ready.
+fn warm_up(classifier: &Classifier, max_batch_size: usize) -> Result<(), ModelError> {
+    let image = match classifier.takes_pixels() {
+        true => Input::Pixels(vec![0; classifier.input_len()]),
+        false => Input::Planar(vec![0.0; classifier.input_len()]),
+    };
+    for size in classifier.warm_up_sizes(max_batch_size) {
+        let outputs = classifier.forward_each(&vec![&image; size], &[])?;
+        let mut logits = outputs.iter().flat_map(|output| &output.logits);
+        if !logits.all(|x| x.is_finite()) {
+            return Err(ModelError::NotFinite);
+        }
     }
+    Ok(())
 }

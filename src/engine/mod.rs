@@ -15,18 +15,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 pub use admission::{Admission, Place, Refusal};
 pub use worker::WorkerHealth;
 
-use crate::model::{Classifier, ModelError, Output, Want};
+use crate::model::{Classifier, Input, ModelError, Output, Want};
 use queue::{Job, Queue};
 use worker::Worker;
 
 /// What the engine runs: a batch of inputs to as many outputs, in order. The [`Classifier`] does; tests bring slow and failing ones.
 pub trait Forward: Send + Sync + 'static {
-    /// Runs images, each planar `[3, height, width]`, as one batch; image `i` gives what `wants[i]` asks for.
-    fn forward(&self, images: &[&[f32]], wants: &[Want]) -> Result<Vec<Output>, ModelError>;
+    /// Runs images as one batch; image `i` gives what `wants[i]` asks for. After [`ModelError::OutOfDeviceMemory`] the engine asks again
+    /// with half of the images.
+    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError>;
 }
 
 impl Forward for Classifier {
-    fn forward(&self, images: &[&[f32]], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
         self.forward_each(images, wants)
     }
 }
@@ -141,11 +142,11 @@ impl Engine {
         permit.map(Slot).map_err(|_| EngineError::Stopped)
     }
 
-    /// Runs one input, planar `[3, height, width]`; dropping the future drops the job, if its batch has not begun.
+    /// Runs one input; dropping the future drops the job, if its batch has not begun.
     pub async fn run(
         &self,
         slot: Slot,
-        input: Vec<f32>,
+        input: Input,
         want: Want,
         deadline: Instant,
     ) -> Result<Done, EngineError> {

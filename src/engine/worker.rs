@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 use super::batching::Taken;
 use super::queue::{Job, Queue};
 use super::{Done, EngineError, Forward, Observer};
-use crate::model::{Output, Want};
+use crate::model::{Input, ModelError, Output, Want};
 
 /// A batch that runs this many times longer than they usually do is stuck ...
 const STUCK_FACTOR: u32 = 50;
 
 /// ... if it has also run for this long: on a busy machine short batches vary a lot.
 const STUCK_AT_LEAST: Duration = Duration::from_secs(10);
+
+/// So long after the device had no memory for a single image the service is not ready, so that load balancers try others; then it is worth
+/// another try, as somebody else may have held that memory.
+const OUT_OF_MEMORY_FOR: Duration = Duration::from_secs(10);
 
 /// How the worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +28,10 @@ pub enum WorkerHealth {
     Well,
     /// Its batch has run far over its usual time.
     Stuck(Duration),
+    /// The device had no memory for a single image of late.
+    OutOfDeviceMemory,
+    /// The device has failed for good.
+    DeviceLost,
     /// Its thread has ended.
     Gone,
 }
@@ -44,6 +52,8 @@ struct State {
     running_since: Option<Instant>,
     usual: Option<Duration>,
     per_image: Option<Duration>,
+    out_of_memory_at: Option<Instant>,
+    device_lost: bool,
     ended: bool,
 }
 
@@ -67,6 +77,23 @@ impl Monitor {
             state.usual = average(state.usual, took);
             state.per_image = average(state.per_image, took / images);
         });
+    }
+
+    /// Keeps in mind what a batch's end says of the device.
+    fn judge(&self, result: &Result<Vec<Output>, ModelError>) {
+        self.with(|state| match result {
+            Ok(_) => state.out_of_memory_at = None,
+            Err(ModelError::OutOfDeviceMemory { .. }) => {
+                state.out_of_memory_at = Some(Instant::now());
+            }
+            Err(ModelError::DeviceLost { .. }) => state.device_lost = true,
+            Err(_) => {}
+        });
+        if let Err(error @ (ModelError::OutOfDeviceMemory { .. } | ModelError::DeviceLost { .. })) =
+            result
+        {
+            tracing::error!("{error}");
+        }
     }
 }
 
@@ -105,6 +132,13 @@ impl Worker {
             });
             match state.running_since.map(|since| since.elapsed()) {
                 _ if state.ended => WorkerHealth::Gone,
+                _ if state.device_lost => WorkerHealth::DeviceLost,
+                _ if state
+                    .out_of_memory_at
+                    .is_some_and(|at| at.elapsed() < OUT_OF_MEMORY_FOR) =>
+                {
+                    WorkerHealth::OutOfDeviceMemory
+                }
                 Some(running) if running > patience => WorkerHealth::Stuck(running),
                 _ => WorkerHealth::Well,
             }
@@ -151,10 +185,11 @@ fn work(model: &dyn Forward, queue: &Queue, observer: &dyn Observer, monitor: &M
         }
         let started = Instant::now();
         monitor.begin(started);
-        let images: Vec<&[f32]> = batch.iter().map(|job| job.input.as_slice()).collect();
+        let images: Vec<&Input> = batch.iter().map(|job| &job.input).collect();
         let wants: Vec<Want> = batch.iter().map(|job| job.want).collect();
-        let result = model.forward(&images, &wants);
+        let result = run(model, &images, &wants);
         let took = started.elapsed();
+        monitor.judge(&result);
         monitor.finish(took, batch.len());
         observer.batch_finished(batch.len(), took);
         reply(
@@ -163,6 +198,23 @@ fn work(model: &dyn Forward, queue: &Queue, observer: &dyn Observer, monitor: &M
             started,
             took,
         );
+    }
+}
+
+/// Runs a batch; where the device has no memory for it, each half of it, and so on down to single images.
+fn run(model: &dyn Forward, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
+    match model.forward(images, wants) {
+        Err(ModelError::OutOfDeviceMemory { reason }) if images.len() > 1 => {
+            let half = images.len().div_ceil(2);
+            tracing::warn!(
+                "the device has no memory for {} images at a time ({reason}): trying {half}; a lower --max-batch-size saves the attempt",
+                images.len()
+            );
+            let mut outputs = run(model, &images[..half], &wants[..half])?;
+            outputs.extend(run(model, &images[half..], &wants[half..])?);
+            Ok(outputs)
+        }
+        other => other,
     }
 }
 
