@@ -184,13 +184,10 @@ impl Classifier {
     /// The sizes of batches to run before the first request, up to `max_batch_size`: a GPU's libraries choose and load their code for each
     /// shape when they first meet it. The CPU's kernels need one run alone.
     pub fn warm_up_sizes(&self, max_batch_size: usize) -> Vec<usize> {
-        if !self.info.accelerated {
-            return vec![1];
+        match self.info.accelerated {
+            true => powers_of_two_and(max_batch_size),
+            false => vec![1],
         }
-        let powers = std::iter::successors(Some(1), |size| Some(size * 2));
-        let mut sizes: Vec<usize> = powers.take_while(|size| *size < max_batch_size).collect();
-        sizes.push(max_batch_size);
-        sizes
     }
 
     /// Runs images, each planar `[3, height, width]` and normalised, as one batch; the outputs come in the same order. All of them give
@@ -287,9 +284,9 @@ impl Classifier {
         outputs.collect()
     }
 
-    /// [`Classifier::forward`], also saying where its time went. Empty on devices other than the CPU.
-    pub fn profile(&self, images: &[&[f32]]) -> Result<Vec<LayerTime>, ModelError> {
-        let (outputs, layers) = profile::record(|| self.forward(images, Want::default()));
+    /// [`Classifier::forward_each`], but giving where its time went. Empty on devices other than the CPU.
+    pub fn profile(&self, images: &[&Input]) -> Result<Vec<LayerTime>, ModelError> {
+        let (outputs, layers) = profile::record(|| self.forward_each(images, &[]));
         outputs.map(|_| layers)
     }
 
@@ -302,6 +299,14 @@ impl Classifier {
             weights,
         ))
     }
+}
+
+/// The powers of two below a number, and the number.
+fn powers_of_two_and(last: usize) -> Vec<usize> {
+    let powers = std::iter::successors(Some(1), |size| Some(size * 2));
+    let mut sizes: Vec<usize> = powers.take_while(|size| *size < last).collect();
+    sizes.push(last);
+    sizes
 }
 
 fn row(matrix: &Tensor, index: usize) -> Result<Vec<f32>, candle_core::Error> {
@@ -426,4 +431,21 @@ fn build<'a>(
     let net = ResNet50::load(&vb, classes, backend)?;
     let last = vb.get((classes, super::resnet::FEATURES), "fc.weight")?;
     Ok((net, last.flatten_all()?.to_vec1()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_warmed_up_at_each_power_of_two_and_at_the_largest_batch() {
+        for (last, sizes) in [
+            (1, vec![1]),
+            (2, vec![1, 2]),
+            (48, vec![1, 2, 4, 8, 16, 32, 48]),
+            (64, vec![1, 2, 4, 8, 16, 32, 64]),
+        ] {
+            assert_eq!(powers_of_two_and(last), sizes);
+        }
+    }
 }

@@ -46,6 +46,10 @@ pub(super) struct ClassifyArgs {
     #[arg(long)]
     embeddings: bool,
 
+    /// Also write each image's logits, one per class, before softmax (jsonl)
+    #[arg(long)]
+    logits: bool,
+
     /// Write to this file (for parquet: into this folder) instead of standard output
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -89,6 +93,9 @@ impl ClassifyArgs {
             }
             Format::Table | Format::Csv if self.embeddings => {
                 Some("--embeddings needs --format jsonl or parquet")
+            }
+            Format::Table | Format::Csv | Format::Parquet if self.logits => {
+                Some("--logits needs --format jsonl")
             }
             _ => None,
         }
@@ -201,6 +208,7 @@ async fn one(
     let row = result.await.map(|answer| Row {
         predictions: service.predictions(&answer.output.logits, usize::from(args.top_k), 0.0),
         embedding: answer.output.features,
+        logits: args.logits.then_some(answer.output.logits),
     });
     (name, row)
 }
