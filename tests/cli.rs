@@ -192,7 +192,10 @@ fn command_lines_that_are_wrong_end_with_2_and_say_what_would_be_right() {
         (&["serve", "--max-batch-size", "65"], "from 1 to 64"),
         (&["serve", "--request-timeout", "0s"], "1ms to 24h"),
         (&["serve", "--payload-limit", "lots"], "such as 20MiB"),
-        (&["serve", "--device", "tpu"], "auto, cpu, candle, cuda:N or metal"),
+        (
+            &["serve", "--device", "tpu"],
+            "auto, cpu, candle, cuda:N or metal",
+        ),
         (
             &["serve", "--fetch-allow-cidr", "127.0.0.1/40"],
             "127.0.0.1/40",

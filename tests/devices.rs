@@ -9,6 +9,7 @@
 )]
 
 #[path = "support/serving.rs"]
+#[allow(dead_code, reason = "other tests stop servers and count")]
 mod serving;
 #[path = "support/shared.rs"]
 mod support;
@@ -76,14 +77,14 @@ fn torchvision() -> Preprocessing {
 /// Each type with the share of the largest number by which logits and features may differ from our kernels' in f32.
 const TOLERANCES: [(ComputeType, f32); 3] = [
     (ComputeType::F32, 1e-5),
-    (ComputeType::F16, 1e-2),
-    (ComputeType::BF16, 5e-2),
+    (ComputeType::F16, 4e-3),
+    (ComputeType::BF16, 3e-2),
 ];
 
 #[test]
 fn candles_path_gives_our_kernels_logits_and_features_in_every_type() {
     let preprocessing = torchvision();
-    let inputs = [1, 5, 9].map(|step| preprocessing.apply(&picture(300, 260, step)));
+    let inputs = [1, 9].map(|step| preprocessing.apply(&picture(300, 260, step)));
     let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
     let want = Want {
         features: true,
@@ -112,7 +113,6 @@ fn candles_path_gives_our_kernels_logits_and_features_in_every_type() {
             ];
             for (what, found, expected) in parts {
                 let error = error(found, expected);
-                eprintln!("{dtype} {what}: {error}");
                 assert!(error < tolerance, "{dtype} {what}: {error}");
             }
         }
@@ -148,7 +148,7 @@ fn pixels_are_what_the_prepared_input_was_normalised_from() {
 #[test]
 fn images_that_cross_the_bus_as_bytes_get_the_logits_of_images_that_came_prepared() {
     let preprocessing = torchvision();
-    let pictures = [2, 7, 11, 13].map(|step| picture(240, 320, step));
+    let pictures = [2, 7, 13].map(|step| picture(240, 320, step));
     let planar: Vec<Input> = pictures
         .iter()
         .map(|p| Input::Planar(preprocessing.apply(p)))
@@ -158,7 +158,7 @@ fn images_that_cross_the_bus_as_bytes_get_the_logits_of_images_that_came_prepare
         .map(|p| Input::Pixels(preprocessing.pixels(p)))
         .collect();
     // Of each kind one, and not in the order in which they are uploaded.
-    let mixed = [&pixels[0], &planar[1], &pixels[2], &planar[3]];
+    let mixed = [&pixels[0], &planar[1], &pixels[2]];
     for device in [DeviceChoice::Cpu, DeviceChoice::Candle] {
         let classifier = untrained(device, None);
         assert_eq!(classifier.takes_pixels(), device == DeviceChoice::Candle);
@@ -168,7 +168,7 @@ fn images_that_cross_the_bus_as_bytes_get_the_logits_of_images_that_came_prepare
                 .expect("a forward pass")
         };
         let expected = run(&planar.iter().collect::<Vec<_>>(), &[]);
-        let wants = [false, false, true, false].map(|features| Want {
+        let wants = [false, false, true].map(|features| Want {
             features,
             ..Want::default()
         });
@@ -348,10 +348,9 @@ fn photographs_have_the_reference_top_1_in_every_type() {
     ) else {
         return;
     };
-    let count: usize = std::env::var("IMGCLASS_TEST_PHOTOGRAPHS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(16);
+    // Candle's CPU takes its time: docs/benchmarks.md has the figures of all 200.
+    let asked = std::env::var("IMGCLASS_TEST_PHOTOGRAPHS").ok();
+    let count: usize = asked.and_then(|n| n.parse().ok()).unwrap_or(6);
     let text = std::fs::read_to_string(table).expect("a table");
     let mut lines = text
         .lines()

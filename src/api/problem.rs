@@ -435,28 +435,22 @@ impl From<Refusal> for Failure {
 
 impl From<NotReady> for Failure {
     fn from(reason: NotReady) -> Self {
-        match reason {
-            NotReady::Draining => Refusal::Draining.into(),
-            NotReady::WorkerGone | NotReady::WorkerStuck(_) => Self::unavailable(
-                "not-ready",
-                "Not ready",
-                &reason.to_string(),
-                RETRY_AFTER_RESTART,
-            ),
+        let text = reason.to_string();
+        let (code, title, detail) = match reason {
+            NotReady::Draining => return Refusal::Draining.into(),
+            NotReady::WorkerGone | NotReady::WorkerStuck(_) => {
+                ("not-ready", "Not ready", text.as_str())
+            }
             NotReady::OutOfDeviceMemory => {
                 let detail = "the model's device has no memory at the moment; try again after the time in Retry-After";
-                Self::unavailable(
-                    "device-out-of-memory",
-                    "Out of device memory",
-                    detail,
-                    RETRY_AFTER_RESTART,
-                )
+                ("device-out-of-memory", "Out of device memory", detail)
             }
             NotReady::DeviceLost => {
                 let detail = "the model's device has failed, and this instance must be restarted; try another one";
-                Self::unavailable("device-lost", "Device lost", detail, RETRY_AFTER_RESTART)
+                ("device-lost", "Device lost", detail)
             }
-        }
+        };
+        Self::unavailable(code, title, detail, RETRY_AFTER_RESTART)
     }
 }
 

@@ -116,6 +116,14 @@ pub enum ModelError {
         /// The device's own words.
         reason: String,
     },
+    /// The binary holds no code for this GPU.
+    #[error(
+        "this binary has no code for the GPU or its driver ({reason}); build it with CUDA_COMPUTE_CAP set to the GPU's compute capability, such as 80, or update the driver"
+    )]
+    OtherGpu {
+        /// The device's own words.
+        reason: String,
+    },
     /// Candle failed in another way; on an accelerator this is the device's own error.
     #[error("the computation failed: {0}")]
     Compute(candle_core::Error),

@@ -1,4 +1,5 @@
-//! What a device's error means for the service: too little memory, a device that is gone, or something else. It only reads errors.
+//! What a device's error means for the service: too little memory, a device that is gone, a binary for other devices, or something else. It
+//! only reads errors.
 
 use super::error::ModelError;
 
@@ -41,6 +42,13 @@ const LOST: &[&str] = &[
     "kIOGPUCommandBufferCallbackErrorSubmissionsIgnored",
 ];
 
+/// The binary's CUDA code is for newer GPUs than this one, or for a newer driver.
+const OTHER_GPU: &[&str] = &[
+    "CUDA_ERROR_NO_BINARY_FOR_GPU",
+    "CUDA_ERROR_INVALID_PTX",
+    "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+];
+
 /// The model's error for one of candle's.
 pub(super) fn classify(error: candle_core::Error) -> ModelError {
     let text = error.to_string();
@@ -51,6 +59,8 @@ pub(super) fn classify(error: candle_core::Error) -> ModelError {
         ModelError::OutOfDeviceMemory { reason: reason() }
     } else if names(LOST) {
         ModelError::DeviceLost { reason: reason() }
+    } else if names(OTHER_GPU) {
+        ModelError::OtherGpu { reason: reason() }
     } else {
         ModelError::Compute(error)
     }
@@ -89,6 +99,10 @@ mod tests {
                 Error::wrap("CudnnError(CUDNN_STATUS_EXECUTION_FAILED)"),
                 "lost",
             ),
+            (
+                boxed("DriverError(CUDA_ERROR_UNSUPPORTED_PTX_VERSION)"),
+                "built for another",
+            ),
             (boxed("DriverError(CUDA_ERROR_INVALID_VALUE)"), "other"),
             (Error::msg("shape mismatch"), "other"),
         ];
@@ -100,6 +114,7 @@ mod tests {
                     "memory"
                 }
                 ModelError::DeviceLost { .. } => "lost",
+                ModelError::OtherGpu { .. } => "built for another",
                 _ => "other",
             };
             assert_eq!(found, expected, "{shown}");
