@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the release binary with --features cuda,cudnn for each compute capability and shows that it starts without a GPU: without NVIDIA's
-# driver, and with a driver's library that finds no device. Needs what tools/cuda-toolkit.sh needs; 7 GB of disk under target/.
+# driver, and with a driver's library that finds no device. Needs what tools/cuda-toolkit.sh needs; 8 GB of disk under target/.
 #   tools/check-cuda.sh [CAPABILITY...]      default: 90 75, CUDA 13's newest common and its oldest
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -48,8 +48,8 @@ try() {
 }
 
 for capability in "$@"; do
-    CUDA_COMPUTE_CAP=$capability CARGO_TARGET_DIR=target/cuda-$capability \
+    CUDA_COMPUTE_CAP=$capability CARGO_TARGET_DIR=target/cuda \
         cargo build --release --locked --features cuda,cudnn --bin imgclass
-    try "target/cuda-$capability/release/imgclass"
+    try target/cuda/release/imgclass
     echo "checked: compute capability $capability"
 done
