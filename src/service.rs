@@ -16,13 +16,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument, info_span};
 
 use crate::engine::{
-    self, Engine, EngineError, EngineOptions, Forward, NoObserver, Place, Refusal, WorkerHealth,
+    self, Engine, EngineError, EngineOptions, EngineStartError, Forward, NoObserver, Place,
+    Refusal, WorkerHealth,
 };
 use crate::fetch::{FetchConfig, FetchError, Fetcher, SetupError};
 use crate::image::{self, Filter, ImageError, Limits, Preprocessing, PreprocessingError, Resize};
 use crate::model::head;
 use crate::model::{
-    ClassError, Classifier, Input, Interpolation, Labels, ModelError, ModelInfo, PretrainedCfg,
+    ClassError, Classifier, Input, Interpolation, Labels, ModelInfo, PretrainedCfg,
 };
 
 pub use explain::{ExplainError, Explanation, View};
@@ -84,12 +85,9 @@ pub enum StartError {
     /// The checkpoint's preprocessing cannot be carried out.
     #[error("the checkpoint's preprocessing cannot be carried out: {0}")]
     Preprocessing(#[from] PreprocessingError),
-    /// The model failed on its first image.
-    #[error("the model failed its warm-up: {0}")]
-    WarmUp(#[from] ModelError),
-    /// No thread for the worker.
-    #[error("the worker's thread cannot start: {0}")]
-    Worker(#[from] std::io::Error),
+    /// The engine cannot, or the model failed on its first images.
+    #[error(transparent)]
+    Engine(#[from] EngineStartError),
 }
 
 /// Everything between a request and its answer. Built once and shared.
@@ -135,7 +133,6 @@ impl Service {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let preprocessing = Arc::new(preprocessing(&classifier.info().pretrained)?);
-        warm_up(&classifier, options.engine.max_batch_size)?;
         let memory = usize::try_from(options.image.max_decoded_bytes / KIB).unwrap_or(usize::MAX);
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
@@ -458,21 +455,4 @@ fn preprocessing(cfg: &PretrainedCfg) -> Result<Preprocessing, PreprocessingErro
         cfg.mean,
         cfg.std,
     )
-}
-
-/// A forward pass of every size that will matter, so that the first requests find everything in place, and a model that cannot run says so
-/// before it is ready.
-fn warm_up(classifier: &Classifier, max_batch_size: usize) -> Result<(), ModelError> {
-    let image = match classifier.takes_pixels() {
-        true => Input::Pixels(vec![0; classifier.input_len()]),
-        false => Input::Planar(vec![0.0; classifier.input_len()]),
-    };
-    for size in classifier.warm_up_sizes(max_batch_size) {
-        let outputs = classifier.forward_each(&vec![&image; size], &[])?;
-        let mut logits = outputs.iter().flat_map(|output| &output.logits);
-        if !logits.all(|x| x.is_finite()) {
-            return Err(ModelError::NotFinite);
-        }
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use imgclass::engine::{
-    Engine, EngineError, EngineOptions, Forward, Observer, Refusal, WorkerHealth,
+    Engine, EngineError, EngineOptions, EngineStartError, Forward, Observer, Refusal, WorkerHealth,
 };
 use imgclass::model::{Input, ModelError, Output, Want};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -365,4 +365,60 @@ async fn a_batch_that_the_device_has_no_memory_for_runs_in_halves_and_a_single_o
         }
     }
     assert_eq!(engine.health(), WorkerHealth::DeviceLost);
+}
+
+/// Notes the threads of its warm-up and of its batches; fails or panics at a warm-up for batches of 1 or 2.
+struct Cold(Mutex<Vec<(usize, std::thread::ThreadId)>>);
+
+impl Cold {
+    fn note(&self, images: usize) {
+        let entry = (images, std::thread::current().id());
+        self.0.lock().expect("the list").push(entry);
+    }
+}
+
+impl Forward for Cold {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, ModelError> {
+        self.note(images.len());
+        Ok(vec![Output::default(); images.len()])
+    }
+
+    fn warm_up(&self, max_batch_size: usize) -> Result<(), ModelError> {
+        self.note(max_batch_size);
+        match max_batch_size {
+            1 => Err(ModelError::NotFinite),
+            2 => panic!("a model that cannot run at all"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_model_is_warmed_up_on_the_thread_that_runs_it_and_failing_there_starts_nothing() {
+    let start = |max_batch_size| {
+        let model = Arc::new(Cold(Mutex::default()));
+        let options = EngineOptions {
+            max_batch_size,
+            ..OPTIONS
+        };
+        let engine = Engine::start(model.clone(), options, Arc::new(Counts::default()));
+        (model, engine)
+    };
+    let (model, engine) = start(4);
+    let engine = engine.expect("a worker");
+    let slot = engine.slot().await.expect("a slot");
+    let input = Input::Planar(vec![0.0]);
+    let done = engine.run(slot, input, Want::default(), later()).await;
+    done.expect("an answer");
+    let noted = model.0.lock().expect("the list").clone();
+    assert_eq!(noted.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [4, 1]);
+    assert_eq!(noted[0].1, noted[1].1, "one thread");
+    assert_ne!(noted[0].1, std::thread::current().id());
+    let failed = start(1).1.err().expect("no engine");
+    assert!(
+        matches!(failed, EngineStartError::WarmUp(ModelError::NotFinite)),
+        "{failed}"
+    );
+    let panicked = start(2).1.err().expect("no engine");
+    assert!(matches!(panicked, EngineStartError::Panicked), "{panicked}");
 }

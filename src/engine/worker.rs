@@ -2,13 +2,13 @@
 //! which their callers see, and the loop starts anew.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::batching::Taken;
 use super::queue::{Job, Queue};
-use super::{Done, EngineError, Forward, Observer};
+use super::{Done, EngineError, EngineStartError, Forward, Observer};
 use crate::model::{Input, ModelError, Output, Want};
 
 /// A batch that runs this many times longer than they usually do is stuck ...
@@ -102,16 +102,23 @@ impl Worker {
         model: Arc<dyn Forward>,
         queue: Arc<Queue>,
         observer: Arc<dyn Observer>,
-    ) -> std::io::Result<Self> {
+        max_batch_size: usize,
+    ) -> Result<Self, EngineStartError> {
         let monitor = Arc::new(Monitor::default());
         let state = monitor.clone();
+        let (warm, warmed) = mpsc::sync_channel(1);
         thread::Builder::new()
             .name("imgclass-worker".to_owned())
             .spawn(move || {
-                while catch_unwind(AssertUnwindSafe(|| {
-                    work(&*model, &queue, &*observer, &monitor)
-                }))
-                .is_err()
+                let warm_up = catch_unwind(AssertUnwindSafe(|| model.warm_up(max_batch_size)));
+                let fit = matches!(warm_up, Ok(Ok(())));
+                // Its receiver waits below, whatever comes.
+                let _ = warm.send(warm_up);
+                while fit
+                    && catch_unwind(AssertUnwindSafe(|| {
+                        work(&*model, &queue, &*observer, &monitor)
+                    }))
+                    .is_err()
                 {
                     monitor.with(|state| state.running_since = None);
                     tracing::error!(
@@ -122,6 +129,10 @@ impl Worker {
                 monitor.with(|state| state.ended = true);
                 monitor.ended.notify_all();
             })?;
+        match warmed.recv() {
+            Ok(Ok(warm)) => warm?,
+            Ok(Err(_)) | Err(_) => return Err(EngineStartError::Panicked),
+        }
         Ok(Self { state })
     }
 

@@ -181,13 +181,26 @@ impl Classifier {
         matches!(self.backend, Backend::Candle { .. })
     }
 
-    /// The sizes of batches to run before the first request, up to `max_batch_size`: a GPU's libraries choose and load their code for each
-    /// shape when they first meet it. The CPU's kernels need one run alone.
-    pub fn warm_up_sizes(&self, max_batch_size: usize) -> Vec<usize> {
-        match self.info.accelerated {
+    /// Runs a batch of every size that will matter, so that the first requests find everything in place, and a model that cannot run says so
+    /// before it is ready. On a GPU these are the powers of two up to `max_batch_size`, and that: its libraries choose and load their code
+    /// for each shape when they first meet it. The CPU's kernels need one image.
+    pub fn run_each_size(&self, max_batch_size: usize) -> Result<(), ModelError> {
+        let sizes = match self.info.accelerated {
             true => powers_of_two_and(max_batch_size),
             false => vec![1],
+        };
+        let image = match self.takes_pixels() {
+            true => Input::Pixels(vec![0; self.input_len()]),
+            false => Input::Planar(vec![0.0; self.input_len()]),
+        };
+        for size in sizes {
+            let outputs = self.forward_each(&vec![&image; size], &[])?;
+            let mut logits = outputs.iter().flat_map(|output| &output.logits);
+            if !logits.all(|x| x.is_finite()) {
+                return Err(ModelError::NotFinite);
+            }
         }
+        Ok(())
     }
 
     /// Runs images, each planar `[3, height, width]` and normalised, as one batch; the outputs come in the same order. All of them give
