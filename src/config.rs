@@ -21,7 +21,7 @@ pub use connections::{ConnectionArgs, ConnectionLimits};
 use crate::engine::EngineOptions;
 use crate::fetch::FetchConfig;
 use crate::image::Limits;
-use crate::model::{DeviceChoice, ModelOptions, WeightsChoice};
+use crate::model::{ComputeType, DeviceChoice, ModelInfo, ModelOptions, WeightsChoice};
 use crate::service::ServiceOptions;
 
 /// Which weights.
@@ -61,9 +61,13 @@ pub struct ModelArgs {
     #[allow(missing_docs)]
     pub weights: WeightsArgs,
 
-    /// The device that computes: auto, cpu, cuda:N or metal
+    /// The device that computes: auto, cpu, cuda:N or metal; candle is a GPU's path on the CPU, slow and for checking
     #[arg(long, default_value_t = DeviceChoice::Auto, env = "IMGCLASS_DEVICE")]
     pub device: DeviceChoice,
+
+    /// What the network computes in: f32, f16 or bf16 [default: f32 on the CPU, bf16 on CUDA from compute capability 8.0, f16 on Metal]
+    #[arg(long, value_name = "TYPE", env = "IMGCLASS_DTYPE")]
+    pub dtype: Option<ComputeType>,
 
     /// The CPU's instruction set: avx512, avx2 or portable [default: the best one that this processor has]
     #[arg(long, value_name = "NAME", env = "IMGCLASS_ISA")]
@@ -87,6 +91,7 @@ impl ModelArgs {
     pub fn model_options(&self) -> ModelOptions {
         ModelOptions {
             device: self.device,
+            dtype: self.dtype,
             isa: self.isa.clone(),
             threads: self.threads(),
         }
@@ -165,14 +170,13 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = whole(1..=65_536), env = "IMGCLASS_MAX_CONCURRENT_REQUESTS")]
     pub max_concurrent_requests: usize,
 
-    // One prepared input is 0.6 MB: 64 of them are 38 MB, and eight full batches.
-    /// Prepared images that wait for the model at one time
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = whole(1..=4096), env = "IMGCLASS_QUEUE_CAPACITY")]
-    pub queue_capacity: usize,
+    /// Prepared images that wait for the model at one time [default: 64, or two full batches if that is more]
+    #[arg(long, value_name = "N", value_parser = whole(1..=4096), env = "IMGCLASS_QUEUE_CAPACITY")]
+    pub queue_capacity: Option<usize>,
 
-    /// Images in one forward pass at most
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = whole(1..=64), env = "IMGCLASS_MAX_BATCH_SIZE")]
-    pub max_batch_size: usize,
+    /// Images in one forward pass at most [default: 8 on the CPU, 64 on a GPU]
+    #[arg(long, value_name = "N", value_parser = whole(1..=256), env = "IMGCLASS_MAX_BATCH_SIZE")]
+    pub max_batch_size: Option<usize>,
 
     /// How long a forward pass that is not full waits for more images; 0s: not at all
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = batch_delay, env = "IMGCLASS_MAX_BATCH_DELAY")]
@@ -196,6 +200,16 @@ pub struct LimitArgs {
 /// The largest side of an image: as far as the formats' decoders go (JPEG's own limit is 65,535).
 const MAX_SIDE: u32 = 65_535;
 
+/// Two cores gain nothing beyond this (docs/benchmarks.md), and a lone request waits for the batch before it.
+const CPU_BATCH: usize = 8;
+
+/// A GPU wants thousands of pixels in every layer, and the last has 49 an image: the size at which frameworks are usually compared. Not
+/// measured here.
+const GPU_BATCH: usize = 64;
+
+/// One prepared input is 0.6 MB, 0.15 MB for a GPU: 64 of them are 38 MB, and eight full batches on the CPU.
+const QUEUE_CAPACITY: usize = 64;
+
 impl LimitArgs {
     fn image_limits(&self) -> Limits {
         Limits {
@@ -205,11 +219,22 @@ impl LimitArgs {
         }
     }
 
-    fn engine_options(&self) -> EngineOptions {
+    /// Images in one forward pass at most: as asked for, else what suits the device.
+    fn max_batch_size(&self, model: &ModelInfo) -> usize {
+        self.max_batch_size.unwrap_or(match model.accelerated {
+            true => GPU_BATCH,
+            false => CPU_BATCH,
+        })
+    }
+
+    fn engine_options(&self, model: &ModelInfo) -> EngineOptions {
+        let max_batch_size = self.max_batch_size(model);
+        // The next batch is prepared while one runs.
+        let queue_capacity = QUEUE_CAPACITY.max(2 * max_batch_size);
         EngineOptions {
             max_concurrent_requests: self.max_concurrent_requests,
-            queue_capacity: self.queue_capacity,
-            max_batch_size: self.max_batch_size,
+            queue_capacity: self.queue_capacity.unwrap_or(queue_capacity),
+            max_batch_size,
             max_batch_delay: *self.max_batch_delay,
         }
     }
@@ -230,12 +255,12 @@ pub struct ServiceArgs {
 }
 
 impl ServiceArgs {
-    /// The service's options.
-    pub fn service_options(&self) -> ServiceOptions {
+    /// The service's options; some defaults depend on where the model runs.
+    pub fn service_options(&self, model: &ModelInfo) -> ServiceOptions {
         ServiceOptions {
             fetch: self.fetch.config(),
             image: self.limits.image_limits(),
-            engine: self.limits.engine_options(),
+            engine: self.limits.engine_options(model),
             request_timeout: *self.limits.request_timeout,
             decode_threads: self.model.threads(),
         }

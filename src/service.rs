@@ -17,13 +17,14 @@ use tracing::{Instrument, info_span};
 
 use self::decoding::Decoders;
 use crate::engine::{
-    self, Engine, EngineError, EngineOptions, Forward, NoObserver, Place, Refusal, WorkerHealth,
+    self, Engine, EngineError, EngineOptions, EngineStartError, Forward, NoObserver, Place,
+    Refusal, WorkerHealth,
 };
 use crate::fetch::{FetchConfig, FetchError, Fetcher, SetupError};
 use crate::image::{self, Filter, ImageError, Limits, Preprocessing, PreprocessingError, Resize};
 use crate::model::head;
 use crate::model::{
-    ClassError, Classifier, Interpolation, Labels, ModelError, ModelInfo, PretrainedCfg, Want,
+    ClassError, Classifier, Input, Interpolation, Labels, ModelInfo, PretrainedCfg,
 };
 
 pub use explain::{ExplainError, Explanation, View};
@@ -85,15 +86,12 @@ pub enum StartError {
     /// The checkpoint's preprocessing cannot be carried out.
     #[error("the checkpoint's preprocessing cannot be carried out: {0}")]
     Preprocessing(#[from] PreprocessingError),
-    /// The model failed on its first image.
-    #[error("the model failed its warm-up: {0}")]
-    WarmUp(#[from] ModelError),
     /// No threads for decoding.
     #[error("the decoding threads cannot start: {0}")]
     Decoders(#[from] rayon::ThreadPoolBuildError),
-    /// No thread for the worker.
-    #[error("the worker's thread cannot start: {0}")]
-    Worker(#[from] std::io::Error),
+    /// The engine cannot, or the model failed on its first images.
+    #[error(transparent)]
+    Engine(#[from] EngineStartError),
 }
 
 /// Everything between a request and its answer. Built once and shared.
@@ -113,7 +111,7 @@ pub struct Service {
 /// A source whose bytes are here.
 enum Material {
     Encoded(Bytes),
-    Prepared(Vec<f32>),
+    Prepared(Input),
 }
 
 impl Service {
@@ -135,7 +133,6 @@ impl Service {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let preprocessing = Arc::new(preprocessing(&classifier.info().pretrained)?);
-        warm_up(&classifier)?;
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
             limits: options.image,
@@ -249,7 +246,7 @@ impl Service {
         match source {
             Source::Url(url) => Ok(Material::Encoded(self.fetcher.fetch(&url).await?)),
             Source::Bytes(bytes) => Ok(Material::Encoded(bytes)),
-            Source::Prepared(input) => Ok(Material::Prepared(input)),
+            Source::Prepared(input) => Ok(Material::Prepared(Input::Planar(input))),
         }
     }
 
@@ -258,7 +255,7 @@ impl Service {
         &self,
         material: Material,
         keep: bool,
-    ) -> Result<(Vec<f32>, Option<View>), ServiceError> {
+    ) -> Result<(Input, Option<View>), ServiceError> {
         match material {
             Material::Prepared(input) => Ok((input, None)),
             Material::Encoded(bytes) => {
@@ -269,12 +266,16 @@ impl Service {
     }
 
     /// Encoded bytes to the network's input, when a decoding thread is free and the memory for it.
-    async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Vec<f32>, View), ServiceError> {
+    async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Input, View), ServiceError> {
         let info = image::inspect(&bytes, &self.limits)?;
         let (limits, preprocessing) = (self.limits, self.preprocessing.clone());
-        let work = move || -> Result<(Vec<f32>, View), ImageError> {
+        let takes_pixels = self.classifier.takes_pixels();
+        let work = move || -> Result<(Input, View), ImageError> {
             let picture = image::decode(&bytes, &limits)?;
-            let input = preprocessing.apply(&picture);
+            let input = match takes_pixels {
+                true => Input::Pixels(preprocessing.pixels(&picture)),
+                false => Input::Planar(preprocessing.apply(&picture)),
+            };
             Ok((input, View::of(picture, &preprocessing, keep)))
         };
         Ok(self.decoders.run(info.decoded_bytes, work).await??)
@@ -362,6 +363,11 @@ impl Service {
         self.limits.max_pixels
     }
 
+    /// Images in one forward pass at most.
+    pub fn max_batch_size(&self) -> usize {
+        self.max_batch_size
+    }
+
     /// From a request's admission to its answer.
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
@@ -373,6 +379,8 @@ impl Service {
             _ if self.draining.load(Ordering::Acquire) => Err(NotReady::Draining),
             WorkerHealth::Gone => Err(NotReady::WorkerGone),
             WorkerHealth::Stuck(running) => Err(NotReady::WorkerStuck(running)),
+            WorkerHealth::OutOfDeviceMemory => Err(NotReady::OutOfDeviceMemory),
+            WorkerHealth::DeviceLost => Err(NotReady::DeviceLost),
             WorkerHealth::Well => Ok(()),
         }
     }
@@ -400,6 +408,12 @@ pub enum NotReady {
     /// A batch runs far over its usual time.
     #[error("the model's worker has been stuck in one batch for {0:?}")]
     WorkerStuck(Duration),
+    /// The device had no memory for a single image of late.
+    #[error("the model's device is out of memory")]
+    OutOfDeviceMemory,
+    /// The device has failed for good.
+    #[error("the model's device is lost; the service must be restarted")]
+    DeviceLost,
 }
 
 /// The checkpoint's preprocessing in the image layer's terms.
@@ -417,18 +431,4 @@ fn preprocessing(cfg: &PretrainedCfg) -> Result<Preprocessing, PreprocessingErro
         cfg.mean,
         cfg.std,
     )
-}
-
-/// One forward pass, so that the first request finds everything in place, and a model that cannot run says so before it is ready.
-fn warm_up(classifier: &Classifier) -> Result<(), ModelError> {
-    let image = vec![0f32; classifier.input_len()];
-    let outputs = classifier.forward(&[&image], Want::default())?;
-    let finite = outputs
-        .iter()
-        .all(|output| output.logits.iter().all(|x| x.is_finite()));
-    if finite {
-        Ok(())
-    } else {
-        Err(ModelError::NotFinite)
-    }
 }

@@ -351,3 +351,24 @@ fn embeddings_in_json_lines_are_the_features() {
     assert_eq!(line["embedding"].as_array().map(Vec::len), Some(2048));
     assert_eq!(line["predictions"].as_array().map(Vec::len), Some(2));
 }
+
+#[test]
+fn logits_in_json_lines_are_what_the_probabilities_are_made_of() {
+    let folder = archive();
+    let output = classify(
+        folder.path(),
+        &["--format", "jsonl", "--logits", "photos/a.png"],
+    );
+    let row: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
+    let logits = row["logits"].as_array().expect("logits");
+    let logits: Vec<f64> = logits
+        .iter()
+        .map(|x| x.as_f64().expect("a number"))
+        .collect();
+    assert_eq!(logits.len(), 1000);
+    let sum: f64 = logits.iter().map(|x| x.exp()).sum();
+    let best = &row["predictions"][0];
+    let index = best["index"].as_u64().expect("an index") as usize;
+    let probability = best["probability"].as_f64().expect("a number");
+    assert!((logits[index].exp() / sum - probability).abs() < 1e-5);
+}

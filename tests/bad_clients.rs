@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use imgclass::config::{ConnectionLimits, HttpLimits};
 use imgclass::engine::Forward;
-use imgclass::model::{ModelError, Output, Want};
+use imgclass::model::{Input, ModelError, Output, Want};
 use serving::{CONNECTIONS, HTTP, Serving, answer, classify, example, exchange, rest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 struct Quick;
 
 impl Forward for Quick {
-    fn forward(&self, images: &[&[f32]], _: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, ModelError> {
         Ok(images.iter().map(|_| output()).collect())
     }
 }
@@ -57,7 +57,7 @@ impl Gated {
 }
 
 impl Forward for Gated {
-    fn forward(&self, images: &[&[f32]], want: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, ModelError> {
         let _ = self.begun.send(images.len());
         let _ = self.leave.lock().expect("nobody panics").recv();
         Quick.forward(images, want)
@@ -69,7 +69,7 @@ impl Forward for Gated {
 struct PanicsOnce(AtomicUsize);
 
 impl Forward for PanicsOnce {
-    fn forward(&self, images: &[&[f32]], want: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, ModelError> {
         assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "injected");
         Quick.forward(images, want)
     }

@@ -184,20 +184,28 @@ fn classify_reads_standard_input_and_writes_tables_and_csv() {
 #[test]
 fn command_lines_that_are_wrong_end_with_2_and_say_what_would_be_right() {
     let folder = folder();
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["frobnicate"], "unrecognized subcommand"),
         (&["classify"], "INPUT"),
         (&["serve", "--port", "70000"], "70000"),
         (&["serve", "--threads", "0"], "from 1 to 1024"),
-        (&["serve", "--max-batch-size", "65"], "from 1 to 64"),
+        (&["serve", "--max-batch-size", "257"], "from 1 to 256"),
         (&["serve", "--request-timeout", "0s"], "1ms to 24h"),
         (&["serve", "--payload-limit", "lots"], "such as 20MiB"),
-        (&["serve", "--device", "tpu"], "auto, cpu, cuda:N or metal"),
+        (
+            &["serve", "--device", "tpu"],
+            "auto, cpu, candle, cuda:N or metal",
+        ),
         (
             &["serve", "--fetch-allow-cidr", "127.0.0.1/40"],
             "127.0.0.1/40",
         ),
+        (&["serve", "--dtype", "int8"], "f32, f16 or bf16"),
         (&["classify", "--top-k", "0", "x.png"], "1..=1000"),
+        (
+            &["classify", "--format", "csv", "--logits", "x.png"],
+            "--logits needs --format jsonl",
+        ),
     ];
     for (arguments, expected) in cases {
         let output = run(folder.path(), arguments);
@@ -215,6 +223,9 @@ fn a_device_or_instruction_set_that_is_not_there_is_a_clear_error() {
     let folder = folder();
     write_picture(&folder.path().join("a.png"));
     let mut cases = vec![(["--isa", "sse9"], "sse9")];
+    if !cfg!(any(feature = "cuda", feature = "metal")) {
+        cases.push((["--dtype", "f16"], "does not compute in f16"));
+    }
     if !cfg!(feature = "cuda") {
         cases.push((["--device", "cuda:0"], "--features cuda"));
     }

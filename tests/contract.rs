@@ -34,11 +34,9 @@ static SERVICE: LazyLock<Arc<Service>> = LazyLock::new(|| service(&["--request-t
 
 fn service(arguments: &[&str]) -> Arc<Service> {
     let arguments = Arguments::parse_from([&["test"], arguments].concat());
-    let service = Service::start(
-        support::untrained(),
-        &arguments.service.service_options(),
-        Arc::new(NoObserver),
-    );
+    let classifier = support::untrained();
+    let options = arguments.service.service_options(classifier.info());
+    let service = Service::start(classifier, &options, Arc::new(NoObserver));
     Arc::new(service.expect("a service"))
 }
 

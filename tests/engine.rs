@@ -1,14 +1,14 @@
 //! The engine under models that are slow, wrong and panicking: admission, batches, deadlines, and the worker's replacement.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use imgclass::engine::{
-    Engine, EngineError, EngineOptions, Forward, Observer, Refusal, WorkerHealth,
+    Engine, EngineError, EngineOptions, EngineStartError, Forward, Observer, Refusal, WorkerHealth,
 };
-use imgclass::model::{ModelError, Output, Want};
+use imgclass::model::{Input, ModelError, Output, Want};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Answers each image with its own first number; says what it was given, then waits for leave.
@@ -18,13 +18,13 @@ struct Gated {
 }
 
 impl Forward for Gated {
-    fn forward(&self, images: &[&[f32]], _: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, ModelError> {
         self.begun.send(images.len()).ok();
         self.leave.lock().expect("the gate").recv().ok();
         Ok(images
             .iter()
             .map(|image| Output {
-                logits: image.to_vec(),
+                logits: image.planar().expect("numbers").to_vec(),
                 ..Output::default()
             })
             .collect())
@@ -99,7 +99,7 @@ impl Bench {
         tokio::spawn(async move {
             let slot = engine.slot().await?;
             let done = engine
-                .run(slot, vec![number], Want::default(), deadline)
+                .run(slot, vec![number].into(), Want::default(), deadline)
                 .await?;
             Ok(done.output.logits[0])
         })
@@ -176,8 +176,8 @@ async fn jobs_of_callers_that_left_and_jobs_past_their_deadline_cost_no_forward(
 struct Moody;
 
 impl Forward for Moody {
-    fn forward(&self, images: &[&[f32]], _: &[Want]) -> Result<Vec<Output>, ModelError> {
-        match images[0][0] {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, ModelError> {
+        match images[0].planar().expect("numbers")[0] {
             x if x < 0.0 => panic!("a batch that the model cannot stand"),
             x if x > 1e6 => Err(ModelError::NotFinite),
             x => Ok(vec![Output {
@@ -194,20 +194,24 @@ async fn a_panic_costs_its_batch_and_nobody_else() {
     let engine = Engine::start(Arc::new(Moody), OPTIONS, counts.clone()).expect("a worker");
     for round in 0..3 {
         let slot = engine.slot().await.expect("a slot");
-        let bad = engine.run(slot, vec![-1.0], Want::default(), later()).await;
+        let bad = engine
+            .run(slot, vec![-1.0].into(), Want::default(), later())
+            .await;
         assert!(
             matches!(bad, Err(EngineError::WorkerPanicked)),
             "round {round}: {bad:?}"
         );
         let slot = engine.slot().await.expect("a slot");
-        let failed = engine.run(slot, vec![1e9], Want::default(), later()).await;
+        let failed = engine
+            .run(slot, vec![1e9].into(), Want::default(), later())
+            .await;
         assert!(
             matches!(failed, Err(EngineError::Model(_))),
             "round {round}: {failed:?}"
         );
         let slot = engine.slot().await.expect("a slot");
         let good = engine
-            .run(slot, vec![1.0], Want::default(), later())
+            .run(slot, vec![1.0].into(), Want::default(), later())
             .await
             .expect("the next job runs");
         assert_eq!(good.output.logits, [1.0]);
@@ -249,7 +253,7 @@ async fn stopping_finishes_what_waits_and_takes_nothing_more() {
     let slot = bench.engine.slot().await.expect("a slot");
     let refused = bench
         .engine
-        .run(slot, vec![0.0], Want::default(), later())
+        .run(slot, vec![0.0].into(), Want::default(), later())
         .await;
     assert!(matches!(refused, Err(EngineError::Stopped)));
 }
@@ -270,4 +274,151 @@ async fn a_batch_waits_for_company_only_where_a_delay_is_asked_for() {
     for job in jobs {
         job.await.expect("joined").expect("an answer");
     }
+}
+
+/// A device with memory for so many images at a time, until it is lost. Answers each image with its first number.
+struct SmallDevice {
+    images: AtomicUsize,
+    lost: AtomicBool,
+    batches: Mutex<Vec<usize>>,
+}
+
+impl Forward for SmallDevice {
+    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
+        assert_eq!(images.len(), wants.len());
+        self.batches.lock().expect("the list").push(images.len());
+        let reason = "CUDA_ERROR_OF_THE_TEST".to_owned();
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(ModelError::DeviceLost { reason });
+        }
+        if images.len() > self.images.load(Ordering::SeqCst) {
+            return Err(ModelError::OutOfDeviceMemory { reason });
+        }
+        let output = |image: &&Input| Output {
+            logits: image.planar().expect("numbers").to_vec(),
+            ..Output::default()
+        };
+        Ok(images.iter().map(output).collect())
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_the_device_has_no_memory_for_runs_in_halves_and_a_single_one_fails() {
+    let device = Arc::new(SmallDevice {
+        images: AtomicUsize::new(2),
+        lost: AtomicBool::new(false),
+        batches: Mutex::default(),
+    });
+    // All five are taken at once.
+    let options = EngineOptions {
+        max_batch_size: 5,
+        max_batch_delay: Duration::from_secs(60),
+        ..OPTIONS
+    };
+    let engine = Arc::new(
+        Engine::start(device.clone(), options, Arc::new(Counts::default())).expect("a worker"),
+    );
+    let ask = |numbers: Vec<f32>| {
+        let engine = engine.clone();
+        let jobs = numbers.into_iter().map(move |number| {
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                let slot = engine.slot().await?;
+                let input = Input::Planar(vec![number]);
+                let done = engine.run(slot, input, Want::default(), later()).await?;
+                Ok::<_, EngineError>((number, done))
+            })
+        });
+        jobs.collect::<Vec<_>>()
+    };
+    for job in ask((0..5).map(|i| i as f32).collect()) {
+        let (number, done) = job.await.expect("joined").expect("an answer");
+        assert_eq!((done.output.logits, done.batch_size), (vec![number], 5));
+    }
+    assert_eq!(*device.batches.lock().expect("the list"), [5, 3, 2, 1, 2]);
+    assert_eq!(engine.health(), WorkerHealth::Well);
+
+    device.images.store(0, Ordering::SeqCst);
+    for job in ask(vec![1.0; 5]) {
+        match job.await.expect("joined").expect_err("no memory") {
+            EngineError::Model(e) => assert!(matches!(*e, ModelError::OutOfDeviceMemory { .. })),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(engine.health(), WorkerHealth::OutOfDeviceMemory);
+
+    device.images.store(8, Ordering::SeqCst);
+    for job in ask(vec![1.0; 5]) {
+        job.await.expect("joined").expect("memory again");
+    }
+    assert_eq!(
+        engine.health(),
+        WorkerHealth::Well,
+        "a batch that runs shows that there is memory"
+    );
+
+    device.lost.store(true, Ordering::SeqCst);
+    for job in ask(vec![1.0; 5]) {
+        match job.await.expect("joined").expect_err("lost") {
+            EngineError::Model(e) => assert!(matches!(*e, ModelError::DeviceLost { .. })),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(engine.health(), WorkerHealth::DeviceLost);
+}
+
+/// Notes the threads of its warm-up and of its batches; fails or panics at a warm-up for batches of 1 or 2.
+struct Cold(Mutex<Vec<(usize, std::thread::ThreadId)>>);
+
+impl Cold {
+    fn note(&self, images: usize) {
+        let entry = (images, std::thread::current().id());
+        self.0.lock().expect("the list").push(entry);
+    }
+}
+
+impl Forward for Cold {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, ModelError> {
+        self.note(images.len());
+        Ok(vec![Output::default(); images.len()])
+    }
+
+    fn warm_up(&self, max_batch_size: usize) -> Result<(), ModelError> {
+        self.note(max_batch_size);
+        match max_batch_size {
+            1 => Err(ModelError::NotFinite),
+            2 => panic!("a model that cannot run at all"),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_model_is_warmed_up_on_the_thread_that_runs_it_and_failing_there_starts_nothing() {
+    let start = |max_batch_size| {
+        let model = Arc::new(Cold(Mutex::default()));
+        let options = EngineOptions {
+            max_batch_size,
+            ..OPTIONS
+        };
+        let engine = Engine::start(model.clone(), options, Arc::new(Counts::default()));
+        (model, engine)
+    };
+    let (model, engine) = start(4);
+    let engine = engine.expect("a worker");
+    let slot = engine.slot().await.expect("a slot");
+    let input = Input::Planar(vec![0.0]);
+    let done = engine.run(slot, input, Want::default(), later()).await;
+    done.expect("an answer");
+    let noted = model.0.lock().expect("the list").clone();
+    assert_eq!(noted.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [4, 1]);
+    assert_eq!(noted[0].1, noted[1].1, "one thread");
+    assert_ne!(noted[0].1, std::thread::current().id());
+    let failed = start(1).1.err().expect("no engine");
+    assert!(
+        matches!(failed, EngineStartError::WarmUp(ModelError::NotFinite)),
+        "{failed}"
+    );
+    let panicked = start(2).1.err().expect("no engine");
+    assert!(matches!(panicked, EngineStartError::Panicked), "{panicked}");
 }

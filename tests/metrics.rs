@@ -33,8 +33,9 @@ const LIMITS: HttpLimits = HttpLimits {
 static SERVING: LazyLock<(Arc<Service>, Arc<Metrics>)> = LazyLock::new(|| {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     let arguments = Arguments::parse_from(["test", "--max-concurrent-requests", "1"]);
-    let options = arguments.service.service_options();
-    let service = Service::start(support::untrained(), &options, metrics.clone());
+    let classifier = support::untrained();
+    let options = arguments.service.service_options(classifier.info());
+    let service = Service::start(classifier, &options, metrics.clone());
     let service = Arc::new(service.expect("a service"));
     metrics.model_loaded(&service).expect("a model's labels");
     (service, metrics)

@@ -15,7 +15,7 @@ use imgclass::image::{Filter, Limits, Preprocessing, Resize, decode};
 use imgclass::kernels::{Isa, ThreadPool};
 use imgclass::model::formula::FormulaWeights;
 use imgclass::model::resnet::{Forward, ResNet50};
-use imgclass::model::{Backend, Classifier, Want, WeightsSource, head};
+use imgclass::model::{Backend, Classifier, Input, Want, WeightsSource, head};
 use support::{options, shared};
 
 const STAGES: [&str; 5] = ["maxpool", "layer1", "layer2", "layer3", "layer4"];
@@ -33,6 +33,14 @@ fn packed(isa: Isa, threads: usize) -> Backend {
     Backend::Packed {
         isa,
         pool: Arc::new(ThreadPool::new(threads)),
+    }
+}
+
+/// What runs on a GPU, on the CPU.
+fn candle(dtype: DType) -> Backend {
+    Backend::Candle {
+        device: Device::Cpu,
+        dtype,
     }
 }
 
@@ -182,7 +190,7 @@ fn the_packed_network_gives_candle_transformers_logits_at_every_size_it_takes() 
     let yardstick = candle_transformers::models::resnet::resnet50(1000, formula())
         .expect("the yardstick loads");
     let packed = ResNet50::load(&formula(), 1000, &packed(Isa::detect(), 2)).expect("loads");
-    let candle = ResNet50::load(&formula(), 1000, &Backend::Candle).expect("loads");
+    let candle = ResNet50::load(&formula(), 1000, &candle(DType::F32)).expect("loads");
     for (n, h, w) in [(1, 32, 32), (2, 64, 96), (1, 224, 224), (1, 65, 33)] {
         let x = formula_input(n, h, w);
         let expected =
@@ -246,14 +254,15 @@ fn in_a_mixed_batch_each_image_gives_what_it_was_asked_for_with_the_bits_it_has_
     let images: Vec<Vec<f32>> = (0..3)
         .map(|i| vec![0.25 * i as f32 - 0.2; classifier.input_len()])
         .collect();
-    let images: Vec<&[f32]> = images.iter().map(Vec::as_slice).collect();
+    let inputs: Vec<Input> = images.iter().cloned().map(Input::Planar).collect();
+    let inputs: Vec<&Input> = inputs.iter().collect();
     let wants =
         [(false, false), (true, false), (false, true)].map(|(features, feature_map)| Want {
             features,
             feature_map,
         });
     let outputs = classifier
-        .forward_each(&images, &wants)
+        .forward_each(&inputs, &wants)
         .expect("a forward pass");
     for ((image, want), together) in images.iter().zip(wants).zip(&outputs) {
         assert_eq!(together.features.is_some(), want.features);
@@ -291,7 +300,7 @@ fn every_stage_of_a_photograph_is_within_a_thousandth_of_the_reference() {
     for backend in [
         packed(Isa::detect(), 2),
         packed(Isa::named("portable").expect("always there"), 2),
-        Backend::Candle,
+        candle(DType::F32),
     ] {
         let vb =
             VarBuilder::from_slice_safetensors(&bytes, DType::F32, &Device::Cpu).expect("whole");

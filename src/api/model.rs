@@ -83,6 +83,8 @@ pub(super) struct Limits {
     max_pixels: u64,
     /// The most images of one request.
     max_images_per_request: usize,
+    /// The most images of one forward pass.
+    max_batch_size: usize,
     /// Seconds from admission to answer.
     request_timeout_seconds: f64,
 }
@@ -106,7 +108,9 @@ pub(super) struct ModelDescription {
     status: String,
     /// The type of the stored weights.
     dtype: String,
-    /// Where the network runs: `cpu`, `cuda:N` or `metal`.
+    /// What the network computes in: `f32`, `f16` or `bf16`. Logits and features are 32-bit floats whatever it is.
+    compute_dtype: String,
+    /// Where the network runs: `cpu`, `candle`, `cuda:N` or `metal`.
     device: String,
     /// The CPU kernels' instruction set; absent on other devices.
     instruction_set: Option<String>,
@@ -164,6 +168,7 @@ impl ModelRoutes {
             max_fetched_bytes: service.max_fetched_bytes(),
             max_pixels: service.max_pixels(),
             max_images_per_request: state.limits().max_images,
+            max_batch_size: service.max_batch_size(),
             request_timeout_seconds: service.request_timeout().as_secs_f64(),
         };
         Ok(ModelResponse::Ok(Json(Box::new(describe(
@@ -190,6 +195,7 @@ fn describe(
         trained: info.trained,
         status: if info.trained { "trained" } else { "untrained" }.to_owned(),
         dtype: info.dtype.clone(),
+        compute_dtype: info.compute_dtype.to_string(),
         device: info.device.clone(),
         instruction_set: info.isa.clone(),
         threads: info.threads,

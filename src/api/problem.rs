@@ -8,7 +8,7 @@ use super::middleware::{current_request_id, note_problem};
 use crate::engine::{EngineError, Refusal};
 use crate::fetch::FetchError;
 use crate::image::ImageError;
-use crate::model::ClassError;
+use crate::model::{ClassError, ModelError};
 use crate::service::{ExplainError, NotReady, ServiceError};
 
 /// A problem document (RFC 9457).
@@ -326,6 +326,12 @@ impl Failure {
         )))
     }
 
+    /// Our fault, and the log says what.
+    fn unexpected(error: &impl std::fmt::Display) -> Self {
+        tracing::error!("{error}");
+        Self::internal()
+    }
+
     /// An error of the HTTP framework, by its status: unknown routes, wrong methods, and whatever else it finds.
     pub(super) fn of_framework(status: StatusCode, method: &str, path: &str) -> Self {
         match status {
@@ -370,15 +376,26 @@ impl From<ServiceError> for Failure {
                     limit.as_secs_f64()
                 ),
             ))),
-            ServiceError::Engine(EngineError::Stopped) => Refusal::Draining.into(),
-            ServiceError::Engine(error) => {
-                tracing::error!("{error}");
-                Self::internal()
-            }
+            ServiceError::Engine(error) => error.into(),
             ServiceError::Internal(reason) => {
                 tracing::error!("{reason}");
                 Self::internal()
             }
+        }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        match &error {
+            EngineError::Stopped => Refusal::Draining.into(),
+            EngineError::Model(model) => match **model {
+                // The worker has logged what the device said.
+                ModelError::OutOfDeviceMemory { .. } => NotReady::OutOfDeviceMemory.into(),
+                ModelError::DeviceLost { .. } => NotReady::DeviceLost.into(),
+                _ => Self::unexpected(&error),
+            },
+            EngineError::DeadlinePassed | EngineError::WorkerPanicked => Self::unexpected(&error),
         }
     }
 }
@@ -418,15 +435,22 @@ impl From<Refusal> for Failure {
 
 impl From<NotReady> for Failure {
     fn from(reason: NotReady) -> Self {
-        match reason {
-            NotReady::Draining => Refusal::Draining.into(),
-            NotReady::WorkerGone | NotReady::WorkerStuck(_) => Self::unavailable(
-                "not-ready",
-                "Not ready",
-                &reason.to_string(),
-                RETRY_AFTER_RESTART,
-            ),
-        }
+        let text = reason.to_string();
+        let (code, title, detail) = match reason {
+            NotReady::Draining => return Refusal::Draining.into(),
+            NotReady::WorkerGone | NotReady::WorkerStuck(_) => {
+                ("not-ready", "Not ready", text.as_str())
+            }
+            NotReady::OutOfDeviceMemory => {
+                let detail = "the model's device has no memory at the moment; try again after the time in Retry-After";
+                ("device-out-of-memory", "Out of device memory", detail)
+            }
+            NotReady::DeviceLost => {
+                let detail = "the model's device has failed, and this instance must be restarted; try another one";
+                ("device-lost", "Device lost", detail)
+            }
+        };
+        Self::unavailable(code, title, detail, RETRY_AFTER_RESTART)
     }
 }
 

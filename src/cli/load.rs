@@ -31,7 +31,7 @@ pub(super) async fn service(
     observer: Arc<dyn Observer>,
 ) -> Result<Service, Failure> {
     let classifier = classifier(&args.model).await?;
-    let options = args.service_options();
+    let options = args.service_options(classifier.info());
     Ok(
         tokio::task::spawn_blocking(move || Service::start(classifier, &options, observer))
             .await??,
@@ -44,6 +44,7 @@ fn announce(classifier: &Classifier) {
         model = info.id,
         revision = info.revision,
         device = info.device,
+        dtype = %info.compute_dtype,
         instruction_set = info.isa,
         threads = info.threads,
         ms = u64::try_from(info.load_time.as_millis()).unwrap_or(u64::MAX),

@@ -81,6 +81,7 @@ fn verify(args: &WeightsArgs, hub: &HubConfig) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism()?;
     let options = ModelOptions {
         device: DeviceChoice::Cpu,
+        dtype: None,
         isa: None,
         threads,
     };

@@ -15,19 +15,30 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 pub use admission::{Admission, Place, Refusal};
 pub use worker::WorkerHealth;
 
-use crate::model::{Classifier, ModelError, Output, Want};
+use crate::model::{Classifier, Input, ModelError, Output, Want};
 use queue::{Job, Queue};
 use worker::Worker;
 
 /// What the engine runs: a batch of inputs to as many outputs, in order. The [`Classifier`] does; tests bring slow and failing ones.
 pub trait Forward: Send + Sync + 'static {
-    /// Runs images, each planar `[3, height, width]`, as one batch; image `i` gives what `wants[i]` asks for.
-    fn forward(&self, images: &[&[f32]], wants: &[Want]) -> Result<Vec<Output>, ModelError>;
+    /// Runs images as one batch; image `i` gives what `wants[i]` asks for. After [`ModelError::OutOfDeviceMemory`] the engine asks again
+    /// with half of the images.
+    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError>;
+
+    /// Runs what later batches will need in place, on the thread that will run them: cuDNN's state is one of a thread. Called once, before the
+    /// first batch.
+    fn warm_up(&self, _max_batch_size: usize) -> Result<(), ModelError> {
+        Ok(())
+    }
 }
 
 impl Forward for Classifier {
-    fn forward(&self, images: &[&[f32]], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
         self.forward_each(images, wants)
+    }
+
+    fn warm_up(&self, max_batch_size: usize) -> Result<(), ModelError> {
+        self.run_each_size(max_batch_size)
     }
 }
 
@@ -77,6 +88,20 @@ pub enum EngineError {
     Model(Arc<ModelError>),
 }
 
+/// Why an engine does not start.
+#[derive(Debug, Error)]
+pub enum EngineStartError {
+    /// No thread for the worker.
+    #[error("the worker's thread cannot start: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The model failed before its first batch.
+    #[error("the model failed its warm-up: {0}")]
+    WarmUp(#[from] ModelError),
+    /// The model panicked before its first batch.
+    #[error("the model panicked in its warm-up")]
+    Panicked,
+}
+
 /// A job's output and where its time went.
 #[derive(Debug)]
 pub struct Done {
@@ -104,18 +129,18 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the worker's thread.
+    /// Starts the worker's thread, and returns when the model is warm.
     pub fn start(
         model: Arc<dyn Forward>,
         options: EngineOptions,
         observer: Arc<dyn Observer>,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, EngineStartError> {
         let queue = Arc::new(Queue::new(options.max_batch_size, options.max_batch_delay));
         Ok(Self {
             admission: Admission::new(options.max_concurrent_requests),
             max_batch_size: options.max_batch_size,
             slots: Arc::new(Semaphore::new(options.queue_capacity)),
-            worker: Worker::start(model, queue.clone(), observer)?,
+            worker: Worker::start(model, queue.clone(), observer, options.max_batch_size)?,
             queue,
         })
     }
@@ -141,11 +166,11 @@ impl Engine {
         permit.map(Slot).map_err(|_| EngineError::Stopped)
     }
 
-    /// Runs one input, planar `[3, height, width]`; dropping the future drops the job, if its batch has not begun.
+    /// Runs one input; dropping the future drops the job, if its batch has not begun.
     pub async fn run(
         &self,
         slot: Slot,
-        input: Vec<f32>,
+        input: Input,
         want: Want,
         deadline: Instant,
     ) -> Result<Done, EngineError> {

@@ -8,12 +8,12 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::batching::{self, Taken, Waiting};
 use super::{Done, EngineError};
-use crate::model::Want;
+use crate::model::{Input, Want};
 
 /// One prepared input on its way to the model.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) input: Vec<f32>,
+    pub(super) input: Input,
     pub(super) want: Want,
     pub(super) deadline: Instant,
     pub(super) submitted: Instant,

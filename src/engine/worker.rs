@@ -2,20 +2,24 @@
 //! which their callers see, and the loop starts anew.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::batching::Taken;
 use super::queue::{Job, Queue};
-use super::{Done, EngineError, Forward, Observer};
-use crate::model::{Output, Want};
+use super::{Done, EngineError, EngineStartError, Forward, Observer};
+use crate::model::{Input, ModelError, Output, Want};
 
 /// A batch that runs this many times longer than they usually do is stuck ...
 const STUCK_FACTOR: u32 = 50;
 
 /// ... if it has also run for this long: on a busy machine short batches vary a lot.
 const STUCK_AT_LEAST: Duration = Duration::from_secs(10);
+
+/// So long after the device had no memory for a single image the service is not ready, so that load balancers try others; then it is worth
+/// another try, as somebody else may have held that memory.
+const OUT_OF_MEMORY_FOR: Duration = Duration::from_secs(10);
 
 /// How the worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +28,10 @@ pub enum WorkerHealth {
     Well,
     /// Its batch has run far over its usual time.
     Stuck(Duration),
+    /// The device had no memory for a single image of late.
+    OutOfDeviceMemory,
+    /// The device has failed for good.
+    DeviceLost,
     /// Its thread has ended.
     Gone,
 }
@@ -44,6 +52,8 @@ struct State {
     running_since: Option<Instant>,
     usual: Option<Duration>,
     per_image: Option<Duration>,
+    out_of_memory_at: Option<Instant>,
+    device_lost: bool,
     ended: bool,
 }
 
@@ -68,6 +78,23 @@ impl Monitor {
             state.per_image = average(state.per_image, took / images);
         });
     }
+
+    /// Keeps in mind what a batch's end says of the device.
+    fn judge(&self, result: &Result<Vec<Output>, ModelError>) {
+        self.with(|state| match result {
+            Ok(_) => state.out_of_memory_at = None,
+            Err(ModelError::OutOfDeviceMemory { .. }) => {
+                state.out_of_memory_at = Some(Instant::now());
+            }
+            Err(ModelError::DeviceLost { .. }) => state.device_lost = true,
+            Err(_) => {}
+        });
+        if let Err(error @ (ModelError::OutOfDeviceMemory { .. } | ModelError::DeviceLost { .. })) =
+            result
+        {
+            tracing::error!("{error}");
+        }
+    }
 }
 
 impl Worker {
@@ -75,16 +102,23 @@ impl Worker {
         model: Arc<dyn Forward>,
         queue: Arc<Queue>,
         observer: Arc<dyn Observer>,
-    ) -> std::io::Result<Self> {
+        max_batch_size: usize,
+    ) -> Result<Self, EngineStartError> {
         let monitor = Arc::new(Monitor::default());
         let state = monitor.clone();
+        let (warm, warmed) = mpsc::sync_channel(1);
         thread::Builder::new()
             .name("imgclass-worker".to_owned())
             .spawn(move || {
-                while catch_unwind(AssertUnwindSafe(|| {
-                    work(&*model, &queue, &*observer, &monitor)
-                }))
-                .is_err()
+                let warm_up = catch_unwind(AssertUnwindSafe(|| model.warm_up(max_batch_size)));
+                let fit = matches!(warm_up, Ok(Ok(())));
+                // Its receiver waits below, whatever comes.
+                let _ = warm.send(warm_up);
+                while fit
+                    && catch_unwind(AssertUnwindSafe(|| {
+                        work(&*model, &queue, &*observer, &monitor)
+                    }))
+                    .is_err()
                 {
                     monitor.with(|state| state.running_since = None);
                     tracing::error!(
@@ -95,6 +129,10 @@ impl Worker {
                 monitor.with(|state| state.ended = true);
                 monitor.ended.notify_all();
             })?;
+        match warmed.recv() {
+            Ok(Ok(warm)) => warm?,
+            Ok(Err(_)) | Err(_) => return Err(EngineStartError::Panicked),
+        }
         Ok(Self { state })
     }
 
@@ -105,6 +143,13 @@ impl Worker {
             });
             match state.running_since.map(|since| since.elapsed()) {
                 _ if state.ended => WorkerHealth::Gone,
+                _ if state.device_lost => WorkerHealth::DeviceLost,
+                _ if state
+                    .out_of_memory_at
+                    .is_some_and(|at| at.elapsed() < OUT_OF_MEMORY_FOR) =>
+                {
+                    WorkerHealth::OutOfDeviceMemory
+                }
                 Some(running) if running > patience => WorkerHealth::Stuck(running),
                 _ => WorkerHealth::Well,
             }
@@ -151,10 +196,11 @@ fn work(model: &dyn Forward, queue: &Queue, observer: &dyn Observer, monitor: &M
         }
         let started = Instant::now();
         monitor.begin(started);
-        let images: Vec<&[f32]> = batch.iter().map(|job| job.input.as_slice()).collect();
+        let images: Vec<&Input> = batch.iter().map(|job| &job.input).collect();
         let wants: Vec<Want> = batch.iter().map(|job| job.want).collect();
-        let result = model.forward(&images, &wants);
+        let result = run(model, &images, &wants);
         let took = started.elapsed();
+        monitor.judge(&result);
         monitor.finish(took, batch.len());
         observer.batch_finished(batch.len(), took);
         reply(
@@ -163,6 +209,23 @@ fn work(model: &dyn Forward, queue: &Queue, observer: &dyn Observer, monitor: &M
             started,
             took,
         );
+    }
+}
+
+/// Runs a batch; where the device has no memory for it, each half of it, and so on down to single images.
+fn run(model: &dyn Forward, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
+    match model.forward(images, wants) {
+        Err(ModelError::OutOfDeviceMemory { reason }) if images.len() > 1 => {
+            let half = images.len().div_ceil(2);
+            tracing::warn!(
+                "the device has no memory for {} images at a time ({reason}): trying {half}; a lower --max-batch-size saves the attempt",
+                images.len()
+            );
+            let mut outputs = run(model, &images[..half], &wants[..half])?;
+            outputs.extend(run(model, &images[half..], &wants[half..])?);
+            Ok(outputs)
+        }
+        other => other,
     }
 }
 

@@ -139,11 +139,34 @@ impl Preprocessing {
     /// The network's input, planar `[3, crop height, crop width]`. Only what the crop shows is resized.
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> Vec<f32> {
+        let (pixels, across, down) = self.cropped(picture);
+        self.normalise(&pixels, across, down)
+    }
+
+    /// The network's input before it is normalised, interleaved `[crop height, crop width, 3]`: for a device that normalises by itself.
+    #[must_use]
+    pub fn pixels(&self, picture: &RgbImage) -> Vec<u8> {
+        let (pixels, across, down) = self.cropped(picture);
+        let (height, width) = (self.crop.0 as usize, self.crop.1 as usize);
+        if pixels.len() == 3 * height * width {
+            return pixels;
+        }
+        let mut input = vec![0; 3 * height * width];
+        let rows = input.chunks_exact_mut(3 * width).skip(down.before);
+        let row_bytes = 3 * across.span.length as usize;
+        for (to, from) in rows.zip(pixels.chunks_exact(row_bytes)) {
+            to[3 * across.before..][..row_bytes].copy_from_slice(from);
+        }
+        input
+    }
+
+    /// What of the resized picture the crop shows, interleaved, and where that lies in the crop.
+    fn cropped(&self, picture: &RgbImage) -> (Vec<u8>, Axis, Axis) {
         let (resized_width, resized_height) = self.resized((picture.width(), picture.height()));
         let across = Axis::new(picture.width(), resized_width, self.crop.1);
         let down = Axis::new(picture.height(), resized_height, self.crop.0);
         let pixels = window(picture, across.span, down.span, self.filter);
-        self.normalise(&pixels, across, down)
+        (pixels, across, down)
     }
 
     /// What the network sees of an upright picture of this width and height, both at least 1.

@@ -25,7 +25,7 @@ const SECONDS: [f64; 13] = [
 ];
 
 /// The sizes a batch may have are 1 to 64.
-const BATCH_SIZES: [f64; 9] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0];
+const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// The media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -187,10 +187,12 @@ impl Metrics {
     /// Says which model runs; to be called once.
     pub fn model_loaded(&self, service: &Service) -> Result<(), MetricsError> {
         let info = service.model();
+        let dtype = info.compute_dtype.to_string();
         let labels = [
             ("model", info.id.as_str()),
             ("revision", info.revision.as_deref().unwrap_or_default()),
             ("device", info.device.as_str()),
+            ("dtype", dtype.as_str()),
             ("instruction_set", info.isa.as_deref().unwrap_or_default()),
         ];
         let help = "Always 1; the labels say which model runs.";

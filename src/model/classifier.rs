@@ -12,10 +12,12 @@ use candle_nn::var_builder::SimpleBackend;
 
 use super::checkpoint::{Checkpoint, LoadLog};
 use super::conv::Backend;
-use super::device::DeviceChoice;
+use super::device::{DeviceChoice, OpenDevice};
+use super::dtype::ComputeType;
 use super::error::ModelError;
 use super::formula::FormulaWeights;
 use super::head;
+use super::input::{Input, Normaliser};
 use super::labels::Labels;
 use super::pretrained::PretrainedCfg;
 use super::profile::{self, LayerTime};
@@ -31,6 +33,8 @@ const RANDOM_CLASSES: usize = 1000;
 pub struct ModelOptions {
     /// The device to compute on.
     pub device: DeviceChoice,
+    /// What to compute in; what suits the device best, where nothing is named.
+    pub dtype: Option<ComputeType>,
     /// The CPU's instruction set by name; the best one that the processor has, where none is named.
     pub isa: Option<String>,
     /// Threads of the CPU's forward pass.
@@ -48,10 +52,14 @@ pub struct ModelInfo {
     pub sha256: Option<String>,
     /// False for weights by formula, whose answers mean nothing.
     pub trained: bool,
-    /// The type of the stored weights; the CPU computes in `F32`.
+    /// The type of the stored weights.
     pub dtype: String,
+    /// What the network computes in.
+    pub compute_dtype: ComputeType,
     /// The device that computes, such as `cpu` or `cuda:0`.
     pub device: String,
+    /// Whether it is a GPU: batches are larger there, and images cross a bus.
+    pub accelerated: bool,
     /// The instruction set of the CPU's kernels; absent on other devices.
     pub isa: Option<String>,
     /// Threads of a forward pass on the CPU.
@@ -88,7 +96,7 @@ pub struct Output {
 pub struct Classifier {
     net: ResNet50,
     backend: Backend,
-    device: Device,
+    normaliser: Normaliser,
     labels: Labels,
     info: ModelInfo,
     /// The last layer's weights `[classes, 2048]`, which class activation maps need.
@@ -110,30 +118,41 @@ impl Classifier {
     /// Reads, checks and packs the weights. Takes well under a second on the CPU.
     pub fn load(source: &WeightsSource, options: &ModelOptions) -> Result<Self, ModelError> {
         let start = Instant::now();
-        let (device, chosen) = options.device.open()?;
+        let OpenDevice {
+            device,
+            name,
+            dtype,
+        } = options.device.open(options.dtype)?;
         let Opened { weights, mut info } = open(source)?;
-        info.device = chosen.to_string();
-        let backend = match device {
-            Device::Cpu => {
-                let isa = match &options.isa {
-                    Some(name) => Isa::named(name)?,
-                    None => Isa::detect(),
-                };
-                info.isa = Some(isa.to_string());
-                info.threads = options.threads.get();
-                Backend::Packed {
-                    isa,
-                    pool: Arc::new(ThreadPool::new(options.threads)),
-                }
+        info.device = name.to_string();
+        info.accelerated = !device.is_cpu();
+        info.compute_dtype = dtype;
+        let backend = if name == DeviceChoice::Cpu {
+            let isa = match &options.isa {
+                Some(name) => Isa::named(name)?,
+                None => Isa::detect(),
+            };
+            info.isa = Some(isa.to_string());
+            info.threads = options.threads.get();
+            Backend::Packed {
+                isa,
+                pool: Arc::new(ThreadPool::new(options.threads)),
             }
-            _ => Backend::Candle,
+        } else {
+            Backend::Candle {
+                device: device.clone(),
+                dtype: dtype.into(),
+            }
         };
-        let (net, class_weights) = weights.build(info.classes, &device, &backend)?;
+        let (net, class_weights) = weights.build(info.classes, &backend)?;
+        let normaliser = Normaliser::new(&info.pretrained, &device)?;
+        // Candle gives each thread a stream of its own on CUDA: what this one has uploaded must be there before another computes with it.
+        device.synchronize()?;
         info.load_time = start.elapsed();
         Ok(Self {
             net,
             backend,
-            device,
+            normaliser,
             labels: Labels::for_classes(info.classes),
             info,
             class_weights,
@@ -156,37 +175,112 @@ impl Classifier {
         3 * height * width
     }
 
+    /// Whether images should come as [`Input::Pixels`]: on a device at the end of a bus they are a quarter of the bytes. Both kinds are
+    /// taken everywhere.
+    pub fn takes_pixels(&self) -> bool {
+        matches!(self.backend, Backend::Candle { .. })
+    }
+
+    /// Runs a batch of every size that will matter, so that the first requests find everything in place, and a model that cannot run says so
+    /// before it is ready. On a GPU these are the powers of two up to `max_batch_size`, and that: its libraries choose and load their code
+    /// for each shape when they first meet it. The CPU's kernels need one image.
+    pub fn run_each_size(&self, max_batch_size: usize) -> Result<(), ModelError> {
+        let sizes = match self.info.accelerated {
+            true => powers_of_two_and(max_batch_size),
+            false => vec![1],
+        };
+        let image = match self.takes_pixels() {
+            true => Input::Pixels(vec![0; self.input_len()]),
+            false => Input::Planar(vec![0.0; self.input_len()]),
+        };
+        for size in sizes {
+            let outputs = self.forward_each(&vec![&image; size], &[])?;
+            let mut logits = outputs.iter().flat_map(|output| &output.logits);
+            if !logits.all(|x| x.is_finite()) {
+                return Err(ModelError::NotFinite);
+            }
+        }
+        Ok(())
+    }
+
     /// Runs images, each planar `[3, height, width]` and normalised, as one batch; the outputs come in the same order. All of them give
     /// what `want` asks for.
     pub fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError> {
-        self.forward_each(images, &vec![want; images.len()])
-    }
-
-    /// [`Classifier::forward`] where image `i` gives what `wants[i]` asks for: nobody pays for what a neighbour wants. An image without an
-    /// entry gives logits alone.
-    pub fn forward_each(
-        &self,
-        images: &[&[f32]],
-        wants: &[Want],
-    ) -> Result<Vec<Output>, ModelError> {
+        self.check(images.iter().map(|image| image.len()))?;
         if images.is_empty() {
             return Ok(Vec::new());
         }
-        let expected = self.input_len();
-        if let Some(wrong) = images.iter().find(|image| image.len() != expected) {
-            return Err(ModelError::Input {
-                expected,
-                found: wrong.len(),
-            });
-        }
-        let size = self.info.pretrained.input_size;
-        let batch = self.backend.batch(images, size)?.to_device(&self.device)?;
-        let forward = self.net.forward(&batch)?;
-        let logits = rows(&forward.logits)?;
+        self.run(&self.planar(images)?, std::iter::repeat(want))
+    }
+
+    /// Runs images of either kind as one batch; image `i` gives what `wants[i]` asks for: nobody pays for what a neighbour wants. An image
+    /// without an entry gives logits alone.
+    pub fn forward_each(
+        &self,
+        images: &[&Input],
+        wants: &[Want],
+    ) -> Result<Vec<Output>, ModelError> {
+        self.check(images.iter().map(|image| image.len()))?;
+        let planar: Vec<&[f32]> = images.iter().filter_map(|image| image.planar()).collect();
+        let pixels: Vec<&[u8]> = images.iter().filter_map(|image| image.pixels()).collect();
         let wants = wants
             .iter()
             .copied()
             .chain(std::iter::repeat(Want::default()));
+        match (planar.is_empty(), pixels.is_empty()) {
+            (true, true) => Ok(Vec::new()),
+            (false, true) => self.run(&self.planar(&planar)?, wants),
+            (true, false) => self.run(&self.normalised(&pixels)?, wants),
+            (false, false) => self.run_mixed(images, &planar, &pixels, wants),
+        }
+    }
+
+    /// Prepared images first and pixels after them, and the outputs back in the order of the images.
+    fn run_mixed(
+        &self,
+        images: &[&Input],
+        planar: &[&[f32]],
+        pixels: &[&[u8]],
+        wants: impl Iterator<Item = Want>,
+    ) -> Result<Vec<Output>, ModelError> {
+        let wants: Vec<Want> = wants.take(images.len()).collect();
+        let mut order: Vec<usize> = (0..images.len()).collect();
+        order.sort_by_key(|&i| images[i].pixels().is_some());
+        let batch = Tensor::cat(&[self.planar(planar)?, self.normalised(pixels)?], 0)?;
+        let outputs = self.run(&batch, order.iter().map(|&i| wants[i]))?;
+        let mut sorted: Vec<(usize, Output)> = order.into_iter().zip(outputs).collect();
+        sorted.sort_by_key(|(i, _)| *i);
+        Ok(sorted.into_iter().map(|(_, output)| output).collect())
+    }
+
+    fn planar(&self, images: &[&[f32]]) -> Result<Tensor, ModelError> {
+        Ok(self
+            .backend
+            .batch(images, self.info.pretrained.input_size)?)
+    }
+
+    fn normalised(&self, images: &[&[u8]]) -> Result<Tensor, ModelError> {
+        let size = self.info.pretrained.input_size;
+        Ok(self.normaliser.batch(images, size)?)
+    }
+
+    /// Every image must have as many numbers as the network reads.
+    fn check(&self, mut lengths: impl Iterator<Item = usize>) -> Result<(), ModelError> {
+        let expected = self.input_len();
+        match lengths.find(|length| *length != expected) {
+            Some(found) => Err(ModelError::Input { expected, found }),
+            None => Ok(()),
+        }
+    }
+
+    /// One normalised batch `(n, 3, height, width)`, and what each of its images is to give.
+    fn run(
+        &self,
+        batch: &Tensor,
+        wants: impl Iterator<Item = Want>,
+    ) -> Result<Vec<Output>, ModelError> {
+        let forward = self.net.forward(batch)?;
+        let logits = rows(&forward.logits)?;
         let outputs = logits.into_iter().zip(wants).enumerate();
         let outputs = outputs.map(|(index, (logits, want))| {
             let features = want.features.then(|| row(&forward.features, index));
@@ -203,9 +297,9 @@ impl Classifier {
         outputs.collect()
     }
 
-    /// [`Classifier::forward`], also saying where its time went. Empty on devices other than the CPU.
-    pub fn profile(&self, images: &[&[f32]]) -> Result<Vec<LayerTime>, ModelError> {
-        let (outputs, layers) = profile::record(|| self.forward(images, Want::default()));
+    /// [`Classifier::forward_each`], but giving where its time went. Empty on devices other than the CPU.
+    pub fn profile(&self, images: &[&Input]) -> Result<Vec<LayerTime>, ModelError> {
+        let (outputs, layers) = profile::record(|| self.forward_each(images, &[]));
         outputs.map(|_| layers)
     }
 
@@ -218,6 +312,14 @@ impl Classifier {
             weights,
         ))
     }
+}
+
+/// The powers of two below a number, and the number.
+fn powers_of_two_and(last: usize) -> Vec<usize> {
+    let powers = std::iter::successors(Some(1), |size| Some(size * 2));
+    let mut sizes: Vec<usize> = powers.take_while(|size| *size < last).collect();
+    sizes.push(last);
+    sizes
 }
 
 fn row(matrix: &Tensor, index: usize) -> Result<Vec<f32>, candle_core::Error> {
@@ -302,7 +404,9 @@ fn described(
         sha256: None,
         trained: false,
         dtype: "F32".to_owned(),
+        compute_dtype: ComputeType::F32,
         device: String::new(),
+        accelerated: false,
         isa: None,
         threads: 0,
         pretrained,
@@ -312,18 +416,13 @@ fn described(
 }
 
 impl Weights {
-    fn build(
-        &self,
-        classes: usize,
-        device: &Device,
-        backend: &Backend,
-    ) -> Result<(ResNet50, Vec<f32>), ModelError> {
+    fn build(&self, classes: usize, backend: &Backend) -> Result<(ResNet50, Vec<f32>), ModelError> {
         match self {
-            Self::Formula(formula) => Ok(build(Box::new(*formula), classes, device, backend)?),
+            Self::Formula(formula) => Ok(build(Box::new(*formula), classes, backend)?),
             Self::Checkpoint(checkpoint) => {
                 let log = LoadLog::default();
                 let tensors = checkpoint.backend(log.clone())?;
-                let built = build(Box::new(tensors), classes, device, backend);
+                let built = build(Box::new(tensors), classes, backend);
                 if let Some(fault) = log.take_fault() {
                     return Err(fault);
                 }
@@ -338,11 +437,28 @@ impl Weights {
 fn build<'a>(
     tensors: Box<dyn SimpleBackend + 'a>,
     classes: usize,
-    device: &Device,
     backend: &Backend,
 ) -> candle_core::Result<(ResNet50, Vec<f32>)> {
-    let vb: VarBuilder<'a> = VarBuilder::from_backend(tensors, DType::F32, device.clone());
+    // On the CPU and in f32 whatever the device: batch norms are folded in full precision, and what is cast and uploaded is the result.
+    let vb: VarBuilder<'a> = VarBuilder::from_backend(tensors, DType::F32, Device::Cpu);
     let net = ResNet50::load(&vb, classes, backend)?;
     let last = vb.get((classes, super::resnet::FEATURES), "fc.weight")?;
-    Ok((net, last.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?))
+    Ok((net, last.flatten_all()?.to_vec1()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_is_warmed_up_at_each_power_of_two_and_at_the_largest_batch() {
+        for (last, sizes) in [
+            (1, vec![1]),
+            (2, vec![1, 2]),
+            (48, vec![1, 2, 4, 8, 16, 32, 48]),
+            (64, vec![1, 2, 4, 8, 16, 32, 64]),
+        ] {
+            assert_eq!(powers_of_two_and(last), sizes);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{
     BatchNorm, Conv2d, Conv2dConfig, Linear, Module, VarBuilder, batch_norm, conv2d_no_bias, linear,
 };
@@ -21,8 +21,13 @@ pub enum Backend {
         /// The threads that share the work.
         pool: Arc<ThreadPool>,
     },
-    /// Candle's operations, on whatever device the weights are. Activations are `(N, C, H, W)`.
-    Candle,
+    /// Candle's operations. Activations are `(N, C, H, W)`; features and logits are 32-bit floats.
+    Candle {
+        /// Where they run.
+        device: Device,
+        /// The type of activations and of the convolutions' weights.
+        dtype: DType,
+    },
 }
 
 impl Backend {
@@ -34,21 +39,21 @@ impl Backend {
                 let early = (pool.threads() / 2).max(1);
                 [early, early, early, 4 * early, usize::MAX]
             }
-            Self::Candle => [usize::MAX; 5],
+            Self::Candle { .. } => [usize::MAX; 5],
         }
     }
 
-    /// Planar images, each `[3, height, width]`, as one batch on the CPU.
+    /// Planar images, each `[3, height, width]`, as one batch where the network reads it.
     pub(super) fn batch(
         &self,
         images: &[&[f32]],
         (height, width): (usize, usize),
     ) -> Result<Tensor> {
-        let numbers = match self {
-            Self::Packed { pool, .. } => kernels::join_images(pool, images, 1),
-            Self::Candle => images.concat(),
+        let (numbers, device) = match self {
+            Self::Packed { pool, .. } => (kernels::join_images(pool, images, 1), &Device::Cpu),
+            Self::Candle { device, .. } => (images.concat(), device),
         };
-        Tensor::from_vec(numbers, (images.len(), 3, height, width), &Device::Cpu)
+        Tensor::from_vec(numbers, (images.len(), 3, height, width), device)
     }
 
     /// Activations of some images each as one batch.
@@ -56,7 +61,7 @@ impl Backend {
         match (self, parts.len()) {
             (_, 1) => Ok(parts.remove(0)),
             (Self::Packed { pool, .. }, _) => packed::join_images(pool, &parts),
-            (Self::Candle, _) => Tensor::cat(&parts, 0),
+            (Self::Candle { .. }, _) => Tensor::cat(&parts, 0),
         }
     }
 }
@@ -105,15 +110,45 @@ impl ConvSpec {
 
 /// Weights `[out, in, kernel, kernel]` and bias `[out]` as plain numbers.
 fn numbers(conv: &Conv2d) -> Result<(Vec<f32>, Vec<f32>)> {
-    let to_vec = |t: &Tensor| t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1::<f32>();
+    let to_vec = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
     let bias = conv.bias().map_or(Ok(Vec::new()), to_vec)?;
     Ok((to_vec(conv.weight())?, bias))
+}
+
+/// A folded convolution as candle runs it.
+pub(super) struct CandleConv {
+    conv: Conv2d,
+    /// The type of what comes out.
+    dtype: DType,
+}
+
+impl CandleConv {
+    /// Casts and uploads what was folded in f32.
+    fn new(folded: &Conv2d, device: &Device, dtype: DType) -> Result<Self> {
+        // Candle's CPU multiplies no bf16 matrices. There bf16 numbers are multiplied and summed in f32 and the sum is rounded, which is
+        // what cuDNN does with them too.
+        let summed_in = match dtype {
+            DType::BF16 if device.is_cpu() => DType::F32,
+            other => other,
+        };
+        let cast = |t: &Tensor| t.to_dtype(dtype)?.to_dtype(summed_in)?.to_device(device);
+        let bias = folded.bias().map(cast).transpose()?;
+        Ok(Self {
+            conv: Conv2d::new(cast(folded.weight())?, bias, *folded.config()),
+            dtype,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = x.to_dtype(self.conv.weight().dtype())?;
+        self.conv.forward(&x)?.to_dtype(self.dtype)
+    }
 }
 
 /// A convolution followed by its batch norm.
 pub(super) enum ConvBn {
     Packed(packed::Conv),
-    Candle(Conv2d),
+    Candle(CandleConv),
 }
 
 impl ConvBn {
@@ -137,7 +172,9 @@ impl ConvBn {
                     &bias,
                 ))
             }
-            Backend::Candle => Self::Candle(folded),
+            Backend::Candle { device, dtype } => {
+                Self::Candle(CandleConv::new(&folded, device, *dtype)?)
+            }
         })
     }
 
@@ -183,7 +220,7 @@ impl ConvBn {
 /// The network's entry: 7x7 convolution of stride 2, batch norm, ReLU, 3x3 max-pool of stride 2.
 pub(super) enum Stem {
     Packed(packed::Stem),
-    Candle(Conv2d),
+    Candle(CandleConv),
 }
 
 impl Stem {
@@ -200,7 +237,9 @@ impl Stem {
                 let (weight, bias) = numbers(&folded)?;
                 Self::Packed(packed::Stem::new(*isa, pool.clone(), &weight, &bias))
             }
-            Backend::Candle => Self::Candle(folded),
+            Backend::Candle { device, dtype } => {
+                Self::Candle(CandleConv::new(&folded, device, *dtype)?)
+            }
         })
     }
 
@@ -244,7 +283,11 @@ impl Exit {
                     &bias,
                 ))
             }
-            Backend::Candle => Self::Candle(fc),
+            // In f32 whatever the network computes in: it is a thousandth of the work, and what comes out is compared and shown.
+            Backend::Candle { device, .. } => {
+                let bias = fc.bias().map(|bias| bias.to_device(device)).transpose()?;
+                Self::Candle(Linear::new(fc.weight().to_device(device)?, bias))
+            }
         })
     }
 
@@ -252,7 +295,8 @@ impl Exit {
     pub(super) fn pool(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Packed(exit) => exit.pool(x),
-            Self::Candle(_) => x.mean((2, 3)),
+            // In f32: half precision would round each of the 49 partial sums.
+            Self::Candle(_) => x.to_dtype(DType::F32)?.mean((2, 3)),
         }
     }
 

@@ -1,11 +1,15 @@
-//! `--device`: which device computes. It opens one or says clearly why not; it never falls back from a device that was asked for.
+//! `--device`: which device computes. It opens one or says clearly why not and what there is instead; it never falls back from a device
+//! that was asked for.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 
 use candle_core::Device;
 
+use super::dtype::ComputeType;
 use super::error::ModelError;
+use crate::kernels::Isa;
 
 /// A device as asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -15,6 +19,8 @@ pub enum DeviceChoice {
     Auto,
     /// Our own kernels on the CPU.
     Cpu,
+    /// Candle's operations on the CPU: what runs on a GPU, where there is none. Slow; for checking that path.
+    Candle,
     /// The CUDA device of this ordinal.
     Cuda(usize),
     /// Apple's GPU.
@@ -28,13 +34,16 @@ impl FromStr for DeviceChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
+            "candle" => Ok(Self::Candle),
             "cuda" => Ok(Self::Cuda(0)),
             "metal" => Ok(Self::Metal),
             other => other
                 .strip_prefix("cuda:")
                 .and_then(|ordinal| ordinal.parse().ok())
                 .map(Self::Cuda)
-                .ok_or_else(|| format!("`{other}` is no device; use auto, cpu, cuda:N or metal")),
+                .ok_or_else(|| {
+                    format!("`{other}` is no device; use auto, cpu, candle, cuda:N or metal")
+                }),
         }
     }
 }
@@ -44,45 +53,112 @@ impl fmt::Display for DeviceChoice {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
+            Self::Candle => f.write_str("candle"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
             Self::Metal => f.write_str("metal"),
         }
     }
 }
 
+/// A device that was opened, and what the network computes in there.
+pub(super) struct OpenDevice {
+    pub(super) device: Device,
+    /// Never [`DeviceChoice::Auto`].
+    pub(super) name: DeviceChoice,
+    pub(super) dtype: ComputeType,
+}
+
 impl DeviceChoice {
-    /// Opens the device; also gives its concrete name, for people.
-    pub(super) fn open(self) -> Result<(Device, DeviceChoice), ModelError> {
+    /// Opens the device for computing in `dtype`, or in the type that suits it best.
+    pub(super) fn open(self, dtype: Option<ComputeType>) -> Result<OpenDevice, ModelError> {
+        let (device, name) = match self {
+            Self::Auto => open_any(),
+            named => (named.open_named()?, named),
+        };
+        let dtype = match dtype {
+            Some(dtype) => name.check(dtype, &device).map(|()| dtype)?,
+            None => name.default_type(&device),
+        };
+        Ok(OpenDevice {
+            device,
+            name,
+            dtype,
+        })
+    }
+
+    fn open_named(self) -> Result<Device, ModelError> {
         match self {
-            Self::Auto => Ok(open_any()),
-            Self::Cpu => Ok((Device::Cpu, self)),
-            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(self.lacking("cuda")),
-            Self::Metal if !cfg!(feature = "metal") => Err(self.lacking("metal")),
-            Self::Cuda(ordinal) => self.opened(Device::new_cuda(ordinal)),
-            Self::Metal => self.opened(Device::new_metal(0)),
+            Self::Auto | Self::Cpu | Self::Candle => Ok(Device::Cpu),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(self.not_built("cuda,cudnn")),
+            Self::Metal if !cfg!(feature = "metal") => Err(self.not_built("metal")),
+            Self::Cuda(ordinal) => {
+                let found = cuda::devices().map_err(|reason| self.absent(&reason))?;
+                if ordinal >= found {
+                    return Err(self.absent(&match found {
+                        1 => "this machine has one CUDA device, cuda:0".to_owned(),
+                        n => format!(
+                            "this machine has {n} CUDA devices, cuda:0 to cuda:{}",
+                            n - 1
+                        ),
+                    }));
+                }
+                self.guarded(|| Device::new_cuda(ordinal))
+            }
+            Self::Metal => self.guarded(|| Device::new_metal(0)),
         }
     }
 
-    fn lacking(self, feature: &str) -> ModelError {
+    /// Drivers are others' code, and candle's Metal backend panics where there is no device at all.
+    fn guarded(
+        self,
+        open: impl FnOnce() -> candle_core::Result<Device>,
+    ) -> Result<Device, ModelError> {
+        match catch_unwind(AssertUnwindSafe(open)) {
+            Ok(opened) => opened.map_err(|e| self.absent(&e.to_string())),
+            Err(_) => Err(self.absent("this machine has no such device")),
+        }
+    }
+
+    fn not_built(self, features: &str) -> ModelError {
+        self.absent(&format!(
+            "this build has no support for it; rebuild with `cargo build --release --features {features}`"
+        ))
+    }
+
+    fn absent(self, reason: &str) -> ModelError {
         ModelError::Device {
             asked: self.to_string(),
-            reason: format!(
-                "this build has no support for it (built without the feature `{feature}`); \
-                 rebuild with `cargo build --release --features {feature}`, or use --device cpu or auto"
-            ),
+            reason: reason.to_owned(),
+            found: found_beside(self),
         }
     }
 
-    fn opened(
-        self,
-        device: candle_core::Result<Device>,
-    ) -> Result<(Device, DeviceChoice), ModelError> {
-        device
-            .map(|device| (device, self))
-            .map_err(|e| ModelError::Device {
-                asked: self.to_string(),
-                reason: format!("{e}; use --device cpu or auto to run without it"),
-            })
+    /// Whether the opened device computes in `dtype`.
+    fn check(self, dtype: ComputeType, device: &Device) -> Result<(), ModelError> {
+        let reason = match (self, dtype) {
+            (Self::Cpu, ComputeType::F16 | ComputeType::BF16) => {
+                "our kernels compute in f32; leave --dtype out, or ask for a GPU with --device"
+            }
+            (Self::Cuda(_), ComputeType::BF16) if !cuda::computes_bf16(device) => {
+                "that takes compute capability 8.0 (Ampere) or newer; use f32 or f16"
+            }
+            _ => return Ok(()),
+        };
+        Err(ModelError::ComputeType {
+            device: self.to_string(),
+            dtype,
+            reason: reason.to_owned(),
+        })
+    }
+
+    /// On CUDA bf16, because candle has cuDNN sum bf16 convolutions in f32 and f16 ones in f16, whose sums of up to 4608 products lose
+    /// digits and end at 65504; f32 where bf16 is missing. On Metal f16, which candle's kernels sum in f32 there.
+    fn default_type(self, device: &Device) -> ComputeType {
+        match self {
+            Self::Cuda(_) if cuda::computes_bf16(device) => ComputeType::BF16,
+            Self::Metal => ComputeType::F16,
+            _ => ComputeType::F32,
+        }
     }
 }
 
@@ -94,11 +170,82 @@ fn open_any() -> (Device, DeviceChoice) {
     ];
     for (built, choice) in candidates {
         if built {
-            match choice.open() {
-                Ok(opened) => return opened,
-                Err(e) => tracing::warn!("{e}; going on with the CPU"),
+            match choice.open_named() {
+                Ok(device) => return (device, choice),
+                Err(e) => tracing::warn!("{e}; --device auto goes on with the CPU"),
             }
         }
     }
     (Device::Cpu, DeviceChoice::Cpu)
+}
+
+/// What there is on this machine beside a device that cannot be used, for people.
+fn found_beside(missing: DeviceChoice) -> String {
+    let mut found = Vec::new();
+    if cfg!(feature = "cuda")
+        && !matches!(missing, DeviceChoice::Cuda(_))
+        && let Ok(count @ 1..) = cuda::devices()
+    {
+        found.push(format!("{count} CUDA devices (--device cuda:0)"));
+    }
+    if cfg!(feature = "metal")
+        && missing != DeviceChoice::Metal
+        && let Ok(Ok(_)) = catch_unwind(|| Device::new_metal(0))
+    {
+        found.push("a Metal device (--device metal)".to_owned());
+    }
+    found.push(format!("the CPU, {} (--device cpu)", Isa::detect()));
+    found.join(", ")
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    //! What CUDA's driver says of this machine.
+
+    use candle_core::Device;
+    use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, sys::CUresult};
+
+    /// How many devices there are, at least one; else why there is none.
+    pub(super) fn devices() -> Result<usize, String> {
+        match CudaContext::device_count() {
+            Ok(count) => match usize::try_from(count) {
+                Ok(count) if count > 0 => Ok(count),
+                _ => Err(NO_GPU.to_owned()),
+            },
+            Err(DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => Err(
+                "NVIDIA's driver is not here (libcuda.so.1 cannot be loaded); install it, or start the container with --gpus all"
+                    .to_owned(),
+            ),
+            Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Err(NO_GPU.to_owned()),
+            Err(e) => Err(format!("NVIDIA's driver does not start: {e}")),
+        }
+    }
+
+    const NO_GPU: &str =
+        "NVIDIA's driver is here and sees no GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES";
+
+    /// Hardware for bf16 came with compute capability 8.0.
+    pub(super) fn computes_bf16(device: &Device) -> bool {
+        let Device::Cuda(device) = device else {
+            return false;
+        };
+        let stream = device.cuda_stream();
+        let capability = stream.context().compute_capability();
+        capability.is_ok_and(|(major, _)| major >= 8)
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod cuda {
+    //! A build without CUDA.
+
+    use candle_core::Device;
+
+    pub(super) fn devices() -> Result<usize, String> {
+        Err("this build has no support for CUDA".to_owned())
+    }
+
+    pub(super) fn computes_bf16(_: &Device) -> bool {
+        false
+    }
 }

@@ -34,7 +34,7 @@ pub(crate) static SERVICE: LazyLock<Arc<Service>> =
 
 pub(crate) fn service(model: Classifier, arguments: &[&str]) -> Arc<Service> {
     let arguments = Arguments::parse_from([&["test"], arguments].concat());
-    let options = arguments.service.service_options();
+    let options = arguments.service.service_options(model.info());
     Arc::new(Service::start(model, &options, Arc::new(NoObserver)).expect("a service"))
 }
 

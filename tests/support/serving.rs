@@ -47,7 +47,7 @@ pub(crate) fn service(
     metrics: &Arc<Metrics>,
 ) -> Arc<Service> {
     let arguments = Arguments::parse_from([&["test"], arguments].concat());
-    let options = arguments.service.service_options();
+    let options = arguments.service.service_options(CLASSIFIER.info());
     let service = Service::start_over(model, CLASSIFIER.clone(), &options, metrics.clone());
     Arc::new(service.expect("a service"))
 }

@@ -28,6 +28,7 @@ pub(crate) fn shared(file: &str, test: &str) -> Option<PathBuf> {
 pub(crate) fn options() -> ModelOptions {
     ModelOptions {
         device: DeviceChoice::Cpu,
+        dtype: None,
         isa: None,
         threads: NonZeroUsize::new(2).expect("2 is not 0"),
     }

@@ -12,14 +12,14 @@ use super::Format;
 use crate::cli::{Failure, load, progress, runtime};
 use crate::config::ModelArgs;
 use crate::kernels::{self, Isa, ThreadPool};
-use crate::model::{Classifier, LayerTime, Want};
+use crate::model::{Classifier, Input, LayerTime};
 
 /// Options of the forward pass.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Forward pass")]
 pub(super) struct ForwardArgs {
     /// Images in a forward pass
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     batch_size: u16,
 
     /// Forward passes that are timed, after some to warm up
@@ -39,6 +39,8 @@ pub(super) struct ForwardArgs {
 struct Report {
     model: String,
     device: String,
+    /// What the network computed in.
+    dtype: String,
     instruction_set: Option<String>,
     threads: usize,
     batch_size: usize,
@@ -75,10 +77,8 @@ const WARM_UP: u32 = 5;
 pub(super) fn run(args: &ForwardArgs, format: Format) -> Result<ExitCode, Failure> {
     let classifier = runtime()?.block_on(load::classifier(&args.model))?;
     let batch_size = usize::from(args.batch_size);
-    let image: Vec<f32> = (0..classifier.input_len())
-        .map(|i| (i % 255) as f32 / 64.0 - 2.0)
-        .collect();
-    let images = vec![image.as_slice(); batch_size];
+    let image = image(&classifier);
+    let images = vec![&image; batch_size];
     let bar = progress::iterations(u64::from(args.iterations));
     let (mut times, layers) = measure(&classifier, &images, args, &bar)?;
     bar.finish_and_clear();
@@ -90,14 +90,23 @@ pub(super) fn run(args: &ForwardArgs, format: Format) -> Result<ExitCode, Failur
     Ok(ExitCode::SUCCESS)
 }
 
+/// Numbers of every size, in the form in which the service hands images to this model: uploading them is part of the time.
+fn image(classifier: &Classifier) -> Input {
+    let numbers = 0..classifier.input_len();
+    match classifier.takes_pixels() {
+        true => Input::Pixels(numbers.map(|i| (i % 255) as u8).collect()),
+        false => Input::Planar(numbers.map(|i| (i % 255) as f32 / 64.0 - 2.0).collect()),
+    }
+}
+
 fn measure(
     classifier: &Classifier,
-    images: &[&[f32]],
+    images: &[&Input],
     args: &ForwardArgs,
     bar: &ProgressBar,
 ) -> Result<(Vec<Duration>, Option<Layers>), Failure> {
     for _ in 0..WARM_UP {
-        classifier.forward(images, Want::default())?;
+        classifier.forward_each(images, &[])?;
     }
     let mut times = Vec::new();
     let mut runs = Vec::new();
@@ -106,7 +115,7 @@ fn measure(
         if args.per_layer {
             runs.push(classifier.profile(images)?);
         } else {
-            classifier.forward(images, Want::default())?;
+            classifier.forward_each(images, &[])?;
         }
         times.push(start.elapsed());
         bar.inc(1);
@@ -165,6 +174,7 @@ fn report(
     Report {
         model: info.id.clone(),
         device: info.device.clone(),
+        dtype: info.compute_dtype.to_string(),
         instruction_set: info.isa.clone(),
         threads: info.threads,
         batch_size,
@@ -195,8 +205,8 @@ fn ms(time: Duration) -> f64 {
 fn print(report: &Report) {
     let isa = report.instruction_set.as_deref().unwrap_or("-");
     println!(
-        "{} on {} ({isa}, {} threads), batch of {}",
-        report.model, report.device, report.threads, report.batch_size
+        "{} on {} in {} ({isa}, {} threads), batch of {}",
+        report.model, report.device, report.dtype, report.threads, report.batch_size
     );
     println!(
         "median {:.2} ms, min {:.2} ms, p99 {:.2} ms over {} runs: {:.1} images/s; loaded in {:.0} ms",

@@ -46,6 +46,10 @@ pub(super) struct ClassifyArgs {
     #[arg(long)]
     embeddings: bool,
 
+    /// Also write each image's logits, one per class, before softmax (jsonl)
+    #[arg(long)]
+    logits: bool,
+
     /// Write to this file (for parquet: into this folder) instead of standard output
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
@@ -89,6 +93,9 @@ impl ClassifyArgs {
             }
             Format::Table | Format::Csv if self.embeddings => {
                 Some("--embeddings needs --format jsonl or parquet")
+            }
+            Format::Table | Format::Csv | Format::Parquet if self.logits => {
+                Some("--logits needs --format jsonl")
             }
             _ => None,
         }
@@ -142,8 +149,7 @@ async fn classify(args: &ClassifyArgs) -> Result<ExitCode, Failure> {
     let bar = progress::images(total(args, &done));
     let mut all_good = true;
     // Four full batches: one in the model, the others being read and decoded meanwhile, with room for one slow file among them.
-    let ahead =
-        (4 * args.service.limits.max_batch_size).min(args.service.limits.max_concurrent_requests);
+    let ahead = (4 * service.max_batch_size()).min(args.service.limits.max_concurrent_requests);
     let results = stream::iter(args.inputs(done))
         .map(|input| one(&service, input, args))
         .buffered(ahead);
@@ -202,6 +208,7 @@ async fn one(
     let row = result.await.map(|answer| Row {
         predictions: service.predictions(&answer.output.logits, usize::from(args.top_k), 0.0),
         embedding: answer.output.features,
+        logits: args.logits.then_some(answer.output.logits),
     });
     (name, row)
 }

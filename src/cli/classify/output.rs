@@ -27,6 +27,8 @@ pub(super) struct Row {
     pub(super) predictions: Vec<Prediction>,
     /// The pooled features, where they were asked for.
     pub(super) embedding: Option<Vec<f32>>,
+    /// One per class, by index, where they were asked for.
+    pub(super) logits: Option<Vec<f32>>,
 }
 
 /// A line of JSON; the names are those of the documents.
@@ -38,6 +40,8 @@ enum Line<'a> {
         predictions: Vec<Entry<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         embedding: Option<&'a [f32]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        logits: Option<&'a [f32]>,
     },
     Bad {
         file: &'a str,
@@ -172,6 +176,7 @@ fn jsonl(out: &mut impl Write, file: &str, outcome: Outcome<'_>) -> io::Result<(
             file,
             predictions: row.predictions.iter().map(Entry::from).collect(),
             embedding: row.embedding.as_deref(),
+            logits: row.logits.as_deref(),
         },
         Err(error) => Line::Bad { file, error },
     };

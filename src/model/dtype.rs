@@ -1,0 +1,50 @@
+//! `--dtype`: the type that the network computes in, and which device computes which. It casts nothing itself.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::DType;
+
+/// The type of activations and of the weights that meet them. Logits, features and what follows are 32-bit floats whatever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComputeType {
+    /// 32-bit floats.
+    F32,
+    /// IEEE 754's 16-bit floats: 11 bits of precision, up to 65504.
+    F16,
+    /// The upper half of 32-bit floats: 8 bits of precision, their whole range.
+    BF16,
+}
+
+impl FromStr for ComputeType {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::BF16),
+            other => Err(format!("`{other}` is no dtype; use f32, f16 or bf16")),
+        }
+    }
+}
+
+impl fmt::Display for ComputeType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+        })
+    }
+}
+
+impl From<ComputeType> for DType {
+    fn from(dtype: ComputeType) -> Self {
+        match dtype {
+            ComputeType::F32 => Self::F32,
+            ComputeType::F16 => Self::F16,
+            ComputeType::BF16 => Self::BF16,
+        }
+    }
+}

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Builds the release binary with --features cuda,cudnn for each compute capability and shows that it starts without a GPU: without NVIDIA's
+# driver, and with a driver's library that finds no device. Needs what tools/cuda-toolkit.sh needs; 8 GB of disk under target/.
+#   tools/check-cuda.sh [CAPABILITY...]      default: 90 75, CUDA 13's newest common and its oldest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if (($# == 0)); then set -- 90 75; fi
+
+tools/cuda-toolkit.sh
+# shellcheck source=/dev/null
+source target/cuda-toolkit/env
+
+scratch="$(mktemp -d)"
+trap 'rm -rf "$scratch"' EXIT
+# A driver as it is on a machine whose GPU is gone: cuInit answers CUDA_ERROR_NO_DEVICE, and nothing else is there.
+mkdir "$scratch/no-gpu"
+echo 'int cuInit(unsigned flags) { (void)flags; return 100; }' | gcc -shared -fPIC -x c - -o "$scratch/no-gpu/libcuda.so.1"
+
+# says WORDS COMMAND...: the command's output must hold the words, whatever its exit code.
+says() {
+    local words=$1 output
+    shift
+    output="$("$@" 2>&1)" || true
+    [[ $output == *"$words"* ]] || { printf 'expected "%s" from: %s\nfound:\n%s\n' "$words" "$*" "$output"; exit 1; }
+    echo "ok: $words"
+}
+
+try() {
+    local binary=$1 picture=web/example.jpg
+    # If this machine has a driver, what follows would find it.
+    if ldconfig -p | grep -q 'libcuda\.so\.1'; then
+        echo "not checked: how $binary starts without a driver, as this machine has one"
+        return
+    fi
+    # grep would end readelf early.
+    readelf -d "$binary" >"$scratch/needed"
+    if grep -q 'NEEDED.*libcuda\.so' "$scratch/needed"; then echo "$binary asks the loader for libcuda.so.1"; exit 1; fi
+    local classify=("$binary" classify --weights random --top-k 1 "$picture")
+    says "NVIDIA's driver is not here" "${classify[@]}" --device cuda:0
+    says "found instead: the CPU" "${classify[@]}" --device cuda:0
+    says "--device auto goes on with the CPU" "${classify[@]}" --device auto
+    "${classify[@]}" --device auto 2>/dev/null | grep -q '%'
+    echo "ok: classifies on the CPU"
+    local loaded="$scratch/no-gpu:$LD_LIBRARY_PATH"
+    says "sees no GPU" env LD_LIBRARY_PATH="$loaded" "${classify[@]}" --device cuda:0
+    says "%" env LD_LIBRARY_PATH="$loaded" "${classify[@]}" --device auto
+}
+
+for capability in "$@"; do
+    CUDA_COMPUTE_CAP=$capability CARGO_TARGET_DIR=target/cuda \
+        cargo build --release --locked --features cuda,cudnn --bin imgclass
+    try target/cuda/release/imgclass
+    echo "checked: compute capability $capability"
+done
