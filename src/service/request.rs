@@ -14,7 +14,7 @@ pub enum Source {
     Url(String),
     /// An encoded image.
     Bytes(Bytes),
-    /// The network's input itself, planar `[3, height, width]` and normalised, of [`Service::input_shape`].
+    /// The network's input itself, planar `[3, height, width]` and normalised, of [`Service::input_shape`](super::Service::input_shape).
     Prepared(Vec<f32>),
 }
 
