@@ -335,7 +335,9 @@ fn a_local_checkpoint_is_taken_before_the_hub_and_its_configuration_decides_the_
     checkpoint(folder.path(), |_| ());
     let output = run(folder.path(), &["weights", "verify"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("resnet50.safetensors: whole, 1000 classes, F32"));
+    assert!(
+        text(&output.stdout).contains("resnet50.safetensors: whole, ResNet-50, 1000 classes, F32")
+    );
     let output = run(folder.path(), &["weights", "path"]);
     assert_eq!(
         Path::new(text(&output.stdout).trim())
