@@ -235,7 +235,7 @@ fn configurations_and_labels_that_disagree_with_the_weights_are_refused_with_bot
     let configs = [
         (
             timm(r#", "num_classes": 7"#),
-            &["`num_classes` is of 7 classes", "has 3 rows"][..],
+            &["`num_classes` says 7 classes", "has 3 rows"][..],
         ),
         (
             timm(r#", "label_names": ["a", "b"]"#),
@@ -243,7 +243,7 @@ fn configurations_and_labels_that_disagree_with_the_weights_are_refused_with_bot
         ),
         (
             theirs.to_owned(),
-            &["`id2label` is of 2 classes", "has 3 rows"],
+            &["`id2label` says 2 classes", "has 3 rows"],
         ),
         (
             timm("").replace("resnet18", "resnet34"),

@@ -351,7 +351,7 @@ fn a_local_checkpoint_is_taken_before_the_hub_and_its_configuration_decides_the_
         "crop_mode": "center", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "classifier": "fc"}}"#;
     let cases = [
         (good.to_owned(), None),
-        (good.replace("resnet50", "resnet101"), Some("resnet101")),
+        (good.replace("resnet50", "resnet101"), Some("ResNet-101")),
         (good.replace("0.965", "0"), Some("the crop is 0")),
         (
             good.replace(
@@ -364,7 +364,7 @@ fn a_local_checkpoint_is_taken_before_the_hub_and_its_configuration_decides_the_
         (good.replace("bicubic", "psychic"), Some("psychic")),
         (
             good.replace("\"num_classes\": 1000", "\"num_classes\": 7"),
-            Some("`num_classes` is 7"),
+            Some("`num_classes` says 7"),
         ),
         ("{}".to_owned(), Some("pretrained_cfg")),
         ("not JSON".to_owned(), Some("config.json")),

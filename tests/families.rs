@@ -668,7 +668,7 @@ fn a_configuration_of_another_network_is_refused_by_the_field_that_says_so() {
         ),
         (
             theirs,
-            json!({ "id2label": { "0": "a", "2": "b" } }),
+            json!({ "id2label": { "5": "f" } }),
             "none for class 2",
         ),
     ];

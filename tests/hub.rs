@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use hub_server::{Fault, HubServer, Seen, sha256};
 use imgclass::model::hub::{
-    CheckpointFiles, HubConfig, HubError, HubLimits, cached, fetch, verify_cached,
+    CheckpointFiles, HubConfig, HubError, HubLimits, cached, fetch, list, verify_cached,
 };
 
 const MODEL: &str = "timm/resnet50.test";
@@ -378,4 +378,44 @@ async fn verify_finds_a_single_flipped_bit() {
         matches!(&error, HubError::Corrupt { expected, .. } if expected.contains(&sha256(&weights()))),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_the_cache_names_model_commit_branches_file_size_and_digest() {
+    let (server, cache, config) = hub();
+    assert_eq!(list(&config).unwrap(), []);
+    let files = get(&config).await.unwrap();
+    server.commit(
+        MODEL,
+        "feature/x",
+        LATER,
+        &[("model.safetensors", &[7; 5000])],
+    );
+    server.store_at(&server);
+    fetch(&config, MODEL, "feature/x", None, None)
+        .await
+        .unwrap();
+    // A link whose blob was cleaned away, and another kind of repository.
+    let folder = cache.path().join("models--a--b/snapshots").join(COMMIT);
+    std::fs::create_dir_all(&folder).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("nowhere", folder.join("model.safetensors")).unwrap();
+    std::fs::create_dir_all(cache.path().join("datasets--a--b/snapshots")).unwrap();
+    let found = list(&config).unwrap();
+    let rows: Vec<_> = found
+        .iter()
+        .map(|w| (&*w.model, &*w.revision, &w.names[..], &*w.file, w.bytes))
+        .collect();
+    let (main, feature) = (["main".to_owned()], ["feature/x".to_owned()]);
+    let size = weights().len() as u64;
+    assert_eq!(
+        rows,
+        [
+            (MODEL, COMMIT, &main[..], "model.safetensors", size),
+            (MODEL, LATER, &feature[..], "model.safetensors", 5000),
+        ]
+    );
+    assert_eq!(found[0].path, files.weights);
+    assert_eq!(found[0].sha256, Some(sha256(&weights())));
+    assert!(found[0].written.ends_with('Z'), "{}", found[0].written);
 }

@@ -68,15 +68,22 @@ const BATCH_NORM_EPSILON: f64 = 1e-5;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Architecture {
     name: &'static str,
+    title: &'static str,
     block: Block,
     depths: [usize; 4],
     variant: Variant,
     batch_norm_epsilon: f64,
 }
 
-const fn standard(name: &'static str, block: Block, depths: [usize; 4]) -> Architecture {
+const fn standard(
+    name: &'static str,
+    title: &'static str,
+    block: Block,
+    depths: [usize; 4],
+) -> Architecture {
     Architecture {
         name,
+        title,
         block,
         depths,
         variant: Variant::V1_5,
@@ -86,15 +93,17 @@ const fn standard(name: &'static str, block: Block, depths: [usize; 4]) -> Archi
 
 impl Architecture {
     /// Two blocks a stage.
-    pub const RESNET18: Self = standard("resnet18", Block::Basic, [2, 2, 2, 2]);
+    pub const RESNET18: Self = standard("resnet18", "ResNet-18", Block::Basic, [2, 2, 2, 2]);
     /// ResNet-50's depths in basic blocks.
-    pub const RESNET34: Self = standard("resnet34", Block::Basic, [3, 4, 6, 3]);
+    pub const RESNET34: Self = standard("resnet34", "ResNet-34", Block::Basic, [3, 4, 6, 3]);
     /// What is meant where nothing is said.
-    pub const RESNET50: Self = standard("resnet50", Block::Bottleneck, [3, 4, 6, 3]);
+    pub const RESNET50: Self = standard("resnet50", "ResNet-50", Block::Bottleneck, [3, 4, 6, 3]);
     /// A longer third stage.
-    pub const RESNET101: Self = standard("resnet101", Block::Bottleneck, [3, 4, 23, 3]);
+    pub const RESNET101: Self =
+        standard("resnet101", "ResNet-101", Block::Bottleneck, [3, 4, 23, 3]);
     /// Longer still.
-    pub const RESNET152: Self = standard("resnet152", Block::Bottleneck, [3, 8, 36, 3]);
+    pub const RESNET152: Self =
+        standard("resnet152", "ResNet-152", Block::Bottleneck, [3, 8, 36, 3]);
 
     /// All of them.
     pub const ALL: [Self; 5] = [
@@ -145,6 +154,11 @@ impl Architecture {
         self.name
     }
 
+    /// As people write it, such as `ResNet-50`.
+    pub fn title(&self) -> &'static str {
+        self.title
+    }
+
     /// What the stages are made of.
     pub fn block(&self) -> Block {
         self.block
@@ -171,9 +185,9 @@ impl Architecture {
     }
 }
 
-/// As people write it: `ResNet-50`.
+/// [`Architecture::title`].
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ResNet-{}", self.name.trim_start_matches("resnet"))
+        f.write_str(self.title)
     }
 }

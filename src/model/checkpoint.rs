@@ -175,7 +175,7 @@ impl Checkpoint {
     fn misfit(&self, tensor: &str, expected: String, found: String) -> ModelError {
         ModelError::Tensor {
             origin: self.path.display().to_string(),
-            architecture: self.architecture.to_string(),
+            architecture: self.architecture.title(),
             tensor: tensor.to_owned(),
             expected,
             found,

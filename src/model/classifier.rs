@@ -305,7 +305,7 @@ fn open(source: &WeightsSource, overrides: &Overrides) -> Result<Opened, ModelEr
         return Err(ModelError::Config {
             path: path.to_owned(),
             reason: format!(
-                "`{field}` is of {said} classes, but `{layer}` in {file} has {classes} rows"
+                "`{field}` says {said} classes, but `{layer}` in {file} has {classes} rows"
             ),
         });
     }

@@ -48,7 +48,7 @@ pub enum ModelError {
         /// The file, or how the weights came about.
         origin: String,
         /// The network that they were held against.
-        architecture: String,
+        architecture: &'static str,
         /// The tensor's name.
         tensor: String,
         /// What the network needs.
