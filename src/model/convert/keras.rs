@@ -7,15 +7,15 @@ use hdf5_reader::group::Group;
 use hdf5_reader::{Hdf5File, OpenOptions};
 use serde::Deserialize;
 
-use super::{MAX_BYTES, Tensor, member, members};
+use super::{Tensor, member, members};
 
 const ARCHIVED_WEIGHTS: &str = "model.weights.h5";
 
 /// Groups within groups: Keras nests five deep. Links can be made to go round.
 const MAX_DEPTH: usize = 12;
 
-/// A ResNet-152 has 934 variables.
-const MAX_VARIABLES: usize = 10_000;
+/// Numbers in all, a gigabyte of them: a ResNet-152 has 60 million. Links can show the same ones again and again.
+const MAX_NUMBERS: usize = 256 << 20;
 
 /// One layer's variables by their name.
 type Variables = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
@@ -33,7 +33,7 @@ pub(super) fn tensors(bytes: Vec<u8>) -> Result<Vec<Tensor>, String> {
     } else {
         (bytes, HashMap::new())
     };
-    let options = OpenOptions::default().with_max_read_bytes(MAX_BYTES as usize);
+    let options = OpenOptions::default().with_max_read_bytes(size_of::<f32>() * MAX_NUMBERS);
     let file = Hdf5File::from_vec_with_options(weights, options).map_err(|e| e.to_string())?;
     let mut layers = BTreeMap::new();
     let root = file.root_group().map_err(|e| e.to_string())?;
@@ -134,8 +134,9 @@ fn collect(
             .entry(layer)
             .or_default()
             .insert(variable, (dims, values));
-        if layers.values().map(BTreeMap::len).sum::<usize>() > MAX_VARIABLES {
-            return Err("it has more variables than any ResNet".to_owned());
+        let all = layers.values().flat_map(BTreeMap::values);
+        if all.map(|(_, values)| values.len()).sum::<usize>() > MAX_NUMBERS {
+            return Err("it has more numbers than any ResNet".to_owned());
         }
     }
     for inner in groups {

@@ -36,8 +36,8 @@ const CODE: [u8; 7] = [b'i', b'o', 0x82, 0x83, 0x84, 0x92, 0x93];
 /// Nesting of a state dictionary's tensors is 8; candle's values recurse when they are copied and dropped.
 const MAX_DEPTH: usize = 64;
 
-/// Values looked at in all, each a few words of memory at most as often copied: a ResNet-152 with its optimizer's state has a tenth.
-const MAX_VALUES: usize = 8 << 20;
+/// Values looked at in all, no fewer than are ever copied: a ResNet-152 with its optimizer's state has some 400,000.
+const MAX_VALUES: usize = 2 << 20;
 
 /// The object that a pickle describes.
 pub(super) fn object(mut bytes: &[u8]) -> Result<Object, String> {
@@ -46,7 +46,7 @@ pub(super) fn object(mut bytes: &[u8]) -> Result<Object, String> {
     loop {
         check_opcode(bytes)?;
         let ended = stack.read(&mut bytes);
-        if ended.map_err(|e| format!("its pickle is damaged: {e}"))? {
+        if ended.map_err(|e| damaged(&e))? {
             break;
         }
         let Some(top) = stack.stack().last() else {
@@ -62,7 +62,13 @@ pub(super) fn object(mut bytes: &[u8]) -> Result<Object, String> {
         budget = spend(top, budget, MAX_DEPTH)
             .ok_or("its pickle is too large or too deep for one of weights")?;
     }
-    stack.finalize().map_err(|e| e.to_string())
+    stack.finalize().map_err(|e| damaged(&e))
+}
+
+/// What candle's reader says may show a whole object.
+fn damaged(error: &candle_core::Error) -> String {
+    let shown: String = error.to_string().chars().take(120).collect();
+    format!("its pickle is damaged: {shown}")
 }
 
 /// Refuses what candle's reader would trust: lengths beyond the end, and integers of more than 64 bits.

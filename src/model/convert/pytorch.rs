@@ -1,6 +1,7 @@
 //! PyTorch's zip of weights (`torch.save` since 1.6): a pickle that describes the tensors, and their numbers beside it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use candle_core::pickle::Object;
 use safetensors::Dtype;
@@ -47,11 +48,15 @@ pub(super) fn tensors(file: &[u8]) -> Result<Vec<Tensor>, String> {
         let Some((dtype, size)) = dtype(&tensor)? else {
             continue;
         };
-        let key = &tensor.storage.key;
-        if !storages.contains_key(key) {
-            storages.insert(key.clone(), member(file, &format!("{root}data/{key}"))?);
-        }
-        let elements = gather(&tensor, &storages[key], size)?;
+        let key = tensor.storage.key.clone();
+        let storage = match storages.entry(key) {
+            Entry::Occupied(read) => read.into_mut(),
+            Entry::Vacant(place) => {
+                let content = member(file, &format!("{root}data/{}", place.key()))?;
+                place.insert(content)
+            }
+        };
+        let elements = gather(&tensor, storage, size)?;
         tensors.push(match dtype {
             Dtype::F64 => {
                 let doubles = elements.as_chunks::<8>().0.iter();
