@@ -38,8 +38,10 @@ RUN --mount=type=secret,id=hf_token \
          export HF_HOME=/tmp/huggingface HF_TOKEN_PATH=/run/secrets/hf_token \
          && file="$(target/release/imgclass weights fetch --model "$MODEL" --revision "$REVISION")" \
          && install -m 644 "$file" /out/weights/resnet50.safetensors \
-         && config="$(dirname "$file")/config.json" \
-         && if [ -e "$config" ]; then install -m 644 "$config" /out/weights/config.json; fi \
+         && for name in config.json preprocessor_config.json; do \
+              config="$(dirname "$file")/$name"; \
+              if [ -e "$config" ]; then install -m 644 "$config" "/out/weights/$name" || exit 1; fi; \
+            done \
          && target/release/imgclass weights verify --weights /out/weights/resnet50.safetensors \
          && rm -r /tmp/huggingface; \
        fi
@@ -47,7 +49,7 @@ RUN --mount=type=secret,id=hf_token \
 # ---- run: the C library, libgcc and CA certificates; no shell, no package manager ----
 FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="imgclass" \
-      org.opencontainers.image.description="Image classification by ResNet-50 over HTTP" \
+      org.opencontainers.image.description="Image classification by ResNets over HTTP" \
       org.opencontainers.image.licenses="Apache-2.0"
 # Here weights/resnet50.safetensors is looked for before the hub is asked: mount a folder at /app/weights.
 WORKDIR /app

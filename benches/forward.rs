@@ -9,9 +9,9 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use imgclass::kernels::{Isa, ThreadPool};
-use imgclass::model::Backend;
 use imgclass::model::formula::FormulaWeights;
-use imgclass::model::resnet::ResNet50;
+use imgclass::model::resnet::ResNet;
+use imgclass::model::{Architecture, Backend};
 
 fn formula() -> VarBuilder<'static> {
     VarBuilder::from_backend(
@@ -33,8 +33,13 @@ fn ours(criterion: &mut Criterion) {
             let pool = Arc::new(ThreadPool::new(
                 NonZeroUsize::new(threads).expect("threads"),
             ));
-            let net =
-                ResNet50::load(&formula(), 1000, &Backend::Packed { isa, pool }).expect("loads");
+            let net = ResNet::load(
+                &formula(),
+                &Architecture::RESNET50,
+                1000,
+                &Backend::Packed { isa, pool },
+            )
+            .expect("loads");
             for n in [1, 8] {
                 let x = images(n);
                 group.throughput(Throughput::Elements(n as u64));

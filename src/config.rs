@@ -3,10 +3,10 @@
 
 mod access;
 mod connections;
+mod weights;
 
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
-use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -17,41 +17,13 @@ pub use access::{
     Access, AccessArgs, AllowedOrigin, ApiKey, KeyFileError, RateLimit, caller_address,
 };
 pub use connections::{ConnectionArgs, ConnectionLimits};
+pub use weights::{OverrideArgs, WeightsArgs};
 
 use crate::engine::EngineOptions;
 use crate::fetch::FetchConfig;
 use crate::image::Limits;
-use crate::model::{ComputeType, DeviceChoice, ModelInfo, ModelOptions, WeightsChoice};
+use crate::model::{ComputeType, DeviceChoice, ModelInfo, ModelOptions};
 use crate::service::ServiceOptions;
-
-/// Which weights.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Model")]
-pub struct WeightsArgs {
-    /// A local safetensors file, or `random` for untrained weights that need no download
-    #[arg(long, value_name = "FILE|random", env = "IMGCLASS_WEIGHTS")]
-    pub weights: Option<String>,
-
-    /// A ResNet-50 on the Hugging Face hub [default: weights/resnet50.safetensors if it is there, else timm/resnet50.tv2_in1k]
-    #[arg(long, value_name = "OWNER/NAME", env = "IMGCLASS_MODEL")]
-    pub model: Option<String>,
-
-    /// Branch, tag or commit of the model on the hub [default: main]
-    #[arg(long, env = "IMGCLASS_REVISION")]
-    pub revision: Option<String>,
-}
-
-impl WeightsArgs {
-    /// Which weights; `folder` is where [`crate::model::LOCAL_WEIGHTS`] is looked for.
-    pub fn choice(&self, folder: &Path) -> WeightsChoice {
-        WeightsChoice::resolve(
-            self.weights.as_deref(),
-            self.model.as_deref(),
-            self.revision.as_deref(),
-            folder,
-        )
-    }
-}
 
 /// What runs the weights.
 #[derive(Debug, Clone, Args)]
@@ -60,6 +32,9 @@ pub struct ModelArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub weights: WeightsArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub overrides: OverrideArgs,
 
     /// The device that computes: auto, cpu, cuda:N or metal; candle is a GPU's path on the CPU, slow and for checking
     #[arg(long, default_value_t = DeviceChoice::Auto, env = "IMGCLASS_DEVICE")]
@@ -94,6 +69,7 @@ impl ModelArgs {
             dtype: self.dtype,
             isa: self.isa.clone(),
             threads: self.threads(),
+            overrides: self.overrides.overrides(),
         }
     }
 }

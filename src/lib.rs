@@ -1,11 +1,11 @@
-//! imgclass tells what is in a picture: ResNet-50 behind an HTTP interface and on the command line.
+//! imgclass tells what is in a picture: a ResNet behind an HTTP interface and on the command line.
 //!
 //! A module is a layer, and a layer imports only layers below it:
 //!
 //! | layer | what | may import |
 //! |---|---|---|
 //! | [`kernels`] | the fast CPU convolutions | nothing of ours |
-//! | [`model`] | ResNet-50, checkpoints, labels, head | kernels |
+//! | [`model`] | ResNet-18 to 152, checkpoints, labels, head | kernels |
 //! | [`engine`] | admission, queue, batches, worker | model |
 //! | [`image`] | bytes to network input | nothing of ours |
 //! | [`fetch`] | image URL to bytes | nothing of ours |

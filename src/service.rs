@@ -21,10 +21,13 @@ use crate::engine::{
     Refusal, WorkerHealth,
 };
 use crate::fetch::{FetchConfig, FetchError, Fetcher, SetupError};
-use crate::image::{self, Filter, ImageError, Limits, Preprocessing, PreprocessingError, Resize};
+use crate::image::{
+    self, Centre, Filter, ImageError, Limits, Planes, Preprocessing, PreprocessingError, Resize,
+};
 use crate::model::head;
 use crate::model::{
-    ClassError, Classifier, Input, Interpolation, Labels, ModelInfo, PretrainedCfg,
+    self, Channels, ClassError, Classifier, Input, Interpolation, Labels, ModelInfo, PretrainedCfg,
+    ResizeTo, Scale,
 };
 
 pub use explain::{ExplainError, Explanation, View};
@@ -318,7 +321,7 @@ impl Service {
 
     /// How many features an embedding has.
     pub fn features(&self) -> usize {
-        crate::model::resnet::FEATURES
+        self.classifier.info().architecture.features()
     }
 
     fn engine_error(&self, error: EngineError) -> ServiceError {
@@ -422,13 +425,26 @@ fn preprocessing(cfg: &PretrainedCfg) -> Result<Preprocessing, PreprocessingErro
     let filter = match cfg.interpolation {
         Interpolation::Bilinear => Filter::Bilinear,
         Interpolation::Bicubic => Filter::Bicubic,
+        Interpolation::Lanczos => Filter::Lanczos,
+    };
+    let resize = match cfg.resize {
+        ResizeTo::ShorterSide(n) => Resize::ShorterSide(side(n)),
+        ResizeTo::Exact(height, width) => Resize::Exact {
+            height: side(height),
+            width: side(width),
+        },
+    };
+    let centre = match cfg.centre {
+        model::Centre::HalfToEven => Centre::HalfToEven,
+        model::Centre::Down => Centre::Down,
+    };
+    let planes = match (cfg.channels, cfg.scale) {
+        (Channels::Rgb, Scale::Unit) => Planes::RgbUnit,
+        (Channels::Rgb, Scale::Byte) => Planes::RgbBytes,
+        (Channels::Bgr, Scale::Unit) => Planes::BgrUnit,
+        (Channels::Bgr, Scale::Byte) => Planes::BgrBytes,
     };
     let crop = (side(cfg.input_size.0), side(cfg.input_size.1));
-    Preprocessing::new(
-        Resize::ShorterSide(side(cfg.resize)),
-        filter,
-        crop,
-        cfg.mean,
-        cfg.std,
-    )
+    let preprocessing = Preprocessing::new(resize, filter, crop, cfg.mean, cfg.std)?;
+    Ok(preprocessing.with_centre(centre).with_planes(planes))
 }

@@ -28,7 +28,9 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
 ];
 
 /// Crates that only one layer may name.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 11] = [
+    ("zip", &["model"]),
+    ("hdf5_reader", &["model"]),
     ("candle_core", &["model"]),
     ("candle_nn", &["model"]),
     ("hf_hub", &["model"]),

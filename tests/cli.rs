@@ -346,7 +346,9 @@ fn a_local_checkpoint_is_taken_before_the_hub_and_its_configuration_decides_the_
     checkpoint(folder.path(), |_| ());
     let output = run(folder.path(), &["weights", "verify"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
-    assert!(text(&output.stdout).contains("resnet50.safetensors: whole, 1000 classes, F32"));
+    assert!(
+        text(&output.stdout).contains("resnet50.safetensors: whole, ResNet-50, 1000 classes, F32")
+    );
     let output = run(folder.path(), &["weights", "path"]);
     assert_eq!(
         Path::new(text(&output.stdout).trim())
@@ -360,7 +362,7 @@ fn a_local_checkpoint_is_taken_before_the_hub_and_its_configuration_decides_the_
         "crop_mode": "center", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "classifier": "fc"}}"#;
     let cases = [
         (good.to_owned(), None),
-        (good.replace("resnet50", "resnet101"), Some("resnet101")),
+        (good.replace("resnet50", "resnet101"), Some("ResNet-101")),
         (good.replace("0.965", "0"), Some("the crop is 0")),
         (
             good.replace(
@@ -373,7 +375,7 @@ fn a_local_checkpoint_is_taken_before_the_hub_and_its_configuration_decides_the_
         (good.replace("bicubic", "psychic"), Some("psychic")),
         (
             good.replace("\"num_classes\": 1000", "\"num_classes\": 7"),
-            Some("`num_classes` is 7"),
+            Some("`num_classes` says 7"),
         ),
         ("{}".to_owned(), Some("pretrained_cfg")),
         ("not JSON".to_owned(), Some("config.json")),

@@ -18,10 +18,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use imgclass::engine::Forward;
-use imgclass::image::{Filter, Limits, Preprocessing, Resize, RgbImage, decode};
+use imgclass::image::{Filter, Limits, Planes, Preprocessing, Resize, RgbImage, decode};
 use imgclass::model::{
-    Classifier, ComputeType, DeviceChoice, Input, ModelError, ModelOptions, Output, Want,
-    WeightsSource, head,
+    Architecture, Classifier, ComputeType, DeviceChoice, Input, ModelError, ModelOptions, Output,
+    Overrides, Preset, Want, WeightsSource, head,
 };
 use imgclass::service::NotReady;
 use serving::{Serving, classify, example, exchange};
@@ -42,7 +42,12 @@ fn load(
 }
 
 fn untrained(device: DeviceChoice, dtype: Option<ComputeType>) -> Classifier {
-    load(&WeightsSource::Random(0), device, dtype).expect("the formula always loads")
+    load(
+        &WeightsSource::random(Architecture::RESNET50),
+        device,
+        dtype,
+    )
+    .expect("the formula always loads")
 }
 
 /// The furthest that two rows lie from each other, as a share of the largest number of the second.
@@ -146,6 +151,36 @@ fn pixels_are_what_the_prepared_input_was_normalised_from() {
 }
 
 #[test]
+fn bytes_are_normalised_in_the_order_and_on_the_scale_of_a_checkpoint_from_caffe() {
+    let options = ModelOptions {
+        device: DeviceChoice::Candle,
+        overrides: Overrides {
+            preprocessing: Some(Preset::Caffe),
+            ..Overrides::default()
+        },
+        ..support::options()
+    };
+    let source = WeightsSource::random(Architecture::RESNET50);
+    let classifier = Classifier::load(&source, &options).expect("the formula always loads");
+    let cfg = &classifier.info().pretrained;
+    let resize = Resize::ShorterSide(256);
+    let preprocessing =
+        Preprocessing::new(resize, Filter::Bilinear, (224, 224), cfg.mean, cfg.std).expect("valid");
+    let preprocessing = preprocessing.with_planes(Planes::BgrBytes);
+    let picture = picture(240, 320, 7);
+    let planar = Input::Planar(preprocessing.apply(&picture));
+    let pixels = Input::Pixels(preprocessing.pixels(&picture));
+    let run = |input| {
+        classifier
+            .forward_each(&[input], &[])
+            .expect("a pass")
+            .remove(0)
+    };
+    let error = error(&run(&pixels).logits, &run(&planar).logits);
+    assert!(error < 1e-5, "{error}");
+}
+
+#[test]
 fn images_that_cross_the_bus_as_bytes_get_the_logits_of_images_that_came_prepared() {
     let preprocessing = torchvision();
     let pictures = [2, 7, 13].map(|step| picture(240, 320, step));
@@ -223,10 +258,14 @@ fn a_device_or_a_type_that_is_not_there_is_an_error_that_says_what_is() {
         cases.push((DeviceChoice::Metal, Some(ComputeType::F16), words));
     }
     for (device, dtype, words) in cases {
-        let text = load(&WeightsSource::Random(0), device, dtype)
-            .err()
-            .expect("no such device")
-            .to_string();
+        let text = load(
+            &WeightsSource::random(Architecture::RESNET50),
+            device,
+            dtype,
+        )
+        .err()
+        .expect("no such device")
+        .to_string();
         for word in words {
             assert!(
                 text.contains(word),

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use hub_server::{Fault, HubServer, Seen, sha256};
 use imgclass::model::hub::{
-    CheckpointFiles, HubConfig, HubError, HubLimits, cached, fetch, verify_cached,
+    CheckpointFiles, HubConfig, HubError, HubLimits, cached, fetch, list, verify_cached,
 };
 
 const MODEL: &str = "timm/resnet50.test";
@@ -64,7 +64,7 @@ fn hub() -> (HubServer, tempfile::TempDir, HubConfig) {
 }
 
 async fn get(config: &HubConfig) -> Result<CheckpointFiles, HubError> {
-    fetch(config, MODEL, "main", None).await
+    fetch(config, MODEL, "main", None, None).await
 }
 
 fn calls(seen: &[Seen], method: &str, part: &str) -> usize {
@@ -204,8 +204,8 @@ async fn a_checkpoint_is_fetched_whole_and_into_the_layout_that_other_tools_shar
         COMMIT
     );
     assert!(root.join("blobs").join(sha256(&weights())).is_file());
-    assert_eq!(cached(&config, MODEL, "main").unwrap(), files);
-    assert_eq!(cached(&config, MODEL, COMMIT).unwrap(), files);
+    assert_eq!(cached(&config, MODEL, "main", None).unwrap(), files);
+    assert_eq!(cached(&config, MODEL, COMMIT, None).unwrap(), files);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,9 +215,12 @@ async fn a_cached_branch_costs_one_call_and_a_cached_commit_none() {
     server.take_seen();
     assert_eq!(get(&config).await.unwrap(), first);
     assert_eq!(server.take_seen().len(), 1);
-    assert_eq!(fetch(&config, MODEL, COMMIT, None).await.unwrap(), first);
     assert_eq!(
-        fetch(&config, MODEL, &COMMIT.to_uppercase(), None)
+        fetch(&config, MODEL, COMMIT, None, None).await.unwrap(),
+        first
+    );
+    assert_eq!(
+        fetch(&config, MODEL, &COMMIT.to_uppercase(), None, None)
             .await
             .unwrap(),
         first
@@ -297,10 +300,13 @@ async fn a_branch_that_moved_brings_its_new_commit() {
     // The unchanged file is the same blob, so only its name was asked for.
     assert_eq!(calls(&server.take_seen(), "GET", "config.json"), 0);
     assert_eq!(
-        std::fs::read(cached(&config, MODEL, COMMIT).unwrap().weights).unwrap(),
+        std::fs::read(cached(&config, MODEL, COMMIT, None).unwrap().weights).unwrap(),
         weights()
     );
-    assert_eq!(cached(&config, MODEL, "main").unwrap().revision, LATER);
+    assert_eq!(
+        cached(&config, MODEL, "main", None).unwrap().revision,
+        LATER
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,7 +322,7 @@ async fn a_branch_that_moved_to_something_that_cannot_be_fetched_keeps_the_old_c
     server.store_at(&server);
     server.fail("GET", "/storage/", usize::MAX, Fault::CutAfter(100));
     assert_eq!(get(&config).await.unwrap(), old);
-    assert_eq!(cached(&config, MODEL, "main").unwrap(), old);
+    assert_eq!(cached(&config, MODEL, "main", None).unwrap(), old);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -325,8 +331,11 @@ async fn a_cache_that_lacks_a_part_is_completed() {
     let files = get(&config).await.unwrap();
     // Another tool may have taken the weights alone.
     std::fs::remove_file(files.config.as_ref().unwrap()).unwrap();
-    assert_eq!(cached(&config, MODEL, COMMIT).unwrap().config, None);
-    assert_eq!(fetch(&config, MODEL, COMMIT, None).await.unwrap(), files);
+    assert_eq!(cached(&config, MODEL, COMMIT, None).unwrap().config, None);
+    assert_eq!(
+        fetch(&config, MODEL, COMMIT, None, None).await.unwrap(),
+        files
+    );
     // A link whose blob was cleaned away.
     std::fs::remove_file(
         cache
@@ -336,11 +345,14 @@ async fn a_cache_that_lacks_a_part_is_completed() {
     )
     .unwrap();
     assert!(matches!(
-        cached(&config, MODEL, COMMIT),
+        cached(&config, MODEL, COMMIT, None),
         Err(HubError::NotCached { .. })
     ));
     server.take_seen();
-    assert_eq!(fetch(&config, MODEL, COMMIT, None).await.unwrap(), files);
+    assert_eq!(
+        fetch(&config, MODEL, COMMIT, None, None).await.unwrap(),
+        files
+    );
     assert_eq!(std::fs::read(&files.weights).unwrap(), weights());
     assert_eq!(calls(&server.take_seen(), "GET", "/storage/"), 1);
 }
@@ -349,11 +361,11 @@ async fn a_cache_that_lacks_a_part_is_completed() {
 async fn verify_finds_a_single_flipped_bit() {
     let (_server, _cache, config) = hub();
     assert!(matches!(
-        verify_cached(&config, MODEL, "main"),
+        verify_cached(&config, MODEL, "main", None),
         Err(HubError::NotCached { .. })
     ));
     let files = get(&config).await.unwrap();
-    let verified = verify_cached(&config, MODEL, "main").unwrap();
+    let verified = verify_cached(&config, MODEL, "main", None).unwrap();
     assert_eq!(
         (verified.bytes, verified.sha256),
         (weights().len() as u64, sha256(&weights()))
@@ -361,9 +373,49 @@ async fn verify_finds_a_single_flipped_bit() {
     let mut bytes = weights();
     bytes[99] ^= 0x10;
     std::fs::write(&files.weights, bytes).unwrap();
-    let error = verify_cached(&config, MODEL, "main").unwrap_err();
+    let error = verify_cached(&config, MODEL, "main", None).unwrap_err();
     assert!(
         matches!(&error, HubError::Corrupt { expected, .. } if expected.contains(&sha256(&weights()))),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_of_the_cache_names_model_commit_branches_file_size_and_digest() {
+    let (server, cache, config) = hub();
+    assert_eq!(list(&config).unwrap(), []);
+    let files = get(&config).await.unwrap();
+    server.commit(
+        MODEL,
+        "feature/x",
+        LATER,
+        &[("model.safetensors", &[7; 5000])],
+    );
+    server.store_at(&server);
+    fetch(&config, MODEL, "feature/x", None, None)
+        .await
+        .unwrap();
+    // A link whose blob was cleaned away, and another kind of repository.
+    let folder = cache.path().join("models--a--b/snapshots").join(COMMIT);
+    std::fs::create_dir_all(&folder).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("nowhere", folder.join("model.safetensors")).unwrap();
+    std::fs::create_dir_all(cache.path().join("datasets--a--b/snapshots")).unwrap();
+    let found = list(&config).unwrap();
+    let rows: Vec<_> = found
+        .iter()
+        .map(|w| (&*w.model, &*w.revision, &w.names[..], &*w.file, w.bytes))
+        .collect();
+    let (main, feature) = (["main".to_owned()], ["feature/x".to_owned()]);
+    let size = weights().len() as u64;
+    assert_eq!(
+        rows,
+        [
+            (MODEL, COMMIT, &main[..], "model.safetensors", size),
+            (MODEL, LATER, &feature[..], "model.safetensors", 5000),
+        ]
+    );
+    assert_eq!(found[0].path, files.weights);
+    assert_eq!(found[0].sha256, Some(sha256(&weights())));
+    assert!(found[0].written.ends_with('Z'), "{}", found[0].written);
 }

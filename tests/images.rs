@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use api::{SERVICE, base64, body, client, client_of, data_url, png, service};
 use candle_core::{Device, Tensor};
-use imgclass::model::{Classifier, WeightsSource};
+use imgclass::model::{Architecture, Classifier, WeightsSource};
 use serde_json::{Value, json};
 
 const ROUTES: [&str; 3] = ["/v1/classify", "/v1/embeddings", "/v1/explain"];
@@ -512,6 +512,38 @@ async fn the_model_says_what_it_is_called_and_how_many_images_a_request_may_have
     let (_, model) = body(client().get("/v1/model").send().await).await;
     assert_eq!(model["name"], "resnet50");
     assert_eq!(model["limits"]["max_images_per_request"], 4);
+}
+
+#[tokio::test]
+async fn the_model_says_which_network_it_is_and_its_embeddings_are_as_wide_as_its_features() {
+    let eighteen = WeightsSource::random(Architecture::RESNET18);
+    let eighteen = Classifier::load(&eighteen, &support::options()).expect("it loads");
+    let table = [
+        (SERVICE.clone(), "resnet50", json!("v1.5"), 2048),
+        (service(eighteen, &[]), "resnet18", Value::Null, 512),
+    ];
+    for (service, architecture, variant, features) in table {
+        let client = client_of(service);
+        let (_, model) = body(client.get("/v1/model").send().await).await;
+        assert_eq!(model["architecture"], architecture);
+        assert_eq!(model.get("variant").unwrap_or(&Value::Null), &variant);
+        assert_eq!(model["features"], features);
+        assert_eq!(model["labels"], "imagenet-1k");
+        assert_eq!(model["preprocessing"]["channels"], "rgb");
+        assert_eq!(model["preprocessing"]["scale"], 1);
+        let request = client
+            .post("/v1/embeddings")
+            .header("content-type", "image/png");
+        let (status, answer) = body(request.body(png(60, 40)).send().await).await;
+        assert_eq!(status, 200, "{answer}");
+        let embedding = answer["results"][0]["embedding"].as_array().map(Vec::len);
+        assert_eq!(
+            embedding,
+            Some(features),
+            "{architecture}: {}",
+            answer["dimensions"]
+        );
+    }
 }
 
 #[tokio::test]

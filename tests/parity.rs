@@ -14,8 +14,8 @@ use candle_nn::VarBuilder;
 use imgclass::image::{Filter, Limits, Preprocessing, Resize, decode};
 use imgclass::kernels::{Isa, ThreadPool};
 use imgclass::model::formula::FormulaWeights;
-use imgclass::model::resnet::{Forward, ResNet50};
-use imgclass::model::{Backend, Classifier, Input, Want, WeightsSource, head};
+use imgclass::model::resnet::{Forward, ResNet};
+use imgclass::model::{Architecture, Backend, Classifier, Input, Want, WeightsSource, head};
 use support::{options, shared};
 
 const STAGES: [&str; 5] = ["maxpool", "layer1", "layer2", "layer3", "layer4"];
@@ -76,7 +76,7 @@ fn largest(a: &[f32]) -> f32 {
     a.iter().fold(0.0, |max, x| x.abs().max(max))
 }
 
-fn forward_with_taps(net: &ResNet50, x: &Tensor) -> (Forward, HashMap<String, Tensor>) {
+fn forward_with_taps(net: &ResNet, x: &Tensor) -> (Forward, HashMap<String, Tensor>) {
     let mut taps = HashMap::new();
     let out = net.forward_with_taps(x, &mut |name, t| {
         taps.insert(name.to_owned(), t);
@@ -143,7 +143,8 @@ fn golden_dims(name: &str) -> [usize; 4] {
 fn every_instruction_set_gives_onnx_runtimes_logits_and_features_at_every_recorded_size() {
     let golden = golden();
     for isa in Isa::available() {
-        let net = ResNet50::load(&formula(), 1000, &packed(isa, 2)).expect("loads");
+        let net = ResNet::load(&formula(), &Architecture::RESNET50, 1000, &packed(isa, 2))
+            .expect("loads");
         // The portable path is slow: it proves itself on the small sizes.
         let sizes: &[(usize, usize, usize)] = if isa.name() == "portable" {
             &[(2, 64, 64), (1, 97, 130)]
@@ -166,7 +167,13 @@ fn every_instruction_set_gives_onnx_runtimes_logits_and_features_at_every_record
 #[test]
 fn every_stage_has_onnx_runtimes_mean_and_root_mean_square() {
     let golden = golden();
-    let net = ResNet50::load(&formula(), 1000, &packed(Isa::detect(), 2)).expect("loads");
+    let net = ResNet::load(
+        &formula(),
+        &Architecture::RESNET50,
+        1000,
+        &packed(Isa::detect(), 2),
+    )
+    .expect("loads");
     let (_, taps) = forward_with_taps(&net, &formula_input(2, 64, 64));
     for stage in STAGES {
         let values = numbers(&taps[stage]);
@@ -189,8 +196,11 @@ fn every_stage_has_onnx_runtimes_mean_and_root_mean_square() {
 fn the_packed_network_gives_candle_transformers_logits_at_every_size_it_takes() {
     let yardstick = candle_transformers::models::resnet::resnet50(1000, formula())
         .expect("the yardstick loads");
-    let packed = ResNet50::load(&formula(), 1000, &packed(Isa::detect(), 2)).expect("loads");
-    let candle = ResNet50::load(&formula(), 1000, &candle(DType::F32)).expect("loads");
+    let load = |backend: &Backend| {
+        ResNet::load(&formula(), &Architecture::RESNET50, 1000, backend).expect("loads")
+    };
+    let packed = load(&packed(Isa::detect(), 2));
+    let candle = load(&candle(DType::F32));
     for (n, h, w) in [(1, 32, 32), (2, 64, 96), (1, 224, 224), (1, 65, 33)] {
         let x = formula_input(n, h, w);
         let expected =
@@ -207,7 +217,13 @@ fn the_packed_network_gives_candle_transformers_logits_at_every_size_it_takes() 
 fn an_image_has_the_same_logits_in_any_batch_and_with_any_number_of_threads() {
     let input = formula_input(6, 64, 64);
     let bits = |threads: usize, first: usize, n: usize| {
-        let net = ResNet50::load(&formula(), 1000, &packed(Isa::detect(), threads)).expect("loads");
+        let net = ResNet::load(
+            &formula(),
+            &Architecture::RESNET50,
+            1000,
+            &packed(Isa::detect(), threads),
+        )
+        .expect("loads");
         let x = input.narrow(0, first, n).expect("images");
         let logits = numbers(&net.forward(&x).expect("a forward pass").logits);
         logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
@@ -304,7 +320,7 @@ fn every_stage_of_a_photograph_is_within_a_thousandth_of_the_reference() {
     ] {
         let vb =
             VarBuilder::from_slice_safetensors(&bytes, DType::F32, &Device::Cpu).expect("whole");
-        let net = ResNet50::load(&vb, 1000, &backend).expect("loads");
+        let net = ResNet::load(&vb, &Architecture::RESNET50, 1000, &backend).expect("loads");
         let (out, taps) = forward_with_taps(&net, &input);
         for stage in STAGES {
             let expected = numbers(&reference[stage]);

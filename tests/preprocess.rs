@@ -10,7 +10,7 @@
 )]
 
 use imgclass::image::{
-    Filter, Limits, Preprocessing, PreprocessingError, Resize, RgbImage, decode,
+    Centre, Filter, Limits, Planes, Preprocessing, PreprocessingError, Resize, RgbImage, decode,
 };
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -338,4 +338,62 @@ proptest! {
             prop_assert!(input.iter().all(|found| found.round() == f32::from(value)));
         }
     }
+}
+
+#[test]
+fn an_odd_crop_begins_where_torchvision_or_transformers_begins_it() {
+    for (side, crop, half_to_even, down) in [(5, 2, 2, 1), (6, 5, 0, 0), (7, 4, 2, 1), (8, 4, 2, 2)]
+    {
+        let data = (0..side * side).flat_map(|at| [(at % side) as u8, (at / side) as u8, 0]);
+        let picture = RgbImage::new(side, side, data.collect()).expect("a picture");
+        let plain = pixels_of(Resize::ShorterSide(side), Filter::Bilinear, (crop, crop));
+        for (centre, first) in [(Centre::HalfToEven, half_to_even), (Centre::Down, down)] {
+            let preprocessing = plain.clone().with_centre(centre);
+            let input = preprocessing.apply(&picture);
+            let plane = (crop * crop) as usize;
+            assert_eq!(
+                input[0].round(),
+                first as f32,
+                "{side} to {crop}, {centre:?}"
+            );
+            assert_eq!(
+                input[plane].round(),
+                first as f32,
+                "{side} to {crop}, {centre:?}"
+            );
+            let region = preprocessing.region((side, side));
+            assert_eq!(
+                (region.left, region.top),
+                (f64::from(first), f64::from(first))
+            );
+        }
+    }
+}
+
+#[test]
+fn caffes_planes_are_blue_green_red_from_0_to_255_less_the_mean_exactly() {
+    let picture = RgbImage::new(1, 1, vec![200, 100, 50]).expect("a picture");
+    let mean = [103.939, 116.779, 123.68];
+    let of = |planes| {
+        let whole = Resize::Exact {
+            height: 1,
+            width: 1,
+        };
+        let preprocessing = Preprocessing::new(whole, Filter::Bilinear, (1, 1), mean, [1.0; 3]);
+        preprocessing
+            .expect("valid")
+            .with_planes(planes)
+            .apply(&picture)
+    };
+    let less = |values: [f32; 3]| -> Vec<f32> { (0..3).map(|i| values[i] - mean[i]).collect() };
+    assert_eq!(of(Planes::BgrBytes), less([50.0, 100.0, 200.0]));
+    assert_eq!(of(Planes::RgbBytes), less([200.0, 100.0, 50.0]));
+    assert_eq!(
+        of(Planes::BgrUnit),
+        less([50.0 / 255.0, 100.0 / 255.0, 200.0 / 255.0])
+    );
+    assert_eq!(
+        of(Planes::RgbUnit),
+        less([200.0 / 255.0, 100.0 / 255.0, 50.0 / 255.0])
+    );
 }

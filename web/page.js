@@ -310,7 +310,10 @@ async function describe() {
   if (!response.ok) return;
   const model = await response.json();
   const name = model.id.split(/[\\/]/).slice(-2).join("/");
-  $("#model").textContent = `ResNet-50, ${name}, on ${model.instruction_set ?? model.device}`;
+  const network = `${model.architecture.replace("resnet", "ResNet-")} ${model.variant ?? ""}`.trim();
+  const size = model.preprocessing.crop.join("×");
+  const named = { "imagenet-1k": "ImageNet's", checkpoint: "the checkpoint's", file: "the operator's", numbered: "numbered" }[model.labels];
+  $("#model").textContent = `${network}, ${name}, ${size} pixels, ${model.classes} classes (${named}), ${model.features} features, on ${model.instruction_set ?? model.device}`;
   $("#untrained").hidden = model.trained;
 }
 describe().catch(() => { /* the footer stays empty */ });

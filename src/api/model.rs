@@ -8,7 +8,8 @@ use super::problem::Failure;
 use super::shortest;
 use super::state::ApiState;
 use crate::image::{Preprocessing, Resize};
-use crate::model::{Label, ModelInfo};
+use crate::model::{Block, Label};
+use crate::service::Service;
 
 /// One class.
 #[derive(Debug, Object)]
@@ -50,9 +51,13 @@ pub(super) struct PreprocessingDescription {
     interpolation: String,
     /// Height and width of the centre crop that follows, in pixels.
     crop: Vec<u32>,
-    /// Subtracted from R, G, B on the scale 0 to 1.
+    /// The order of the network's input planes, of `mean` and of `std`: `rgb` or `bgr`.
+    channels: String,
+    /// The scale of `mean` and `std`: values are from 0 to this before they are subtracted; 1 or 255.
+    scale: u32,
+    /// Subtracted from each plane.
     mean: Vec<f64>,
-    /// Divides R, G, B after that.
+    /// Divides each plane after that.
     std: Vec<f64>,
 }
 
@@ -66,6 +71,8 @@ impl PreprocessingDescription {
             },
             interpolation: preprocessing.filter().to_string(),
             crop: vec![height, width],
+            channels: preprocessing.planes().order().to_owned(),
+            scale: preprocessing.planes().scale(),
             mean: preprocessing.mean().map(shortest).into(),
             std: preprocessing.std().map(shortest).into(),
         }
@@ -94,8 +101,12 @@ pub(super) struct Limits {
 pub(super) struct ModelDescription {
     /// What the inference protocols' routes call the model.
     name: String,
-    /// The network.
+    /// The network: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `resnet152`.
     architecture: String,
+    /// Where bottlenecks have their stride: `v1` in the first 1x1, `v1.5` in the 3x3. Absent for networks without bottlenecks.
+    variant: Option<String>,
+    /// How many features an embedding has.
+    features: usize,
     /// The checkpoint: the hub's `owner/name`, a file's name, or `random`.
     id: String,
     /// The hub's commit; absent for local files.
@@ -118,6 +129,8 @@ pub(super) struct ModelDescription {
     threads: usize,
     /// How many classes there are.
     classes: usize,
+    /// Whose names the classes have: `imagenet-1k`, `checkpoint`, `file` (the operator's), or `numbered`.
+    labels: String,
     /// How images are prepared.
     preprocessing: PreprocessingDescription,
     /// What bounds a request.
@@ -173,22 +186,21 @@ impl ModelRoutes {
         };
         Ok(ModelResponse::Ok(Json(Box::new(describe(
             state.model_name(),
-            service.model(),
-            service.preprocessing(),
+            service,
             limits,
         )))))
     }
 }
 
-fn describe(
-    name: &str,
-    info: &ModelInfo,
-    preprocessing: &Preprocessing,
-    limits: Limits,
-) -> ModelDescription {
+fn describe(name: &str, service: &Service, limits: Limits) -> ModelDescription {
+    let info = service.model();
+    let architecture = &info.architecture;
+    let variant = architecture.variant().to_string();
     ModelDescription {
         name: name.to_owned(),
-        architecture: "resnet50".to_owned(),
+        architecture: architecture.name().to_owned(),
+        variant: (architecture.block() == Block::Bottleneck).then_some(variant),
+        features: architecture.features(),
         id: info.id.clone(),
         revision: info.revision.clone(),
         sha256: info.sha256.clone(),
@@ -200,7 +212,8 @@ fn describe(
         instruction_set: info.isa.clone(),
         threads: info.threads,
         classes: info.classes,
-        preprocessing: PreprocessingDescription::new(preprocessing),
+        labels: service.labels().source().to_string(),
+        preprocessing: PreprocessingDescription::new(service.preprocessing()),
         limits,
     }
 }

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Tells what is in a picture: ResNet-50 behind an HTTP interface and on the command line.
+/// Tells what is in a picture: a ResNet behind an HTTP interface and on the command line.
 ///
 /// Without a command it serves. Every option can also be given by the environment variable that its help names.
 #[derive(Debug, Parser)]
@@ -44,7 +44,7 @@ enum Command {
     Eval(Box<eval::EvalArgs>),
     /// Measure the forward pass on this machine, or a running service
     Bench(Box<bench::BenchArgs>),
-    /// Fetch, find and check checkpoints
+    /// Fetch, find, check and convert checkpoints
     Weights(weights::WeightsCommand),
     /// Print the OpenAPI specification
     Openapi,

@@ -1,4 +1,4 @@
-//! `imgclass weights`: fetch a checkpoint, say where it lies, check it whole.
+//! `imgclass weights`: fetch a checkpoint, say where it lies, check it whole; list the cache; convert what other programs wrote.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,11 +7,11 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::{Failure, progress, runtime};
-use crate::config::WeightsArgs;
+use crate::config::{OverrideArgs, WeightsArgs};
 use crate::model::hub::{self, HubConfig};
-use crate::model::{Classifier, DeviceChoice, ModelOptions, WeightsChoice, WeightsSource};
+use crate::model::{self, Classifier, DeviceChoice, ModelOptions, WeightsChoice, WeightsSource};
 
-/// Fetch, find and check checkpoints.
+/// Fetch, find, check and convert checkpoints.
 #[derive(Debug, Args)]
 pub(super) struct WeightsCommand {
     #[command(subcommand)]
@@ -25,7 +25,32 @@ enum Action {
     /// Print the path of the checkpoint that would be loaded; makes no call
     Path(WeightsArgs),
     /// Check the checkpoint: the hub's digest, every tensor's name, shape, type and numbers; makes no call
-    Verify(WeightsArgs),
+    Verify(VerifyArgs),
+    /// List the checkpoints in the hub's cache; makes no call
+    List,
+    /// Turn PyTorch's .pth or .bin, or Keras' .h5 or .keras, into a safetensors file with a configuration; runs no code of the file's
+    Convert(ConvertArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConvertArgs {
+    /// The file to convert; a config.json beside it goes along
+    file: PathBuf,
+
+    /// Where to write [default: beside the file, with the ending .safetensors]; the configuration goes beside it
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    overrides: OverrideArgs,
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    #[command(flatten)]
+    weights: WeightsArgs,
+    #[command(flatten)]
+    overrides: OverrideArgs,
 }
 
 pub(super) fn run(command: &WeightsCommand) -> Result<ExitCode, Failure> {
@@ -42,6 +67,8 @@ pub(super) fn run(command: &WeightsCommand) -> Result<ExitCode, Failure> {
         }
         Action::Path(args) => println!("{}", path_of(&present(args, &hub)?)?.display()),
         Action::Verify(args) => verify(args, &hub)?,
+        Action::List => list(&hub)?,
+        Action::Convert(args) => convert(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -49,10 +76,14 @@ pub(super) fn run(command: &WeightsCommand) -> Result<ExitCode, Failure> {
 /// The weights that are on this machine already.
 fn present(args: &WeightsArgs, hub: &HubConfig) -> Result<WeightsSource, Failure> {
     Ok(match args.choice(Path::new(".")) {
-        WeightsChoice::Random(seed) => WeightsSource::Random(seed),
+        WeightsChoice::Random(architecture) => WeightsSource::random(architecture),
         WeightsChoice::File(file) => WeightsSource::local(&file),
-        WeightsChoice::Hub { model, revision } => {
-            let files = hub::cached(hub, &model, &revision)?;
+        WeightsChoice::Hub {
+            model,
+            revision,
+            file,
+        } => {
+            let files = hub::cached(hub, &model, &revision, file.as_deref())?;
             WeightsSource::cached(model, files)
         }
     })
@@ -60,7 +91,7 @@ fn present(args: &WeightsArgs, hub: &HubConfig) -> Result<WeightsSource, Failure
 
 fn path_of(source: &WeightsSource) -> Result<PathBuf, Failure> {
     match source {
-        WeightsSource::Random(_) => {
+        WeightsSource::Random { .. } => {
             Err("random weights come from a formula; there is no file".into())
         }
         WeightsSource::Files { weights, .. } if !weights.is_file() => {
@@ -70,10 +101,53 @@ fn path_of(source: &WeightsSource) -> Result<PathBuf, Failure> {
     }
 }
 
-fn verify(args: &WeightsArgs, hub: &HubConfig) -> Result<(), Failure> {
+fn list(hub: &HubConfig) -> Result<(), Failure> {
+    let cached = hub::list(hub)?;
+    if cached.is_empty() {
+        println!("no checkpoints in {}", hub.cache_dir.display());
+    }
+    for weights in cached {
+        let size = bytesize::ByteSize(weights.bytes);
+        let names = match &weights.names[..] {
+            [] => String::new(),
+            names => format!(" ({})", names.join(", ")),
+        };
+        println!(
+            "{}  {}{names}  {}  {size}  {}",
+            weights.model, weights.revision, weights.file, weights.written
+        );
+    }
+    Ok(())
+}
+
+fn convert(args: &ConvertArgs) -> Result<(), Failure> {
+    let beside = || args.file.with_extension("safetensors");
+    let output = args.output.clone().unwrap_or_else(beside);
+    let converted = model::convert(&args.file, &output, &args.overrides.overrides())?;
+    println!(
+        "{}: {}, {} classes; {} says how images are prepared",
+        converted.weights.display(),
+        converted.architecture,
+        converted.classes,
+        converted.config.display()
+    );
+    Ok(())
+}
+
+fn verify(args: &VerifyArgs, hub: &HubConfig) -> Result<(), Failure> {
+    let VerifyArgs {
+        weights: args,
+        overrides,
+    } = args;
     let declared = match args.choice(Path::new(".")) {
-        WeightsChoice::Hub { model, revision } => {
-            hub::verify_cached(hub, &model, &revision)?.files.sha256
+        WeightsChoice::Hub {
+            model,
+            revision,
+            file,
+        } => {
+            hub::verify_cached(hub, &model, &revision, file.as_deref())?
+                .files
+                .sha256
         }
         WeightsChoice::Random(_) | WeightsChoice::File(_) => None,
     };
@@ -84,6 +158,7 @@ fn verify(args: &WeightsArgs, hub: &HubConfig) -> Result<(), Failure> {
         dtype: None,
         isa: None,
         threads,
+        overrides: overrides.overrides(),
     };
     let classifier = Classifier::load(&source, &options)?;
     let info = classifier.info();
@@ -92,8 +167,8 @@ fn verify(args: &WeightsArgs, hub: &HubConfig) -> Result<(), Failure> {
         .as_deref()
         .unwrap_or("none: computed by a formula");
     println!(
-        "{}: whole, {} classes, {}, sha256 {sha256}",
-        info.id, info.classes, info.dtype
+        "{}: whole, {}, {} classes, {}, sha256 {sha256}",
+        info.id, info.architecture, info.classes, info.dtype
     );
     if let Some(declared) = declared {
         println!("the hub declared sha256 {declared}: the same");

@@ -20,5 +20,5 @@ pub use error::{ImageError, PreprocessingError};
 pub use format::Format;
 pub use heatmap::{HeatMap, RenderError, colour};
 pub use pixels::RgbImage;
-pub use preprocess::{Preprocessing, Region, Resize};
+pub use preprocess::{Centre, Planes, Preprocessing, Region, Resize};
 pub use resample::Filter;

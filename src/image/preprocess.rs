@@ -14,13 +14,56 @@ pub enum Resize {
     /// The shorter side to this many pixels, the longer in proportion and rounded down (torchvision's `Resize(n)`,
     /// timm's crop mode "center").
     ShorterSide(u32),
-    /// To exactly this size, whatever the proportions (timm's crop mode "squash").
+    /// To exactly this size, whatever the proportions (timm's crop mode "squash", transformers' ViT and large ConvNext processors).
     Exact {
         /// Height in pixels.
         height: u32,
         /// Width in pixels.
         width: u32,
     },
+}
+
+/// Where a centre crop begins when the pixels to spare are odd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Centre {
+    /// Half of them, a half rounded to the even number (torchvision, timm).
+    HalfToEven,
+    /// Half of them, rounded down (transformers).
+    Down,
+}
+
+/// What the network's numbers are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planes {
+    /// Red, green, blue from 0 to 1.
+    RgbUnit,
+    /// Red, green, blue from 0 to 255.
+    RgbBytes,
+    /// Blue, green, red from 0 to 1.
+    BgrUnit,
+    /// Blue, green, red from 0 to 255 (Caffe).
+    BgrBytes,
+}
+
+impl Planes {
+    fn is_bgr(self) -> bool {
+        matches!(self, Self::BgrUnit | Self::BgrBytes)
+    }
+
+    /// The largest value before mean and deviation are taken off.
+    #[must_use]
+    pub fn scale(self) -> u32 {
+        match self {
+            Self::RgbUnit | Self::BgrUnit => 1,
+            Self::RgbBytes | Self::BgrBytes => 255,
+        }
+    }
+
+    /// The planes' order: `rgb` or `bgr`.
+    #[must_use]
+    pub fn order(self) -> &'static str {
+        if self.is_bgr() { "bgr" } else { "rgb" }
+    }
 }
 
 /// The part of an upright picture that the network sees, in that picture's pixels. It reaches beyond the picture where the crop is larger
@@ -56,12 +99,14 @@ pub struct Preprocessing {
     resize: Resize,
     filter: Filter,
     crop: (u32, u32),
+    centre: Centre,
+    planes: Planes,
     mean: [f32; 3],
     std: [f32; 3],
 }
 
 impl Preprocessing {
-    /// Resize with `filter`, centre crop of `crop` (height, width), then `(x / 255 - mean) / std` for red, green, blue.
+    /// Resize with `filter`, torchvision's centre crop of `crop` (height, width), then `(x / 255 - mean) / std` for red, green, blue.
     ///
     /// # Errors
     /// A side that is zero or over 4096, or a mean or standard deviation that cannot be used.
@@ -101,9 +146,29 @@ impl Preprocessing {
             resize,
             filter,
             crop,
+            centre: Centre::HalfToEven,
+            planes: Planes::RgbUnit,
             mean,
             std,
         })
+    }
+
+    /// The same with the crop begun elsewhere.
+    #[must_use]
+    pub fn with_centre(self, centre: Centre) -> Self {
+        Self { centre, ..self }
+    }
+
+    /// The same with other planes; mean and deviation are in their order and on their scale.
+    #[must_use]
+    pub fn with_planes(self, planes: Planes) -> Self {
+        Self { planes, ..self }
+    }
+
+    /// What the network's numbers are made of.
+    #[must_use]
+    pub fn planes(&self) -> Planes {
+        self.planes
     }
 
     /// What a picture is resized to.
@@ -124,13 +189,13 @@ impl Preprocessing {
         self.crop
     }
 
-    /// Means of red, green, blue, of values in 0 to 1.
+    /// Means of the planes, in their order and on their scale.
     #[must_use]
     pub fn mean(&self) -> [f32; 3] {
         self.mean
     }
 
-    /// Standard deviations of red, green, blue, of values in 0 to 1.
+    /// Standard deviations of the planes, in their order and on their scale.
     #[must_use]
     pub fn std(&self) -> [f32; 3] {
         self.std
@@ -163,8 +228,8 @@ impl Preprocessing {
     /// What of the resized picture the crop shows, interleaved, and where that lies in the crop.
     fn cropped(&self, picture: &RgbImage) -> (Vec<u8>, Axis, Axis) {
         let (resized_width, resized_height) = self.resized((picture.width(), picture.height()));
-        let across = Axis::new(picture.width(), resized_width, self.crop.1);
-        let down = Axis::new(picture.height(), resized_height, self.crop.0);
+        let across = Axis::new(picture.width(), resized_width, self.crop.1, self.centre);
+        let down = Axis::new(picture.height(), resized_height, self.crop.0, self.centre);
         let pixels = window(picture, across.span, down.span, self.filter);
         (pixels, across, down)
     }
@@ -173,8 +238,8 @@ impl Preprocessing {
     #[must_use]
     pub fn region(&self, (width, height): (u32, u32)) -> Region {
         let (resized_width, resized_height) = self.resized((width, height));
-        let across = Axis::new(width, resized_width, self.crop.1);
-        let down = Axis::new(height, resized_height, self.crop.0);
+        let across = Axis::new(width, resized_width, self.crop.1, self.centre);
+        let down = Axis::new(height, resized_height, self.crop.0, self.centre);
         let scale = |source: u32, resized: u64| f64::from(source) / resized.max(1) as f64;
         Region {
             left: across.start(),
@@ -208,9 +273,15 @@ impl Preprocessing {
         let mut input = Vec::with_capacity(3 * height * width);
         for channel in 0..3 {
             // In torchvision's order of operations and in its precision, once per possible value.
+            let top = 255.0 / self.planes.scale() as f32;
             let value: [f32; 256] = std::array::from_fn(|byte| {
-                (byte as f32 / 255.0 - self.mean[channel]) / self.std[channel]
+                (byte as f32 / top - self.mean[channel]) / self.std[channel]
             });
+            let sample = if self.planes.is_bgr() {
+                2 - channel
+            } else {
+                channel
+            };
             let plane_end = input.len() + height * width;
             input.resize(input.len() + down.before * width, value[0]);
             for row in pixels.chunks_exact(row_bytes) {
@@ -218,7 +289,7 @@ impl Preprocessing {
                 input.resize(input.len() + across.before, value[0]);
                 input.extend(
                     row.iter()
-                        .skip(channel)
+                        .skip(sample)
                         .step_by(3)
                         .map(|&byte| value[usize::from(byte)]),
                 );
@@ -244,11 +315,15 @@ impl Axis {
     }
 
     /// torchvision's `CenterCrop`: from `round((resized - crop) / 2)` with Python's rounding of halves to even; what is
-    /// smaller than the crop gets `(crop - resized) // 2` black pixels before it and the rest after.
-    fn new(source: u32, resized: u64, crop: u32) -> Self {
+    /// smaller than the crop gets `(crop - resized) // 2` black pixels before it and the rest after. transformers' `center_crop` begins at
+    /// `(resized - crop) // 2`.
+    fn new(source: u32, resized: u64, crop: u32, centre: Centre) -> Self {
         let spare = resized.saturating_sub(u64::from(crop));
         let half = spare / 2;
-        let offset = half + (spare & half & 1);
+        let offset = match centre {
+            Centre::HalfToEven => half + (spare & half & 1),
+            Centre::Down => half,
+        };
         // Never over `crop`, so it fits.
         let length = resized.min(u64::from(crop)) as u32;
         Self {

@@ -1,5 +1,7 @@
-//! A safetensors file as a source of tensors for `VarBuilder`, each one checked when a layer asks for it: name, shape, type, finiteness.
+//! A safetensors file as a source of tensors for `VarBuilder`, each one checked when a layer asks for it: name, shape, type, numbers.
 //! It never guesses: a tensor that no layer asked for is an error too, because it means another network.
+
+mod header;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,13 +13,18 @@ use candle_nn::var_builder::SimpleBackend;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
+use super::architecture::Architecture;
 use super::error::ModelError;
+use super::naming::Naming;
 
 /// The bytes of one safetensors file, parsed and whole.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     bytes: Vec<u8>,
+    naming: Naming,
+    /// What is loaded, for errors: the network that the names are nearest to, unless a configuration says otherwise.
+    architecture: Architecture,
 }
 
 /// The first thing that a layer found wrong, and every tensor that layers took. Shared between the backend, which candle owns, and
@@ -49,12 +56,37 @@ impl Checkpoint {
             path: path.to_owned(),
             reason,
         })?;
-        let checkpoint = Self {
+        let unfit = |reason: String| ModelError::NotSafetensors {
+            path: path.to_owned(),
+            reason,
+        };
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| unfit(e.to_string()))?;
+        if let Some(name) = header::repeated_name(&bytes) {
+            return Err(unfit(format!("tensor `{name}` is there twice")));
+        }
+        let names = tensors.names();
+        let naming = Naming::detect(&names);
+        let architecture = naming.architecture(&names);
+        Ok(Self {
             path: path.to_owned(),
             bytes,
-        };
-        checkpoint.tensors()?;
-        Ok(checkpoint)
+            naming,
+            architecture,
+        })
+    }
+
+    /// The network that this file holds, judged by its tensors' names: whether it really does, loading it shows.
+    pub fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// The same file, held to be this network.
+    #[must_use]
+    pub fn of_architecture(self, architecture: Architecture) -> Self {
+        Self {
+            architecture,
+            ..self
+        }
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>, ModelError> {
@@ -78,28 +110,36 @@ impl Checkpoint {
         }
     }
 
-    /// The number of rows of `fc.weight`: how many classes the checkpoint tells apart.
+    /// The number of rows of the last layer's weights: how many classes the checkpoint tells apart.
     pub fn classes(&self) -> Result<usize, ModelError> {
-        let found = match self.tensors()?.tensor("fc.weight") {
+        let name = self.last_layer();
+        let tensors = self.tensors()?;
+        let found = match tensors.tensor(&name) {
             Ok(view) => match view.shape() {
                 &[classes, _] if classes > 0 => return Ok(classes),
                 other => format!("shape {other:?}"),
             },
-            Err(_) => "no such tensor".to_owned(),
+            Err(_) => nearest_name(&tensors, &name),
         };
-        Err(self.misfit(
-            "fc.weight",
-            "the last layer, [classes, 2048]".to_owned(),
-            found,
-        ))
+        let features = self.architecture.features();
+        let expected = format!("the last layer, [classes, {features}]");
+        Err(self.misfit(&name, expected, found))
+    }
+
+    /// The file's name of the last layer's weights.
+    pub fn last_layer(&self) -> String {
+        self.naming.of("fc.weight")
     }
 
     /// The type of the stored weights, such as `F32`.
     pub fn dtype(&self) -> Result<String, ModelError> {
-        Ok(self.tensors()?.tensor("conv1.weight").map_or_else(
-            |_| "unknown".to_owned(),
-            |view| format!("{:?}", view.dtype()),
-        ))
+        Ok(self
+            .tensors()?
+            .tensor(&self.naming.of("conv1.weight"))
+            .map_or_else(
+                |_| "unknown".to_owned(),
+                |view| format!("{:?}", view.dtype()),
+            ))
     }
 
     /// A tensor source that notes in `log` what was taken and what was wrong.
@@ -135,6 +175,7 @@ impl Checkpoint {
     fn misfit(&self, tensor: &str, expected: String, found: String) -> ModelError {
         ModelError::Tensor {
             origin: self.path.display().to_string(),
+            architecture: self.architecture.title(),
             tensor: tensor.to_owned(),
             expected,
             found,
@@ -150,39 +191,48 @@ pub(super) struct CheckedTensors<'a> {
 }
 
 impl CheckedTensors<'_> {
+    /// The tensor that the file calls `name`.
     fn checked(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, ModelError> {
         let expected = || format!("shape {dims:?} of F32, F16 or BF16");
         let misfit = |found: String| self.checkpoint.misfit(name, expected(), found);
         let view = self
             .tensors
             .tensor(name)
-            .map_err(|_| misfit(self.nearest_name(name)))?;
+            .map_err(|_| misfit(nearest_name(&self.tensors, name)))?;
         if view.shape() != dims {
             return Err(misfit(format!("shape {:?}", view.shape())));
         }
         let values = to_f32(view.dtype(), view.data())
             .ok_or_else(|| misfit(format!("type {:?}", view.dtype())))?;
-        match values.iter().position(|x| !x.is_finite()) {
+        let is_variance = name.ends_with("running_var");
+        let wrong = |x: &f32| !x.is_finite() || (is_variance && *x < 0.0);
+        match values.iter().position(wrong) {
             Some(at) => Err(self.checkpoint.misfit(
                 name,
-                "finite numbers".to_owned(),
+                if is_variance {
+                    "finite numbers, none below zero".to_owned()
+                } else {
+                    "finite numbers".to_owned()
+                },
                 format!("{} at element {at}", values[at]),
             )),
             None => Ok(values),
         }
     }
+}
 
-    /// What to say of a missing tensor: the file's own name for it, where a wrapper's prefix is all that differs.
-    fn nearest_name(&self, name: &str) -> String {
-        let suffix = format!(".{name}");
-        let names = self.tensors.names();
-        let candidates = names.iter().filter(|other| other.ends_with(&suffix));
-        // Fewest parts first: `module.conv1.weight` is meant rather than `layer1.0.conv1.weight`.
-        match candidates.min_by_key(|other| other.split('.').count()) {
-            Some(other) => format!("no such tensor, but one named `{other}`"),
-            None => "no such tensor".to_owned(),
-        }
+/// What to say of a missing tensor: the file's own name for it, where a wrapper's prefix is all that differs, else what the file begins with.
+fn nearest_name(tensors: &SafeTensors<'_>, name: &str) -> String {
+    let suffix = format!(".{name}");
+    let names = tensors.names();
+    let candidates = names.iter().filter(|other| other.ends_with(&suffix));
+    // Fewest parts first: `module.conv1.weight` is meant rather than `layer1.0.conv1.weight`.
+    if let Some(other) = candidates.min_by_key(|other| other.split('.').count()) {
+        return format!("no such tensor, but one named `{other}`");
     }
+    let (count, first) = (names.len(), names.iter().min());
+    let first = first.map_or_else(String::new, |first| format!(" such as `{first}`"));
+    format!("no such tensor among its {count}{first}")
 }
 
 /// Little-endian numbers of a floating-point type as `f32`; `None` for other types.
@@ -217,9 +267,10 @@ impl SimpleBackend for CheckedTensors<'_> {
         dtype: DType,
         dev: &Device,
     ) -> CandleResult<Tensor> {
-        match self.checked(name, shape.dims()) {
+        let name = self.checkpoint.naming.of(name);
+        match self.checked(&name, shape.dims()) {
             Ok(values) => {
-                self.log.with(|state| state.taken.insert(name.to_owned()));
+                self.log.with(|state| state.taken.insert(name));
                 Tensor::from_vec(values, shape, &Device::Cpu)?
                     .to_dtype(dtype)?
                     .to_device(dev)
@@ -238,6 +289,8 @@ impl SimpleBackend for CheckedTensors<'_> {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.tensors.tensor(name).is_ok()
+        self.tensors
+            .tensor(&self.checkpoint.naming.of(name))
+            .is_ok()
     }
 }

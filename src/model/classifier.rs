@@ -10,18 +10,20 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
 
+use super::architecture::{Architecture, Variant};
 use super::checkpoint::{Checkpoint, LoadLog};
 use super::conv::Backend;
+use super::description::Description;
 use super::device::{DeviceChoice, OpenDevice};
 use super::dtype::ComputeType;
 use super::error::ModelError;
 use super::formula::FormulaWeights;
 use super::head;
 use super::input::{Input, Normaliser};
-use super::labels::Labels;
-use super::pretrained::PretrainedCfg;
+use super::labels::{self, Label, LabelSource, Labels};
+use super::pretrained::{Preset, PretrainedCfg};
 use super::profile::{self, LayerTime};
-use super::resnet::ResNet50;
+use super::resnet::ResNet;
 use super::source::WeightsSource;
 use crate::kernels::{Isa, ThreadPool};
 
@@ -39,6 +41,19 @@ pub struct ModelOptions {
     pub isa: Option<String>,
     /// Threads of the CPU's forward pass.
     pub threads: NonZeroUsize,
+    /// What the operator says of the checkpoint, over what it says of itself.
+    pub overrides: Overrides,
+}
+
+/// What an operator may say of a checkpoint that does not say it, or says it wrongly.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Where the stride is.
+    pub variant: Option<Variant>,
+    /// How images are prepared.
+    pub preprocessing: Option<Preset>,
+    /// A file that names the classes, one a line in their order: names, or an id, a tab and names.
+    pub labels: Option<PathBuf>,
 }
 
 /// What is loaded, for people.
@@ -64,6 +79,8 @@ pub struct ModelInfo {
     pub isa: Option<String>,
     /// Threads of a forward pass on the CPU.
     pub threads: usize,
+    /// The network.
+    pub architecture: Architecture,
     /// How images must be prepared.
     pub pretrained: PretrainedCfg,
     /// How many classes there are.
@@ -75,7 +92,7 @@ pub struct ModelInfo {
 /// What a caller wants beside the logits, because it costs a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Want {
-    /// The 2048 pooled features.
+    /// The pooled features.
     pub features: bool,
     /// The last stage's output, for class activation maps.
     pub feature_map: bool,
@@ -86,20 +103,20 @@ pub struct Want {
 pub struct Output {
     /// One per class.
     pub logits: Vec<f32>,
-    /// 2048 pooled features, where wanted.
+    /// The pooled features, where wanted: [`Architecture::features`] of them.
     pub features: Option<Vec<f32>>,
-    /// `[2048, h/32 * w/32]`, where wanted.
+    /// `[features, h/32 * w/32]`, where wanted.
     pub feature_map: Option<Vec<f32>>,
 }
 
 /// The network with its labels.
 pub struct Classifier {
-    net: ResNet50,
+    net: ResNet,
     backend: Backend,
     normaliser: Normaliser,
     labels: Labels,
     info: ModelInfo,
-    /// The last layer's weights `[classes, 2048]`, which class activation maps need.
+    /// The last layer's weights `[classes, features]`, which class activation maps need.
     class_weights: Vec<f32>,
 }
 
@@ -107,6 +124,8 @@ pub struct Classifier {
 struct Opened {
     weights: Weights,
     info: ModelInfo,
+    /// What the checkpoint's configuration calls the classes, and its path.
+    labels: Option<(Vec<Label>, PathBuf)>,
 }
 
 enum Weights {
@@ -123,7 +142,13 @@ impl Classifier {
             name,
             dtype,
         } = options.device.open(options.dtype)?;
-        let Opened { weights, mut info } = open(source)?;
+        let overrides = &options.overrides;
+        let Opened {
+            weights,
+            mut info,
+            labels,
+        } = open(source, overrides)?;
+        let labels = named(labels, overrides.labels.as_deref(), info.classes)?;
         info.device = name.to_string();
         info.accelerated = !device.is_cpu();
         info.compute_dtype = dtype;
@@ -144,7 +169,7 @@ impl Classifier {
                 dtype: dtype.into(),
             }
         };
-        let (net, class_weights) = weights.build(info.classes, &backend)?;
+        let (net, class_weights) = weights.build(&info.architecture, info.classes, &backend)?;
         let normaliser = Normaliser::new(&info.pretrained, &device)?;
         // Candle gives each thread a stream of its own on CUDA: what this one has uploaded must be there before another computes with it.
         device.synchronize()?;
@@ -153,7 +178,7 @@ impl Classifier {
             net,
             backend,
             normaliser,
-            labels: Labels::for_classes(info.classes),
+            labels,
             info,
             class_weights,
         })
@@ -305,7 +330,7 @@ impl Classifier {
 
     /// The class activation map of class `index` over an output's feature map: `[h/32 * w/32]`. `None` without such a class or map.
     pub fn class_activation_map(&self, output: &Output, index: usize) -> Option<Vec<f32>> {
-        let features = super::resnet::FEATURES;
+        let features = self.info.architecture.features();
         let weights = self.class_weights.chunks_exact(features).nth(index)?;
         Some(head::class_activation_map(
             output.feature_map.as_deref()?,
@@ -337,70 +362,125 @@ fn rows(matrix: &Tensor) -> Result<Vec<Vec<f32>>, candle_core::Error> {
         .to_vec2::<f32>()
 }
 
-fn open(source: &WeightsSource) -> Result<Opened, ModelError> {
-    match source {
-        WeightsSource::Random(seed) => Ok(Opened {
-            weights: Weights::Formula(FormulaWeights { seed: *seed }),
-            info: described(
-                "random".to_owned(),
-                None,
-                PretrainedCfg::default(),
-                RANDOM_CLASSES,
-            ),
-        }),
+fn open(source: &WeightsSource, overrides: &Overrides) -> Result<Opened, ModelError> {
+    let (weights, config, preprocessor, model, revision, declared_sha256) = match source {
+        WeightsSource::Random { seed, architecture } => {
+            return Ok(untrained(*seed, *architecture, overrides));
+        }
         WeightsSource::Files {
             weights,
             config,
+            preprocessor,
             model,
             revision,
             declared_sha256,
-        } => {
-            let checkpoint = Checkpoint::open(weights)?;
-            let pretrained = config
-                .as_deref()
-                .map_or_else(|| Ok(PretrainedCfg::default()), PretrainedCfg::read)?;
-            let classes = checkpoint.classes()?;
-            agree(&pretrained, config.as_deref(), weights, classes)?;
-            let mut info = described(model.clone(), revision.clone(), pretrained, classes);
-            info.trained = true;
-            info.sha256 = Some(checkpoint.verified_sha256(declared_sha256.as_deref())?);
-            info.dtype = checkpoint.dtype()?;
-            Ok(Opened {
-                weights: Weights::Checkpoint(checkpoint),
-                info,
-            })
-        }
-    }
-}
-
-/// The configuration's number of classes must be the checkpoint's.
-fn agree(
-    cfg: &PretrainedCfg,
-    config: Option<&Path>,
-    weights: &Path,
-    classes: usize,
-) -> Result<(), ModelError> {
-    match (cfg.num_classes, config) {
-        (Some(said), Some(path)) if said != classes => Err(ModelError::Config {
-            path: PathBuf::from(path),
+        } => (
+            weights,
+            config.as_deref(),
+            preprocessor.as_deref(),
+            model,
+            revision,
+            declared_sha256,
+        ),
+    };
+    let description = match config {
+        Some(config) => Description::read(config, preprocessor)?,
+        None => Description::default(),
+    };
+    let checkpoint = Checkpoint::open(weights)?;
+    let said = description.architecture;
+    let architecture = over(said.unwrap_or(checkpoint.architecture()), overrides);
+    let checkpoint = checkpoint.of_architecture(architecture);
+    let classes = checkpoint.classes()?;
+    let mut info = described(model.clone(), architecture, classes);
+    info.revision.clone_from(revision);
+    info.trained = true;
+    info.sha256 = Some(checkpoint.verified_sha256(declared_sha256.as_deref())?);
+    info.dtype = checkpoint.dtype()?;
+    let preset = overrides.preprocessing.map(Preset::pretrained);
+    info.pretrained = preset.unwrap_or(description.pretrained);
+    if let (Some((said, field)), Some(path)) = (description.classes, config)
+        && said != classes
+    {
+        let (layer, file) = (checkpoint.last_layer(), weights.display());
+        return Err(ModelError::Config {
+            path: path.to_owned(),
             reason: format!(
-                "`num_classes` is {said}, but `fc.weight` in {} has {classes} rows",
-                weights.display()
+                "`{field}` says {said} classes, but `{layer}` in {file} has {classes} rows"
             ),
-        }),
-        _ => Ok(()),
+        });
+    }
+    Ok(Opened {
+        weights: Weights::Checkpoint(checkpoint),
+        info,
+        labels: description.labels.zip(config.map(Path::to_owned)),
+    })
+}
+
+fn untrained(seed: u64, architecture: Architecture, overrides: &Overrides) -> Opened {
+    let architecture = over(architecture, overrides);
+    let mut info = described("random".to_owned(), architecture, RANDOM_CLASSES);
+    let preset = overrides.preprocessing.unwrap_or(Preset::Torchvision);
+    info.pretrained = preset.pretrained();
+    Opened {
+        weights: Weights::Formula(FormulaWeights { seed }),
+        info,
+        labels: None,
     }
 }
 
-fn described(
-    id: String,
-    revision: Option<String>,
-    pretrained: PretrainedCfg,
+fn over(architecture: Architecture, overrides: &Overrides) -> Architecture {
+    let variant = overrides.variant.unwrap_or(architecture.variant());
+    architecture.with_variant(variant)
+}
+
+/// The largest file of labels that is read.
+const MAX_LABEL_BYTES: u64 = 16 << 20;
+
+/// The operator's labels, else the checkpoint's, else what fits the number of classes.
+fn named(
+    own: Option<(Vec<Label>, PathBuf)>,
+    file: Option<&Path>,
     classes: usize,
-) -> ModelInfo {
+) -> Result<Labels, ModelError> {
+    let (labels, path, source) = match (file, own) {
+        (Some(file), _) => (read_labels(file)?, file.to_owned(), LabelSource::File),
+        (None, Some((labels, path))) => (labels, path, LabelSource::Checkpoint),
+        (None, None) => return Ok(Labels::for_classes(classes)),
+    };
+    if labels.len() != classes {
+        return Err(ModelError::Labels {
+            path,
+            reason: format!(
+                "there are {} of them, but the checkpoint has {classes} classes",
+                labels.len()
+            ),
+        });
+    }
+    Ok(Labels::named(labels, source))
+}
+
+/// An operator's file of labels.
+pub(super) fn read_labels(path: &Path) -> Result<Vec<Label>, ModelError> {
+    let invalid = |reason: String| ModelError::Labels {
+        path: path.to_owned(),
+        reason,
+    };
+    let size = std::fs::metadata(path).map_err(|e| invalid(e.to_string()))?;
+    if size.len() > MAX_LABEL_BYTES {
+        return Err(invalid(format!(
+            "it has {} bytes; at most {MAX_LABEL_BYTES} are read",
+            size.len()
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| invalid(e.to_string()))?;
+    labels::parse(&text).map_err(invalid)
+}
+
+fn described(id: String, architecture: Architecture, classes: usize) -> ModelInfo {
     ModelInfo {
         id,
-        revision,
+        revision: None,
         sha256: None,
         trained: false,
         dtype: "F32".to_owned(),
@@ -409,20 +489,28 @@ fn described(
         accelerated: false,
         isa: None,
         threads: 0,
-        pretrained,
+        architecture,
+        pretrained: PretrainedCfg::default(),
         classes,
         load_time: Duration::ZERO,
     }
 }
 
 impl Weights {
-    fn build(&self, classes: usize, backend: &Backend) -> Result<(ResNet50, Vec<f32>), ModelError> {
+    fn build(
+        &self,
+        architecture: &Architecture,
+        classes: usize,
+        backend: &Backend,
+    ) -> Result<(ResNet, Vec<f32>), ModelError> {
         match self {
-            Self::Formula(formula) => Ok(build(Box::new(*formula), classes, backend)?),
+            Self::Formula(formula) => {
+                Ok(build(Box::new(*formula), architecture, classes, backend)?)
+            }
             Self::Checkpoint(checkpoint) => {
                 let log = LoadLog::default();
                 let tensors = checkpoint.backend(log.clone())?;
-                let built = build(Box::new(tensors), classes, backend);
+                let built = build(Box::new(tensors), architecture, classes, backend);
                 if let Some(fault) = log.take_fault() {
                     return Err(fault);
                 }
@@ -436,13 +524,14 @@ impl Weights {
 
 fn build<'a>(
     tensors: Box<dyn SimpleBackend + 'a>,
+    architecture: &Architecture,
     classes: usize,
     backend: &Backend,
-) -> candle_core::Result<(ResNet50, Vec<f32>)> {
+) -> candle_core::Result<(ResNet, Vec<f32>)> {
     // On the CPU and in f32 whatever the device: batch norms are folded in full precision, and what is cast and uploaded is the result.
     let vb: VarBuilder<'a> = VarBuilder::from_backend(tensors, DType::F32, Device::Cpu);
-    let net = ResNet50::load(&vb, classes, backend)?;
-    let last = vb.get((classes, super::resnet::FEATURES), "fc.weight")?;
+    let net = ResNet::load(&vb, architecture, classes, backend)?;
+    let last = vb.get((classes, architecture.features()), "fc.weight")?;
     Ok((net, last.flatten_all()?.to_vec1()?))
 }
 

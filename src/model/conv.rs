@@ -66,9 +66,6 @@ impl Backend {
     }
 }
 
-/// PyTorch's default epsilon of `BatchNorm2d`.
-const BATCH_NORM_EPSILON: f64 = 1e-5;
-
 /// Channels in, channels out, side of the square kernel, stride. Padding is "same" at stride 1: half the kernel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConvSpec {
@@ -89,8 +86,9 @@ impl ConvSpec {
         }
     }
 
-    /// Reads the convolution's weights and its batch norm, and folds the second into the first: weights and bias.
-    fn load_folded(self, conv: VarBuilder, bn: VarBuilder) -> Result<Conv2d> {
+    /// Reads the convolution's weights and its batch norm, and folds the second into the first: weights and bias. `epsilon` is added to the
+    /// variance under the root.
+    fn load_folded(self, epsilon: f64, conv: VarBuilder, bn: VarBuilder) -> Result<Conv2d> {
         let config = Conv2dConfig {
             stride: self.stride,
             padding: self.kernel / 2,
@@ -103,7 +101,7 @@ impl ConvSpec {
             config,
             conv,
         )?;
-        let bn: BatchNorm = batch_norm(self.out_channels, BATCH_NORM_EPSILON, bn)?;
+        let bn: BatchNorm = batch_norm(self.out_channels, epsilon, bn)?;
         conv.absorb_bn(&bn)
     }
 }
@@ -154,12 +152,13 @@ pub(super) enum ConvBn {
 impl ConvBn {
     pub(super) fn load(
         spec: ConvSpec,
+        epsilon: f64,
         conv: VarBuilder,
         bn: VarBuilder,
         backend: &Backend,
     ) -> Result<Self> {
         let name = conv.prefix();
-        let folded = spec.load_folded(conv, bn)?;
+        let folded = spec.load_folded(epsilon, conv, bn)?;
         Ok(match backend {
             Backend::Packed { isa, pool } => {
                 let (weight, bias) = numbers(&folded)?;
@@ -224,14 +223,14 @@ pub(super) enum Stem {
 }
 
 impl Stem {
-    pub(super) fn load(vb: &VarBuilder, backend: &Backend) -> Result<Self> {
+    pub(super) fn load(vb: &VarBuilder, epsilon: f64, backend: &Backend) -> Result<Self> {
         let spec = ConvSpec {
             in_channels: 3,
             out_channels: 64,
             kernel: 7,
             stride: 2,
         };
-        let folded = spec.load_folded(vb.pp("conv1"), vb.pp("bn1"))?;
+        let folded = spec.load_folded(epsilon, vb.pp("conv1"), vb.pp("bn1"))?;
         Ok(match backend {
             Backend::Packed { isa, pool } => {
                 let (weight, bias) = numbers(&folded)?;

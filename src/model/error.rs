@@ -43,11 +43,13 @@ pub enum ModelError {
     },
     /// A tensor that is missing, misnamed, of the wrong shape or type, or holds non-finite numbers.
     #[error(
-        "the weights {origin} do not fit ResNet-50: tensor `{tensor}`: expected {expected}, found {found}"
+        "the weights {origin} do not fit {architecture}: tensor `{tensor}`: expected {expected}, found {found}"
     )]
     Tensor {
         /// The file, or how the weights came about.
         origin: String,
+        /// The network that they were held against.
+        architecture: &'static str,
         /// The tensor's name.
         tensor: String,
         /// What the network needs.
@@ -61,6 +63,22 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// The field and its value.
+        reason: String,
+    },
+    /// Labels that cannot be used, or are not as many as there are classes.
+    #[error("the labels {path} cannot be used: {reason}")]
+    Labels {
+        /// The file that they are in.
+        path: PathBuf,
+        /// What is wrong, with line or count.
+        reason: String,
+    },
+    /// Another program's weights that cannot be turned into ours.
+    #[error("{path} cannot be converted: {reason}")]
+    Convert {
+        /// The file that was read, or could not be written.
+        path: PathBuf,
+        /// What is wrong with it.
         reason: String,
     },
     /// The hub had no answer that we could use.

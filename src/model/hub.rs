@@ -9,6 +9,7 @@
 mod cache;
 mod config;
 mod error;
+mod list;
 mod names;
 mod ranged;
 mod transfer;
@@ -20,10 +21,17 @@ use std::sync::Arc;
 use cache::{CachedRepo, Snapshot};
 pub use config::{HubConfig, HubLimits};
 pub use error::HubError;
+pub use list::{CachedWeights, list};
 use transfer::Remote;
 
-/// The file that describes a timm checkpoint, preprocessing included.
+/// The file that describes a checkpoint, in timm's form preprocessing included.
 pub(crate) const CONFIG_FILE: &str = "config.json";
+
+/// The file that describes the preprocessing of a checkpoint in transformers' form.
+pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+
+/// What is fetched beside the weights, where it is there.
+const DESCRIPTIONS: [&str; 2] = [CONFIG_FILE, PREPROCESSOR_FILE];
 
 /// Where the files of one checkpoint lie on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +40,8 @@ pub struct CheckpointFiles {
     pub weights: PathBuf,
     /// The checkpoint's `config.json`; `None` when the repository has none.
     pub config: Option<PathBuf>,
+    /// The checkpoint's `preprocessor_config.json`; `None` when the repository has none.
+    pub preprocessor: Option<PathBuf>,
     /// The commit that the files belong to, 40 hexadecimal digits.
     pub revision: String,
     /// The SHA-256 of the weights as the hub declared it (64 lower-case hexadecimal digits), where the cache records one.
@@ -74,7 +84,8 @@ pub struct Verified {
 /// | a complete checkpoint at the commit that a branch or tag names | one: which commit is it now? |
 /// | less | that one, then two for each missing file |
 ///
-/// The weights are `model.safetensors`, or else the only `*.safetensors` file at the top of the repository.
+/// The weights are `file` where one is named, else `model.safetensors`, else the only `*.safetensors` file at the top of the repository, else
+/// `resnet50.safetensors`.
 /// A hub that is out of reach, failing or breaking off is no error while the cache holds the revision: that copy is used, with
 /// a warning in the log.
 ///
@@ -86,21 +97,22 @@ pub async fn fetch(
     config: &HubConfig,
     model_id: &str,
     revision: &str,
+    file: Option<&str>,
     progress: Option<Arc<ProgressFn>>,
 ) -> Result<CheckpointFiles, HubError> {
     let revision = names::check(model_id, revision)?;
     let repo = CachedRepo::new(&config.cache_dir, model_id);
-    let local = repo.resolve(&revision);
+    let local = repo.resolve(&revision, file);
     if config.offline {
         return take_local(config, model_id, &revision, local);
     }
     if let Some(snapshot) = &local
         && names::is_commit(&revision)
-        && snapshot.config_settled
+        && snapshot.unsettled.is_empty()
     {
         return Ok(snapshot.files.clone());
     }
-    match fetch_online(config, &repo, model_id, &revision, progress).await {
+    match fetch_online(config, &repo, model_id, &revision, file, progress).await {
         Ok(files) => Ok(files),
         Err(error) => match local {
             Some(snapshot) if error.is_transient() => {
@@ -125,9 +137,10 @@ pub fn cached(
     config: &HubConfig,
     model_id: &str,
     revision: &str,
+    file: Option<&str>,
 ) -> Result<CheckpointFiles, HubError> {
     let revision = names::check(model_id, revision)?;
-    let local = CachedRepo::new(&config.cache_dir, model_id).resolve(&revision);
+    let local = CachedRepo::new(&config.cache_dir, model_id).resolve(&revision, file);
     take_local(config, model_id, &revision, local)
 }
 
@@ -140,9 +153,10 @@ pub fn verify_cached(
     config: &HubConfig,
     model_id: &str,
     revision: &str,
+    file: Option<&str>,
 ) -> Result<Verified, HubError> {
-    let files = cached(config, model_id, revision)?;
-    if let Some(path) = &files.config {
+    let files = cached(config, model_id, revision, file)?;
+    for path in files.config.iter().chain(&files.preprocessor) {
         cache::check_json(path)?;
     }
     let (bytes, sha256) = cache::digest(&files.weights)?;
@@ -175,7 +189,7 @@ fn take_local(
             cache_dir: config.cache_dir.clone(),
         });
     };
-    if !snapshot.config_settled {
+    if snapshot.unsettled.contains(&CONFIG_FILE) {
         tracing::warn!(
             model = model_id,
             commit = snapshot.files.revision,
@@ -191,33 +205,39 @@ async fn fetch_online(
     repo: &CachedRepo,
     model_id: &str,
     revision: &str,
+    file: Option<&str>,
     progress: Option<Arc<ProgressFn>>,
 ) -> Result<CheckpointFiles, HubError> {
     let remote = Remote::new(config, model_id, revision)?;
-    let listing = remote.listing().await?;
-    if let Some(snapshot) = repo.at_commit(&listing.commit)
-        && (snapshot.files.config.is_some() || !listing.has_config)
+    let listing = remote.listing(file).await?;
+    let (commit, weights) = (&listing.commit, &listing.weights);
+    let there = || repo.at_commit(commit, Some(weights));
+    if let Some(snapshot) = there()
+        && snapshot.unsettled.is_empty()
     {
-        repo.point_ref(revision, &listing.commit)?;
+        repo.point_ref(revision, commit)?;
         return Ok(snapshot.files);
     }
 
     let _only_us = repo.lock().await?;
     // Whoever held the lock may have brought what was missing, so each file is looked for again.
-    if listing.has_config {
-        // First, so that weights in a snapshot mean that its configuration is there too.
-        transfer::ensure(&remote, repo, &listing.commit, CONFIG_FILE, None).await?;
-    } else {
-        repo.note_no_config(&listing.commit)?;
+    // Descriptions first, so that weights in a snapshot mean that they are there too.
+    for name in DESCRIPTIONS {
+        if listing.descriptions.contains(&name) {
+            transfer::ensure(&remote, repo, commit, name, None).await?;
+        } else {
+            repo.note_absent(commit, name)?;
+        }
     }
-    transfer::ensure(&remote, repo, &listing.commit, &listing.weights, progress).await?;
+    repo.note_choice(commit, &listing.choice)?;
+    transfer::ensure(&remote, repo, commit, weights, progress).await?;
     // Last: a branch must not point at a commit that is not all there.
-    repo.point_ref(revision, &listing.commit)?;
-    repo.at_commit(&listing.commit)
+    repo.point_ref(revision, commit)?;
+    there()
         .map(|snapshot| snapshot.files)
         .ok_or_else(|| HubError::NotCached {
             model: model_id.to_owned(),
-            revision: listing.commit,
+            revision: listing.commit.clone(),
             cache_dir: config.cache_dir.clone(),
         })
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::pretrained::PretrainedCfg;
+use super::pretrained::{Channels, PretrainedCfg, Scale};
 
 /// One image as the model takes it, of the network's height and width.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,16 +45,22 @@ impl From<Vec<f32>> for Input {
     }
 }
 
-/// The checkpoint's normalisation as a factor and an addend per channel, on the device.
+/// The checkpoint's normalisation as a factor and an addend per plane, on the device.
 pub(super) struct Normaliser {
     device: Device,
+    /// Whether the network's planes are blue, green, red.
+    reversed: bool,
     factor: Tensor,
     addend: Tensor,
 }
 
 impl Normaliser {
     pub(super) fn new(cfg: &PretrainedCfg, device: &Device) -> Result<Self> {
-        // (x / 255 - mean) / std, with everything that does not depend on x worked out beforehand and not in f32.
+        // (x / top - mean) / std, with everything that does not depend on x worked out beforehand and not in f32.
+        let top = match cfg.scale {
+            Scale::Unit => 255.0,
+            Scale::Byte => 1.0,
+        };
         let per_channel = |f: &dyn Fn(f64, f64) -> f64| {
             let values: Vec<f32> = cfg
                 .mean
@@ -66,7 +72,8 @@ impl Normaliser {
         };
         Ok(Self {
             device: device.clone(),
-            factor: per_channel(&|_, std| 1.0 / (255.0 * std))?,
+            reversed: cfg.channels == Channels::Bgr,
+            factor: per_channel(&|_, std| 1.0 / (top * std))?,
             addend: per_channel(&|mean, std| -mean / std)?,
         })
     }
@@ -77,15 +84,19 @@ impl Normaliser {
         images: &[&[u8]],
         (height, width): (usize, usize),
     ) -> Result<Tensor> {
-        Tensor::from_vec(
+        let pixels = Tensor::from_vec(
             images.concat(),
             (images.len(), height, width, 3),
             &self.device,
-        )?
-        .permute((0, 3, 1, 2))?
-        .contiguous()?
-        .to_dtype(DType::F32)?
-        .broadcast_mul(&self.factor)?
-        .broadcast_add(&self.addend)
+        )?;
+        let planes = pixels.permute((0, 3, 1, 2))?.contiguous()?;
+        let planes = match self.reversed {
+            true => planes.flip(&[1])?,
+            false => planes,
+        };
+        planes
+            .to_dtype(DType::F32)?
+            .broadcast_mul(&self.factor)?
+            .broadcast_add(&self.addend)
     }
 }

@@ -1,40 +1,82 @@
-//! What a checkpoint says about itself: timm's `config.json`, whose `pretrained_cfg` decides the preprocessing. Parses and checks; never
-//! touches pixels.
+//! How a checkpoint wants its images prepared, whichever form it says so in. Plain data with bounds; never touches pixels.
 
-use std::path::Path;
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use serde::Deserialize;
 
-use super::error::ModelError;
-
 /// Sides of network inputs that we accept, in pixels.
-pub const INPUT_SIDES: std::ops::RangeInclusive<usize> = 32..=512;
+pub const INPUT_SIDES: RangeInclusive<usize> = 32..=512;
 
-/// How pixels are interpolated when the checkpoint's test images were resized.
+/// How pixels are interpolated when the checkpoint's test images were resized. All are antialiased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
-    /// Antialiased triangle filter.
+    /// Triangle filter.
     Bilinear,
-    /// Antialiased Catmull-Rom-like cubic with a = -0.5, as Pillow has it.
+    /// Catmull-Rom-like cubic with a = -0.5, as Pillow has it.
     Bicubic,
+    /// Sinc windowed by its own main lobe.
+    Lanczos,
+}
+
+/// What an image is resized to before the crop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResizeTo {
+    /// The shorter side to this many pixels, the longer one in proportion.
+    ShorterSide(usize),
+    /// Height and width, whatever the proportions.
+    Exact(usize, usize),
+}
+
+/// Where a centre crop begins when the pixels to spare are odd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Centre {
+    /// Half of them, a half rounded to the even number: torchvision and timm.
+    HalfToEven,
+    /// Half of them, rounded down: transformers.
+    Down,
+}
+
+/// The order of the network's input planes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Channels {
+    /// Red, green, blue.
+    Rgb,
+    /// Blue, green, red: Caffe's.
+    Bgr,
+}
+
+/// The scale that `mean` and `std` are on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// 0 to 1.
+    Unit,
+    /// 0 to 255: Caffe's.
+    Byte,
 }
 
 /// How test images of this checkpoint were prepared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PretrainedCfg {
-    /// Network input, height and width in pixels.
+    /// Network input, height and width in pixels: the centre crop.
     pub input_size: (usize, usize),
-    /// The image's shorter side is resized to this many pixels before the crop.
-    pub resize: usize,
+    /// What the image is resized to before the crop; nowhere smaller than it.
+    pub resize: ResizeTo,
     /// The filter of that resize.
     pub interpolation: Interpolation,
-    /// Subtracted from each of R, G, B, on the scale 0 to 1.
+    /// Where the crop begins.
+    pub centre: Centre,
+    /// The order of the planes, of `mean` and of `std`.
+    pub channels: Channels,
+    /// The scale of `mean` and `std`.
+    pub scale: Scale,
+    /// Subtracted from each plane.
     pub mean: [f32; 3],
-    /// Divides each of R, G, B after that.
+    /// Divides each plane after that.
     pub std: [f32; 3],
-    /// How many classes the checkpoint says it has, if it does.
-    pub num_classes: Option<usize>,
 }
 
 impl Default for PretrainedCfg {
@@ -43,124 +85,111 @@ impl Default for PretrainedCfg {
     fn default() -> Self {
         Self {
             input_size: (224, 224),
-            resize: 256,
+            resize: ResizeTo::ShorterSide(256),
             interpolation: Interpolation::Bilinear,
+            centre: Centre::HalfToEven,
+            channels: Channels::Rgb,
+            scale: Scale::Unit,
             mean: [0.485, 0.456, 0.406],
             std: [0.229, 0.224, 0.225],
-            num_classes: None,
         }
     }
-}
-
-/// timm's `config.json`, the part that we read.
-#[derive(Deserialize)]
-struct ConfigFile {
-    architecture: Option<String>,
-    num_classes: Option<usize>,
-    pretrained_cfg: Option<RawCfg>,
-}
-
-#[derive(Deserialize)]
-struct RawCfg {
-    input_size: Option<[usize; 3]>,
-    test_input_size: Option<[usize; 3]>,
-    interpolation: Option<Interpolation>,
-    crop_pct: Option<f64>,
-    test_crop_pct: Option<f64>,
-    crop_mode: Option<String>,
-    mean: Option<[f32; 3]>,
-    std: Option<[f32; 3]>,
-    num_classes: Option<usize>,
-    first_conv: Option<String>,
-    classifier: Option<String>,
 }
 
 impl PretrainedCfg {
-    /// Reads and checks a `config.json`.
-    pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let invalid = |reason: String| ModelError::Config {
-            path: path.to_owned(),
-            reason,
-        };
-        let text = std::fs::read_to_string(path).map_err(|e| invalid(e.to_string()))?;
-        Self::parse(&text).map_err(invalid)
-    }
-
-    /// Parses the text of a `config.json`; the error says which field is wrong and what would be right.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let file: ConfigFile = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        if let Some(architecture) = &file.architecture
-            && architecture != "resnet50"
-        {
-            return Err(format!(
-                "`architecture` is \"{architecture}\", but this service runs \"resnet50\""
-            ));
+    /// What the networks that come from Caffe were trained on: blue, green, red from 0 to 255 less ImageNet's means, which Keras calls
+    /// "caffe" (`keras/src/applications/imagenet_utils.py`). Resize and crop are torchvision's preset's.
+    pub fn caffe() -> Self {
+        Self {
+            channels: Channels::Bgr,
+            scale: Scale::Byte,
+            mean: [103.939, 116.779, 123.68],
+            std: [1.0; 3],
+            ..Self::default()
         }
-        let raw = file.pretrained_cfg.ok_or(
-            "there is no `pretrained_cfg`, which timm's checkpoints have and which decides the preprocessing",
-        )?;
-        raw.check(file.num_classes)
     }
-}
 
-impl RawCfg {
-    fn check(self, num_classes: Option<usize>) -> Result<PretrainedCfg, String> {
-        let default = PretrainedCfg::default();
-        only(self.crop_mode, "center", "crop_mode")?;
-        only(self.first_conv, "conv1", "first_conv")?;
-        only(self.classifier, "fc", "classifier")?;
-        let size = self.test_input_size.or(self.input_size).unwrap_or([
-            3,
-            default.input_size.0,
-            default.input_size.1,
-        ]);
-        let [channels, height, width] = size;
-        if channels != 3 || !INPUT_SIDES.contains(&height) || !INPUT_SIDES.contains(&width) {
+    /// Checks what a configuration asked for; the error says which value cannot be carried out and what could.
+    pub(super) fn checked(self) -> Result<Self, String> {
+        let (height, width) = self.input_size;
+        if !INPUT_SIDES.contains(&height) || !INPUT_SIDES.contains(&width) {
             return Err(format!(
-                "the input size is {size:?}, expected [3, height, width] with sides from {} to {}",
+                "the input size is {height}x{width}, expected sides from {} to {}",
                 INPUT_SIDES.start(),
                 INPUT_SIDES.end()
             ));
         }
-        let crop_pct = self.test_crop_pct.or(self.crop_pct).unwrap_or(0.875);
-        if !(0.25..=1.0).contains(&crop_pct) {
-            return Err(format!("the crop is {crop_pct}, expected 0.25 to 1"));
-        }
-        let (mean, std) = (
-            self.mean.unwrap_or(default.mean),
-            self.std.unwrap_or(default.std),
-        );
-        if mean.iter().any(|m| !m.is_finite() || m.abs() > 255.0) {
+        let (resized, longest) = match self.resize {
+            ResizeTo::ShorterSide(side) => ((side, side), side),
+            ResizeTo::Exact(height, width) => ((height, width), height.max(width)),
+        };
+        if resized.0 < height || resized.1 < width || longest > MAX_RESIZED {
             return Err(format!(
-                "`mean` is {mean:?}, expected numbers on the scale 0 to 1"
+                "images are resized to {resized:?} before a crop of {height}x{width}, expected no less than the crop and up to {MAX_RESIZED}"
             ));
         }
-        if std
-            .iter()
-            .any(|s| !s.is_finite() || *s < 1e-4 || *s > 255.0)
-        {
+        let largest = match self.scale {
+            Scale::Unit => 1.0,
+            Scale::Byte => 255.0,
+        };
+        if self.mean.iter().any(|m| !(-largest..=largest).contains(m)) {
             return Err(format!(
-                "`std` is {std:?}, expected positive numbers on the scale 0 to 1"
+                "the mean is {:?}, expected numbers on the scale 0 to {largest}",
+                self.mean
             ));
         }
-        Ok(PretrainedCfg {
-            input_size: (height, width),
-            // timm's create_transform: floor(size / crop_pct), of the shorter side.
-            resize: (height.min(width) as f64 / crop_pct).floor() as usize,
-            interpolation: self.interpolation.unwrap_or(default.interpolation),
-            mean,
-            std,
-            num_classes: self.num_classes.or(num_classes),
-        })
+        let deviations = largest * 1e-4..=largest;
+        if self.std.iter().any(|s| !deviations.contains(s)) {
+            return Err(format!(
+                "the standard deviation `std` is {:?}, expected positive numbers on the scale 0 to {largest}",
+                self.std
+            ));
+        }
+        Ok(self)
     }
 }
 
-/// An optional field that, where present, must have the one value that we carry out.
-fn only(found: Option<String>, expected: &str, field: &str) -> Result<(), String> {
-    match found {
-        Some(value) if value != expected => Err(format!(
-            "`{field}` is \"{value}\", but only \"{expected}\" is supported"
-        )),
-        _ => Ok(()),
+/// Four times the largest input: timm's crops are a quarter of the image at least.
+const MAX_RESIZED: usize = 4 * *INPUT_SIDES.end();
+
+/// A preparation by name, for checkpoints that come without a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preset {
+    /// [`PretrainedCfg::default`].
+    Torchvision,
+    /// [`PretrainedCfg::caffe`].
+    Caffe,
+}
+
+impl Preset {
+    /// What it stands for.
+    pub fn pretrained(self) -> PretrainedCfg {
+        match self {
+            Self::Torchvision => PretrainedCfg::default(),
+            Self::Caffe => PretrainedCfg::caffe(),
+        }
+    }
+}
+
+impl FromStr for Preset {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "torchvision" => Ok(Self::Torchvision),
+            "caffe" => Ok(Self::Caffe),
+            other => Err(format!(
+                "`{other}` is no preprocessing; use torchvision or caffe"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Torchvision => "torchvision",
+            Self::Caffe => "caffe",
+        })
     }
 }

@@ -1,19 +1,14 @@
-//! ResNet-50 v1.5, layer by layer, under torchvision's names (which timm shares): <https://arxiv.org/abs/1512.03385>, with the stride in
-//! the 3x3 convolution as torchvision has it. It says what the network is; how a layer is computed is the convolutions' business.
+//! ResNet-18 to 152, layer by layer, under torchvision's names (which timm shares): <https://arxiv.org/abs/1512.03385>. It says what the
+//! network is; how a layer is computed is the convolutions' business.
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::architecture::{Architecture, Block, Variant};
 use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, image_of, to_nchw};
 
-/// Pooled features per image: the channels of the last stage.
-pub const FEATURES: usize = 2048;
-
-/// A bottleneck's output has this many times the channels of its 3x3 convolution.
-const EXPANSION: usize = 4;
-
 /// The network.
-pub struct ResNet50 {
+pub struct ResNet {
     stem: Stem,
     /// `layer1` to `layer4`.
     stages: [Stage; 4],
@@ -25,39 +20,47 @@ pub struct ResNet50 {
 pub struct Forward {
     /// The last stage's output; [`Forward::feature_map`] gives it in PyTorch's layout.
     layer4: Tensor,
-    /// Pooled features `(n, 2048)`.
+    /// Pooled features `(n, features)`.
     pub features: Tensor,
     /// Logits `(n, classes)`.
     pub logits: Tensor,
 }
 
 impl Forward {
-    /// The last stage's output `(n, 2048, h/32, w/32)`, rounded up.
+    /// The last stage's output `(n, features, h/32, w/32)`, rounded up.
     pub fn feature_map(&self) -> Result<Tensor> {
         to_nchw(&self.layer4)
     }
 
-    /// [`Forward::feature_map`] of image `index` alone, `(1, 2048, h/32, w/32)`: the rest of the batch is not copied.
+    /// [`Forward::feature_map`] of image `index` alone, `(1, features, h/32, w/32)`: the rest of the batch is not copied.
     pub fn feature_map_of(&self, index: usize) -> Result<Tensor> {
         to_nchw(&image_of(&self.layer4, index)?)
     }
 }
 
-impl ResNet50 {
+impl ResNet {
     /// Builds the network from a source of tensors; the names below are the checkpoint's.
-    pub fn load(vb: &VarBuilder, classes: usize, backend: &Backend) -> Result<Self> {
-        let stage = |name, blocks, in_channels, width, stride| {
-            Stage::load(&vb.pp(name), blocks, in_channels, width, stride, backend)
+    pub fn load(
+        vb: &VarBuilder,
+        architecture: &Architecture,
+        classes: usize,
+        backend: &Backend,
+    ) -> Result<Self> {
+        let [first, second, third, fourth] = architecture.depths();
+        let widened = architecture.block().expansion();
+        let layers = Layers {
+            architecture,
+            backend,
         };
         let net = Self {
-            stem: Stem::load(vb, backend)?,
+            stem: Stem::load(vb, architecture.batch_norm_epsilon(), backend)?,
             stages: [
-                stage("layer1", 3, 64, 64, 1)?,
-                stage("layer2", 4, 256, 128, 2)?,
-                stage("layer3", 6, 512, 256, 2)?,
-                stage("layer4", 3, 1024, 512, 2)?,
+                layers.stage(&vb.pp("layer1"), first, 64, 64, 1)?,
+                layers.stage(&vb.pp("layer2"), second, 64 * widened, 128, 2)?,
+                layers.stage(&vb.pp("layer3"), third, 128 * widened, 256, 2)?,
+                layers.stage(&vb.pp("layer4"), fourth, 256 * widened, 512, 2)?,
             ],
-            exit: Exit::load(FEATURES, classes, vb.pp("fc"), backend)?,
+            exit: Exit::load(architecture.features(), classes, vb.pp("fc"), backend)?,
             backend: backend.clone(),
         };
         net.announce_order();
@@ -70,7 +73,7 @@ impl ResNet50 {
             .stages
             .iter()
             .flat_map(|stage| &stage.0)
-            .flat_map(Bottleneck::in_order)
+            .flat_map(Residual::in_order)
             .collect();
         for pair in order.windows(2) {
             pair[0].precede(pair[1]);
@@ -85,7 +88,7 @@ impl ResNet50 {
         self.leave(self.through(self.stages.len(), images)?)
     }
 
-    /// [`ResNet50::forward`], showing `tap` the output of each stage in PyTorch's layout under its name: `maxpool`, `layer1` to `layer4`.
+    /// [`ResNet::forward`], showing `tap` the output of each stage in PyTorch's layout under its name: `maxpool`, `layer1` to `layer4`.
     pub fn forward_with_taps(
         &self,
         images: &Tensor,
@@ -130,95 +133,115 @@ impl ResNet50 {
 }
 
 /// Blocks at one resolution; the first one changes resolution and channels.
-struct Stage(Vec<Bottleneck>);
+struct Stage(Vec<Residual>);
 
 impl Stage {
-    fn load(
-        vb: &VarBuilder,
-        blocks: usize,
-        in_channels: usize,
-        width: usize,
-        stride: usize,
-        backend: &Backend,
-    ) -> Result<Self> {
-        (0..blocks)
-            .map(|i| {
-                let (channels, stride) = if i == 0 {
-                    (in_channels, stride)
-                } else {
-                    (width * EXPANSION, 1)
-                };
-                Bottleneck::load(&vb.pp(i), channels, width, stride, backend)
-            })
-            .collect::<Result<_>>()
-            .map(Self)
-    }
-
     fn forward(&self, x: Tensor) -> Result<Tensor> {
         self.0.iter().try_fold(x, |x, block| block.forward(x))
     }
 }
 
-/// 1x1 to fewer channels, 3x3, 1x1 back to more, and the input added at the end.
-struct Bottleneck {
-    conv1: ConvBn,
-    conv2: ConvBn,
-    conv3: ConvBn,
-    /// Fits the input to the output where resolution or channels change.
-    downsample: Option<ConvBn>,
+/// What all layers are built by.
+struct Layers<'a> {
+    architecture: &'a Architecture,
+    backend: &'a Backend,
 }
 
-impl Bottleneck {
-    fn load(
+impl Layers<'_> {
+    /// `blocks` blocks whose 3x3 convolutions have `width` channels; the first of them has the stride.
+    fn stage(
+        &self,
+        vb: &VarBuilder,
+        blocks: usize,
+        in_channels: usize,
+        width: usize,
+        stride: usize,
+    ) -> Result<Stage> {
+        let out_channels = width * self.architecture.block().expansion();
+        let block = |i| match i {
+            0 => self.block(&vb.pp(i), in_channels, width, stride),
+            _ => self.block(&vb.pp(i), out_channels, width, 1),
+        };
+        (0..blocks).map(block).collect::<Result<_>>().map(Stage)
+    }
+
+    fn block(
+        &self,
         vb: &VarBuilder,
         in_channels: usize,
         width: usize,
         stride: usize,
-        backend: &Backend,
-    ) -> Result<Self> {
-        let out_channels = width * EXPANSION;
-        let conv = |conv: &str, bn: &str, in_channels, out_channels, kernel, stride| {
-            let spec = ConvSpec {
-                in_channels,
-                out_channels,
-                kernel,
-                stride,
-            };
-            ConvBn::load(spec, vb.pp(conv), vb.pp(bn), backend)
+    ) -> Result<Residual> {
+        let (block, variant) = (self.architecture.block(), self.architecture.variant());
+        let out_channels = width * block.expansion();
+        let conv = |conv, bn, shape| self.conv(vb.pp(conv), vb.pp(bn), shape);
+        let (first, middle, last) = match (block, variant) {
+            (Block::Basic, _) => (
+                conv("conv1", "bn1", [in_channels, width, 3, stride])?,
+                None,
+                conv("conv2", "bn2", [width, width, 3, 1])?,
+            ),
+            (Block::Bottleneck, Variant::V1) => (
+                conv("conv1", "bn1", [in_channels, width, 1, stride])?,
+                Some(conv("conv2", "bn2", [width, width, 3, 1])?),
+                conv("conv3", "bn3", [width, out_channels, 1, 1])?,
+            ),
+            (Block::Bottleneck, Variant::V1_5) => (
+                conv("conv1", "bn1", [in_channels, width, 1, 1])?,
+                Some(conv("conv2", "bn2", [width, width, 3, stride])?),
+                conv("conv3", "bn3", [width, out_channels, 1, 1])?,
+            ),
         };
-        Ok(Self {
-            conv1: conv("conv1", "bn1", in_channels, width, 1, 1)?,
-            conv2: conv("conv2", "bn2", width, width, 3, stride)?,
-            conv3: conv("conv3", "bn3", width, out_channels, 1, 1)?,
-            downsample: (stride != 1 || in_channels != out_channels)
-                .then(|| {
-                    conv(
-                        "downsample.0",
-                        "downsample.1",
-                        in_channels,
-                        out_channels,
-                        1,
-                        stride,
-                    )
-                })
-                .transpose()?,
+        let fits = stride == 1 && in_channels == out_channels;
+        let shape = [in_channels, out_channels, 1, stride];
+        let downsample = (!fits).then(|| conv("downsample.0", "downsample.1", shape));
+        Ok(Residual {
+            first,
+            middle,
+            last,
+            downsample: downsample.transpose()?,
         })
     }
 
-    /// The convolutions as [`Bottleneck::forward`] runs them.
+    fn conv(&self, conv: VarBuilder, bn: VarBuilder, shape: [usize; 4]) -> Result<ConvBn> {
+        let [in_channels, out_channels, kernel, stride] = shape;
+        let spec = ConvSpec {
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+        };
+        let epsilon = self.architecture.batch_norm_epsilon();
+        ConvBn::load(spec, epsilon, conv, bn, self.backend)
+    }
+}
+
+/// Convolutions with ReLU between them, and the input added at the end.
+struct Residual {
+    first: ConvBn,
+    /// The 3x3 of a bottleneck.
+    middle: Option<ConvBn>,
+    last: ConvBn,
+    /// Fits the input to the output where resolution or channels change.
+    downsample: Option<ConvBn>,
+}
+
+impl Residual {
+    /// The convolutions as [`Residual::forward`] runs them.
     fn in_order(&self) -> impl Iterator<Item = &ConvBn> {
-        let downsample = self.downsample.iter();
-        let rest = [&self.conv2, &self.conv3];
-        std::iter::once(&self.conv1).chain(downsample).chain(rest)
+        let rest = self.downsample.iter().chain(&self.middle);
+        std::iter::once(&self.first).chain(rest).chain([&self.last])
     }
 
     fn forward(&self, x: Tensor) -> Result<Tensor> {
-        let y = self.conv1.forward_relu(&x)?;
+        let mut y = self.first.forward_relu(&x)?;
         let skip = match &self.downsample {
             Some(downsample) => downsample.forward(&x)?,
             None => x,
         };
-        let y = self.conv2.forward_relu(&y)?;
-        self.conv3.forward_add_relu(&y, skip)
+        if let Some(middle) = &self.middle {
+            y = middle.forward_relu(&y)?;
+        }
+        self.last.forward_add_relu(&y, skip)
     }
 }

@@ -1,8 +1,10 @@
 //! Where the weights come from: a formula, a local file or the hub. It decides and finds; it loads nothing.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
+use super::architecture::Architecture;
 use super::error::ModelError;
 use super::hub::{self, CheckpointFiles, HubConfig, ProgressFn};
 
@@ -16,10 +18,10 @@ pub const DEFAULT_REVISION: &str = "main";
 pub const LOCAL_WEIGHTS: &str = "weights/resnet50.safetensors";
 
 /// What the operator asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum WeightsChoice {
-    /// Untrained weights by a formula, from this seed.
-    Random(u64),
+    /// Untrained weights by a formula.
+    Random(Architecture),
     /// A safetensors file.
     File(PathBuf),
     /// A repository of the hub, at a revision.
@@ -28,42 +30,82 @@ pub enum WeightsChoice {
         model: String,
         /// Branch, tag or commit.
         revision: String,
+        /// The file to take of those that it has, where that is said.
+        file: Option<String>,
     },
 }
 
 impl WeightsChoice {
     /// The rule of precedence: `--weights`, then a `--model` that was named, then [`LOCAL_WEIGHTS`] below `folder`, then the default
-    /// model on the hub.
+    /// model on the hub. `file` names one of the model's files.
     pub fn resolve(
-        weights: Option<&str>,
+        weights: Option<&NamedWeights>,
         model: Option<&str>,
         revision: Option<&str>,
+        file: Option<&str>,
         folder: &Path,
     ) -> Self {
         let local = folder.join(LOCAL_WEIGHTS);
         match (weights, model) {
-            (Some("random"), _) => Self::Random(0),
-            (Some(file), _) => Self::File(PathBuf::from(file)),
-            (None, None) if revision.is_none() && local.is_file() => Self::File(local),
+            (Some(NamedWeights::Random(architecture)), _) => Self::Random(*architecture),
+            (Some(NamedWeights::File(file)), _) => Self::File(file.clone()),
+            (None, None) if revision.is_none() && file.is_none() && local.is_file() => {
+                Self::File(local)
+            }
             (None, model) => Self::Hub {
                 model: model.unwrap_or(DEFAULT_MODEL).to_owned(),
                 revision: revision.unwrap_or(DEFAULT_REVISION).to_owned(),
+                file: file.map(str::to_owned),
             },
         }
     }
 }
 
+/// What `--weights` names.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NamedWeights {
+    /// `random`, or `random:resnet18` for another network than ResNet-50.
+    Random(Architecture),
+    /// Anything else: a file.
+    File(PathBuf),
+}
+
+impl FromStr for NamedWeights {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text
+            .strip_prefix("random")
+            .map(|rest| rest.strip_prefix(':').ok_or(rest))
+        {
+            Some(Err("")) => Ok(Self::Random(Architecture::RESNET50)),
+            Some(Ok(name)) => Architecture::named(name).map(Self::Random).ok_or_else(|| {
+                let names = Architecture::names();
+                format!("there are no random weights for `{name}`; use one of {names}")
+            }),
+            _ => Ok(Self::File(PathBuf::from(text))),
+        }
+    }
+}
+
 /// Weights that are there to be loaded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum WeightsSource {
-    /// The formula with this seed.
-    Random(u64),
+    /// The formula.
+    Random {
+        /// The formula's seed.
+        seed: u64,
+        /// The network that it makes weights for.
+        architecture: Architecture,
+    },
     /// Files on this machine.
     Files {
         /// The safetensors file.
         weights: PathBuf,
-        /// timm's `config.json`, where there is one.
+        /// The checkpoint's `config.json`, where there is one.
         config: Option<PathBuf>,
+        /// transformers' `preprocessor_config.json`, where there is one.
+        preprocessor: Option<PathBuf>,
         /// What to call the model: `owner/name` on the hub, else the file's name.
         model: String,
         /// The hub's commit, where it came from there.
@@ -81,13 +123,25 @@ impl WeightsSource {
         progress: Option<Arc<ProgressFn>>,
     ) -> Result<Self, ModelError> {
         Ok(match choice {
-            WeightsChoice::Random(seed) => Self::Random(*seed),
+            WeightsChoice::Random(architecture) => Self::random(*architecture),
             WeightsChoice::File(weights) => Self::local(weights),
-            WeightsChoice::Hub { model, revision } => Self::cached(
+            WeightsChoice::Hub {
+                model,
+                revision,
+                file,
+            } => Self::cached(
                 model.clone(),
-                hub::fetch(hub, model, revision, progress).await?,
+                hub::fetch(hub, model, revision, file.as_deref(), progress).await?,
             ),
         })
+    }
+
+    /// Untrained weights, seed 0.
+    pub fn random(architecture: Architecture) -> Self {
+        Self::Random {
+            seed: 0,
+            architecture,
+        }
     }
 
     /// A checkpoint of the hub whose files are on this machine.
@@ -95,18 +149,20 @@ impl WeightsSource {
         Self::Files {
             weights: files.weights,
             config: files.config,
+            preprocessor: files.preprocessor,
             model,
             revision: Some(files.revision),
             declared_sha256: files.sha256,
         }
     }
 
-    /// A local file, with the `config.json` beside it if there is one.
+    /// A local file, with the `config.json` and the `preprocessor_config.json` beside it if they are there.
     pub fn local(weights: &Path) -> Self {
-        let config = weights.with_file_name("config.json");
+        let beside = |name| Some(weights.with_file_name(name)).filter(|path| path.is_file());
         Self::Files {
             weights: weights.to_owned(),
-            config: config.is_file().then_some(config),
+            config: beside(hub::CONFIG_FILE),
+            preprocessor: beside(hub::PREPROCESSOR_FILE),
             // Not its path: strangers see this name.
             model: weights
                 .file_name()

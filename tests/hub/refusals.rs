@@ -10,14 +10,14 @@ async fn names_that_cannot_exist_are_refused_before_any_call() {
         "", "a/b/c", "../x", "a/..", "a b/c", "/b", "a/", "a//b", "a--b/c", "a/b.git", "-a/b",
         "a/.b", "a\\b", "ä/b", "a/b?c", "a/b%2f",
     ] {
-        let error = fetch(&config, id, "main", None).await.unwrap_err();
+        let error = fetch(&config, id, "main", None, None).await.unwrap_err();
         assert!(
             matches!(error, HubError::InvalidModelId { .. }),
             "{id:?}: {error}"
         );
         assert!(
             matches!(
-                cached(&config, id, "main"),
+                cached(&config, id, "main", None),
                 Err(HubError::InvalidModelId { .. })
             ),
             "{id:?}"
@@ -37,7 +37,9 @@ async fn names_that_cannot_exist_are_refused_before_any_call() {
         "a\nb",
         &"x".repeat(201),
     ] {
-        let error = fetch(&config, MODEL, revision, None).await.unwrap_err();
+        let error = fetch(&config, MODEL, revision, None, None)
+            .await
+            .unwrap_err();
         assert!(
             matches!(error, HubError::InvalidRevision { .. }),
             "{revision:?}: {error}"
@@ -178,11 +180,11 @@ async fn each_refusal_of_the_hub_has_its_own_error_with_advice() {
     // The same from the hub's own bookkeeping.
     let (_server, _cache, config) = hub();
     assert!(matches!(
-        fetch(&config, MODEL, "gone", None).await,
+        fetch(&config, MODEL, "gone", None, None).await,
         Err(HubError::RevisionNotFound { .. })
     ));
     assert!(matches!(
-        fetch(&config, "timm/other", "main", None).await,
+        fetch(&config, "timm/other", "main", None, None).await,
         Err(HubError::ModelNotFound { .. })
     ));
 }
@@ -207,7 +209,7 @@ async fn a_refusal_of_one_file_is_told_as_such() {
         let error = get(&config).await.unwrap_err();
         assert!(expected(&error), "{fault:?}: {error:?}");
         assert!(matches!(
-            cached(&config, MODEL, "main"),
+            cached(&config, MODEL, "main", None),
             Err(HubError::NotCached { .. })
         ));
     }
@@ -242,7 +244,10 @@ async fn weights_are_chosen_by_a_fixed_rule() {
                 assert_eq!(files.config, None);
                 server.take_seen();
                 // That there is no config.json is remembered.
-                assert_eq!(fetch(&config, MODEL, COMMIT, None).await.unwrap(), files);
+                assert_eq!(
+                    fetch(&config, MODEL, COMMIT, None, None).await.unwrap(),
+                    files
+                );
                 assert!(server.take_seen().is_empty());
             }
             (Err(HubError::NoWeights { .. }), None) => {}

@@ -56,7 +56,7 @@ async fn a_download_that_stays_cut_off_is_never_taken_for_whole_and_a_later_run_
     assert!(error.to_string().contains("again"), "{error}");
     for revision in ["main", COMMIT] {
         assert!(matches!(
-            cached(&config, MODEL, revision),
+            cached(&config, MODEL, revision, None),
             Err(HubError::NotCached { .. })
         ));
     }
@@ -139,7 +139,7 @@ async fn bytes_that_are_not_what_the_hub_declared_are_refused_and_removed() {
                 "case {index}: no {part:?} in {error}"
             );
         }
-        let missing = cached(&config, MODEL, COMMIT);
+        let missing = cached(&config, MODEL, COMMIT, None);
         assert!(
             matches!(missing, Err(HubError::NotCached { .. })),
             "case {index}"
@@ -207,7 +207,9 @@ async fn a_hub_whose_plain_way_is_closed_is_asked_in_the_usual_way() {
 async fn a_renamed_model_is_followed_by_its_relative_redirect() {
     let (server, _cache, config) = hub();
     server.rename("timm/old-name", MODEL);
-    let files = fetch(&config, "timm/old-name", "main", None).await.unwrap();
+    let files = fetch(&config, "timm/old-name", "main", None, None)
+        .await
+        .unwrap();
     assert_eq!(std::fs::read(files.weights).unwrap(), weights());
     assert_eq!(files.revision, COMMIT);
 }
@@ -232,7 +234,9 @@ async fn progress_rises_to_the_declared_size() {
             .unwrap()
             .push((p.file.to_owned(), p.done, p.total))
     });
-    fetch(&config, MODEL, "main", Some(progress)).await.unwrap();
+    fetch(&config, MODEL, "main", None, Some(progress))
+        .await
+        .unwrap();
     let reports = reports.lock().unwrap();
     let size = weights().len() as u64;
     assert!(

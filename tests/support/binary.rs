@@ -33,6 +33,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 /// A small picture of its own for every `seed`.
+#[allow(dead_code, reason = "not every test sends pictures")]
 pub(crate) fn write_picture(path: &Path, seed: u8) {
     let pixels = image::RgbImage::from_fn(50, 40, |x, y| {
         image::Rgb([(x * 5) as u8 ^ seed, (y * 6) as u8, seed.wrapping_mul(37)])

@@ -4,7 +4,9 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use imgclass::model::{Classifier, DeviceChoice, ModelOptions, WeightsSource};
+use imgclass::model::{
+    Architecture, Classifier, DeviceChoice, ModelOptions, Overrides, WeightsSource,
+};
 
 /// A file of the reference data; says loudly that a test is skipped where there is none.
 #[allow(dead_code, reason = "not every test needs reference data")]
@@ -31,11 +33,13 @@ pub(crate) fn options() -> ModelOptions {
         dtype: None,
         isa: None,
         threads: NonZeroUsize::new(2).expect("2 is not 0"),
+        overrides: Overrides::default(),
     }
 }
 
 /// The formula's network, seed 0.
 #[allow(dead_code, reason = "not every test needs a whole classifier")]
 pub(crate) fn untrained() -> Classifier {
-    Classifier::load(&WeightsSource::Random(0), &options()).expect("the formula always loads")
+    Classifier::load(&WeightsSource::random(Architecture::RESNET50), &options())
+        .expect("the formula always loads")
 }

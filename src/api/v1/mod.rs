@@ -129,7 +129,7 @@ impl ImageRoutes {
 
     /// Embed images
     ///
-    /// The 2048 features that the network's last layer classifies by, for search and for classifiers of your own. Send images as for
+    /// The features that the network's last layer classifies by, for search and for classifiers of your own. Send images as for
     /// `/v1/classify`.
     #[oai(path = "/v1/embeddings", method = "post", operation_id = "embeddings")]
     async fn embeddings(

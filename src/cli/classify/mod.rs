@@ -42,7 +42,7 @@ pub(super) struct ClassifyArgs {
     #[arg(long, value_name = "K", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
     top_k: u16,
 
-    /// Also write the 2048 pooled features of each image (jsonl and parquet)
+    /// Also write the pooled features of each image (jsonl and parquet)
     #[arg(long)]
     embeddings: bool,
 

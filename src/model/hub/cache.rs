@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{CONFIG_FILE, CheckpointFiles, HubError, names};
+use super::{CONFIG_FILE, CheckpointFiles, DESCRIPTIONS, HubError, PREPROCESSOR_FILE, names};
 
 /// How long to wait while another process fills the repository. A checkpoint of 100 MB takes as long at 170 kB/s.
 const LOCK_WAIT: Duration = Duration::from_secs(600);
@@ -29,8 +29,8 @@ pub(super) struct CachedRepo {
 /// A checkpoint in the cache.
 pub(super) struct Snapshot {
     pub(super) files: CheckpointFiles,
-    /// Whether `config.json` is there or known not to exist. Without that, its absence means nothing.
-    pub(super) config_settled: bool,
+    /// The descriptions that are neither there nor known not to exist: their absence means nothing.
+    pub(super) unsettled: Vec<&'static str>,
 }
 
 /// A download that is not whole.
@@ -54,16 +54,16 @@ impl CachedRepo {
         }
     }
 
-    /// The cached checkpoint that a checked revision means, as far as the cache knows.
-    pub(super) fn resolve(&self, revision: &str) -> Option<Snapshot> {
+    /// The cached checkpoint that a checked revision means, as far as the cache knows. `file` is the weights file, where one is asked for.
+    pub(super) fn resolve(&self, revision: &str, file: Option<&str>) -> Option<Snapshot> {
         if names::is_commit(revision) {
-            return self.at_commit(revision);
+            return self.at_commit(revision, file);
         }
-        self.at_commit(&self.read_ref(revision)?)
+        self.at_commit(&self.read_ref(revision)?, file)
     }
 
     /// The cached checkpoint of one commit, if its weights are there.
-    pub(super) fn at_commit(&self, commit: &str) -> Option<Snapshot> {
+    pub(super) fn at_commit(&self, commit: &str, file: Option<&str>) -> Option<Snapshot> {
         let folder = self.root.join("snapshots").join(commit);
         let present: Vec<String> = fs::read_dir(&folder)
             .ok()?
@@ -72,14 +72,23 @@ impl CachedRepo {
             .filter(|entry| entry.path().is_file())
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
-        let weights = folder.join(names::choose_weights(present.iter().map(String::as_str)).ok()?);
-        let has_config = names::has_config(present.iter().map(String::as_str));
+        let names = || present.iter().map(String::as_str);
+        let has = |name: &str| names().any(|present| present == name);
+        // What was cached by name must not pass for the repository's own choice.
+        let noted = fs::read_to_string(self.choice(commit)).ok();
+        let asked = file.or(noted.as_deref().filter(|_| !has(names::WEIGHTS_FILE)));
+        let weights = folder.join(names::choose_weights(names(), asked).ok()?);
+        let settled = |name: &str| has(name) || self.no_exist(commit, name).is_file();
         Some(Snapshot {
-            config_settled: has_config || self.no_exist(commit).is_file(),
+            unsettled: DESCRIPTIONS
+                .into_iter()
+                .filter(|name| !settled(name))
+                .collect(),
             files: CheckpointFiles {
                 sha256: declared_sha256(&weights),
                 weights,
-                config: has_config.then(|| folder.join(CONFIG_FILE)),
+                config: has(CONFIG_FILE).then(|| folder.join(CONFIG_FILE)),
+                preprocessor: has(PREPROCESSOR_FILE).then(|| folder.join(PREPROCESSOR_FILE)),
                 revision: commit.to_owned(),
             },
         })
@@ -170,12 +179,18 @@ impl CachedRepo {
             .map_err(|source| HubError::Cache { path, source })
     }
 
-    /// Remembers that a commit has no `config.json`.
-    pub(super) fn note_no_config(&self, commit: &str) -> Result<(), HubError> {
-        let path = self.no_exist(commit);
-        create_parent(&path)
-            .and_then(|()| fs::write(&path, b""))
-            .map_err(|source| HubError::Cache { path, source })
+    /// Remembers that a commit does not have one of the descriptions.
+    pub(super) fn note_absent(&self, commit: &str, name: &str) -> Result<(), HubError> {
+        write(self.no_exist(commit, name), "")
+    }
+
+    /// Remembers which weights file of a commit is meant where none is named: nothing, where there is no such file. The name is not to be
+    /// seen from what is cached, which may be one that somebody named.
+    pub(super) fn note_choice(&self, commit: &str, weights: &str) -> Result<(), HubError> {
+        match weights {
+            names::WEIGHTS_FILE => Ok(()),
+            weights => write(self.choice(commit), weights),
+        }
     }
 
     /// Removes a file of a commit and its blob, so that nobody takes them for whole.
@@ -196,9 +211,20 @@ impl CachedRepo {
         names::is_hex(&commit, 40).then_some(commit)
     }
 
-    fn no_exist(&self, commit: &str) -> PathBuf {
-        self.root.join(".no_exist").join(commit).join(CONFIG_FILE)
+    fn no_exist(&self, commit: &str, name: &str) -> PathBuf {
+        self.root.join(".no_exist").join(commit).join(name)
     }
+
+    /// Beside our lock, out of other tools' way.
+    fn choice(&self, commit: &str) -> PathBuf {
+        self.locks.join(format!("imgclass-{commit}.weights"))
+    }
+}
+
+fn write(path: PathBuf, text: &str) -> Result<(), HubError> {
+    create_parent(&path)
+        .and_then(|()| fs::write(&path, text))
+        .map_err(|source| HubError::Cache { path, source })
 }
 
 /// Checks a downloaded file against what the hub declared: the digest where there is one, else the size in bytes
@@ -284,7 +310,7 @@ pub(super) fn digest(path: &Path) -> Result<(u64, String), HubError> {
 }
 
 /// The digest that a link into `blobs` records in its target's name; only large files have one.
-fn declared_sha256(pointer: &Path) -> Option<String> {
+pub(super) fn declared_sha256(pointer: &Path) -> Option<String> {
     let target = fs::read_link(pointer).ok()?;
     let name = target.file_name()?.to_str()?;
     names::is_hex(name, 64).then(|| name.to_ascii_lowercase())

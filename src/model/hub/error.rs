@@ -105,8 +105,8 @@ pub enum HubError {
     },
     /// The repository has no weights that can be used, or more than one candidate.
     #[error(
-        "{model} at {commit} has {found}; needed is model.safetensors, or exactly one *.safetensors file at the top. \
-         Choose another `--model` or `--revision`, or download a file and name it with `--weights FILE`"
+        "{model} at {commit} has {found}; needed is model.safetensors, resnet50.safetensors, or exactly one *.safetensors file at the top. \
+         Name one with `--weights-file`, choose another `--model` or `--revision`, or download a file and name it with `--weights FILE`"
     )]
     NoWeights {
         /// The model asked for.
@@ -162,7 +162,7 @@ pub enum HubError {
     },
     /// A file is larger than any checkpoint of this kind; it was not downloaded.
     #[error(
-        "{file} has more than {limit} bytes, which no ResNet-50 checkpoint needs: check `--model`"
+        "{file} has more than {limit} bytes, which no ResNet checkpoint needs: check `--model`"
     )]
     TooLarge {
         /// The file's name in the repository.

@@ -1,9 +1,12 @@
 //! Which model ids, revisions and file names are accepted, before any of them becomes part of a path or URL; never touches disk or network.
 
-use super::{CONFIG_FILE, HubError};
+use super::HubError;
 
 /// The name under which the hub's libraries store unsharded weights.
-const WEIGHTS_FILE: &str = "model.safetensors";
+pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
+
+/// What is meant where a repository holds several networks, as `lmz/candle-resnet` does.
+const RESNET50_FILE: &str = "resnet50.safetensors";
 
 /// The hub's own bound on a repository's name, in characters (`huggingface_hub`'s `validate_repo_id`); an owner has the same here.
 const MAX_ID_PART: usize = 96;
@@ -102,42 +105,58 @@ pub(super) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Picks the weights among file names: `model.safetensors`, or else the only safetensors file at the top.
-/// On failure, says what safetensors files there are.
-pub(super) fn choose_weights<'a>(names: impl Iterator<Item = &'a str>) -> Result<String, String> {
-    let mut found: Vec<&str> = names
-        .filter(|name| name.ends_with(".safetensors"))
-        .collect();
-    found.sort_unstable();
-    if found.contains(&WEIGHTS_FILE) {
-        return Ok(WEIGHTS_FILE.to_owned());
-    }
-    let top: Vec<&str> = found
+/// Picks the weights among file names: the one that is asked for, else `model.safetensors`, else the only safetensors file at the top, else
+/// `resnet50.safetensors` of several. On failure, says what there is.
+pub(super) fn choose_weights<'a>(
+    names: impl Iterator<Item = &'a str>,
+    asked: Option<&str>,
+) -> Result<String, String> {
+    let names: Vec<&str> = names.collect();
+    let is_weights = |name: &str| name.ends_with(".safetensors");
+    let mut top: Vec<&str> = names
         .iter()
         .copied()
-        .filter(|name| is_plain(name))
+        .filter(|name| is_weights(name) && is_plain(name))
         .collect();
-    match top[..] {
-        [only] => Ok(only.to_owned()),
-        _ if found.is_empty() => Err("no *.safetensors file".to_owned()),
-        _ => {
-            let shown = found.iter().take(5).copied().collect::<Vec<_>>().join(", ");
-            let more = if found.len() > 5 { ", ..." } else { "" };
-            Err(format!(
-                "{} safetensors file(s): {shown}{more}",
-                found.len()
-            ))
-        }
+    top.sort_unstable();
+    if let Some(asked) = asked {
+        return match top.contains(&asked) {
+            true => Ok(asked.to_owned()),
+            false => Err(format!("no {asked}, but {}", listed(&top))),
+        };
+    }
+    let usual = [WEIGHTS_FILE, RESNET50_FILE];
+    match (usual.into_iter().find(|name| top.contains(name)), &top[..]) {
+        (Some(WEIGHTS_FILE), _) => Ok(WEIGHTS_FILE.to_owned()),
+        (_, [only]) => Ok((*only).to_owned()),
+        (Some(usual), _) => Ok(usual.to_owned()),
+        (None, []) => Err(instead(&names)),
+        (None, _) => Err(listed(&top)),
     }
 }
 
-/// Whether the listing names the checkpoint's configuration.
-pub(super) fn has_config<'a>(mut names: impl Iterator<Item = &'a str>) -> bool {
-    names.any(|name| name == CONFIG_FILE)
+/// What to say where there is no safetensors file at the top.
+fn instead(names: &[&str]) -> String {
+    let convertible = [".bin", ".pth", ".pt", ".h5", ".keras"];
+    let other = names
+        .iter()
+        .find(|name| is_plain(name) && convertible.iter().any(|end| name.ends_with(end)));
+    match other {
+        Some(other) => format!(
+            "no *.safetensors file, but {other}: download that, turn it into one with `imgclass weights convert {other}` and name the result with `--weights`"
+        ),
+        None => "no *.safetensors file at the top".to_owned(),
+    }
+}
+
+fn listed(files: &[&str]) -> String {
+    let shown = files.iter().take(5).copied().collect::<Vec<_>>().join(", ");
+    let more = if files.len() > 5 { ", ..." } else { "" };
+    format!("{} safetensors file(s): {shown}{more}", files.len())
 }
 
 /// A file name without folders that is safe to join to a path.
-fn is_plain(name: &str) -> bool {
+pub(super) fn is_plain(name: &str) -> bool {
     !name.starts_with('.')
         && name
             .bytes()

@@ -11,7 +11,7 @@ use super::cache::{self, CachedRepo};
 use super::error::Doing;
 use super::ranged::Begin;
 use super::watch::{Watch, no_answer};
-use super::{HubConfig, HubError, HubLimits, ProgressFn, names};
+use super::{DESCRIPTIONS, HubConfig, HubError, HubLimits, ProgressFn, names};
 
 /// Tries after the first, for answers that say "later" (`hf-hub` knows which).
 const RETRIES: usize = 2;
@@ -35,8 +35,10 @@ pub(super) struct Listing {
     pub(super) commit: String,
     /// The file name of the weights.
     pub(super) weights: String,
-    /// Whether there is a `config.json`.
-    pub(super) has_config: bool,
+    /// The one that is meant where none is named; empty where there is none.
+    pub(super) choice: String,
+    /// Those of [`DESCRIPTIONS`] that there are.
+    pub(super) descriptions: Vec<&'static str>,
 }
 
 impl Remote {
@@ -85,8 +87,8 @@ impl Remote {
         })
     }
 
-    /// Asks which commit the revision means now and which files it has: one call.
-    pub(super) async fn listing(&self) -> Result<Listing, HubError> {
+    /// Asks which commit the revision means now and which files it has, `file` among them: one call.
+    pub(super) async fn listing(&self, file: Option<&str>) -> Result<Listing, HubError> {
         let doing = self.doing(None);
         let question = self
             .repo
@@ -113,15 +115,18 @@ impl Remote {
         }
         let siblings = info.siblings.ok_or_else(|| protocol("it lists no files"))?;
         let files = || siblings.iter().map(|sibling| sibling.rfilename.as_str());
-        let weights = names::choose_weights(files()).map_err(|found| HubError::NoWeights {
+        let chosen = names::choose_weights(files(), file);
+        let weights = chosen.map_err(|found| HubError::NoWeights {
             model: self.model.clone(),
             commit: commit.clone(),
             found,
         })?;
+        let there = |name: &&str| files().any(|file| file == *name);
         Ok(Listing {
             commit,
             weights,
-            has_config: names::has_config(files()),
+            choice: names::choose_weights(files(), None).unwrap_or_default(),
+            descriptions: DESCRIPTIONS.into_iter().filter(there).collect(),
         })
     }
 

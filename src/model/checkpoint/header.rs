@@ -1,0 +1,41 @@
+//! The one thing that the safetensors crate does not look for in a file's header: a name that is there twice, of which it keeps the last.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+
+/// A tensor's name that the header of a well-formed safetensors file holds more than once.
+pub(super) fn repeated_name(file: &[u8]) -> Option<String> {
+    let (length, rest) = file.split_first_chunk::<8>()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let mut json = serde_json::Deserializer::from_slice(rest.get(..length)?);
+    let mut repeated = None;
+    // The only error is our own: the header has been parsed before.
+    let _ = json.deserialize_map(Names(&mut repeated));
+    repeated
+}
+
+/// Looks at a map's keys and stops at the first that it has seen.
+struct Names<'a>(&'a mut Option<String>);
+
+impl<'de> Visitor<'de> for Names<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a safetensors header")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if seen.contains(&name) {
+                *self.0 = Some(name);
+                return Err(A::Error::custom("twice"));
+            }
+            map.next_value::<IgnoredAny>()?;
+            seen.insert(name);
+        }
+        Ok(())
+    }
+}

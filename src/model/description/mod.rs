@@ -1,0 +1,108 @@
+//! What a checkpoint says about itself, in timm's form or in transformers': network, preprocessing, number of classes, labels. Reads and
+//! checks text; never opens weights.
+
+mod preprocessor;
+mod timm;
+mod transformers;
+
+pub(super) use timm::Own;
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use super::architecture::Architecture;
+use super::error::ModelError;
+use super::labels::Label;
+use super::pretrained::PretrainedCfg;
+
+/// No configuration in use is a tenth of it; a file that is larger is something else.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// What a checkpoint's configuration says; the default is that of one without.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Description {
+    /// The network, where it is named.
+    pub architecture: Option<Architecture>,
+    /// How images are prepared.
+    pub pretrained: PretrainedCfg,
+    /// How many classes there are, where it says so, and by which field.
+    pub classes: Option<(usize, &'static str)>,
+    /// What the classes are called, where it says so.
+    pub labels: Option<Vec<Label>>,
+}
+
+impl Description {
+    /// Reads `config.json`, and the `preprocessor_config.json` that belongs to one in transformers' form.
+    pub fn read(config: &Path, preprocessor: Option<&Path>) -> Result<Self, ModelError> {
+        let (config_text, path) = (text(config)?, config.to_owned());
+        let invalid = |path: &PathBuf| {
+            let path = path.clone();
+            |reason| ModelError::Config { path, reason }
+        };
+        let object: serde_json::Map<String, serde_json::Value> =
+            parse(&config_text).map_err(invalid(&path))?;
+        if object.contains_key("pretrained_cfg") || object.contains_key("architecture") {
+            return timm::parse(&config_text).map_err(invalid(&path));
+        }
+        if !object.contains_key("model_type") {
+            return Err(invalid(&path)(
+                "it has neither timm's `pretrained_cfg` nor transformers' `model_type`, so it does not say how images are prepared".to_owned(),
+            ));
+        }
+        let mut description = transformers::parse(&config_text).map_err(invalid(&path))?;
+        match preprocessor {
+            Some(path) => {
+                let path = path.to_owned();
+                description.pretrained =
+                    preprocessor::parse(&text(&path)?).map_err(invalid(&path))?;
+            }
+            None => tracing::warn!(
+                config = %path.display(),
+                "there is no preprocessor_config.json beside it: images are prepared as torchvision does"
+            ),
+        }
+        Ok(description)
+    }
+}
+
+fn text(path: &Path) -> Result<String, ModelError> {
+    let invalid = |reason: String| ModelError::Config {
+        path: path.to_owned(),
+        reason,
+    };
+    let size = std::fs::metadata(path).map_err(|e| invalid(e.to_string()))?;
+    if size.len() > MAX_BYTES {
+        return Err(invalid(format!(
+            "it has {} bytes; no configuration has more than {MAX_BYTES}",
+            size.len()
+        )));
+    }
+    std::fs::read_to_string(path).map_err(|e| invalid(e.to_string()))
+}
+
+/// JSON with the field's name in every error.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value =
+        serde_path_to_error::deserialize(&mut json).map_err(|e| match e.path().to_string() {
+            path if path == "." => e.into_inner().to_string(),
+            path => format!("`{path}`: {}", e.into_inner()),
+        })?;
+    json.end().map_err(|e| e.to_string())?;
+    Ok(value)
+}
+
+/// An optional field that, where present, must have the one value that we carry out.
+fn only<T: PartialEq + std::fmt::Debug>(
+    found: Option<T>,
+    expected: T,
+    field: &str,
+) -> Result<(), String> {
+    match found {
+        Some(value) if value != expected => Err(format!(
+            "`{field}` is {value:?}, but only {expected:?} is supported"
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,183 @@
+//! transformers' `preprocessor_config.json`: what its image processors do with these fields at inference, in its Pillow and numpy form.
+//!
+//! | processors | resize | crop |
+//! |---|---|---|
+//! | ConvNext (what `microsoft/resnet-50` names) | below 384 the shorter side to `int(size / crop_pct)`; from 384 on to a square | to `size`, or none |
+//! | ViT | to `size`, whatever the proportions | none |
+//! | DeiT | to `size`, whatever the proportions | to `crop_size`, if `do_center_crop` |
+//! | Bit, CLIP | the shorter side to `size` | to `crop_size`, if `do_center_crop` |
+
+use serde::Deserialize;
+
+use super::{only, parse as parse_json};
+use crate::model::pretrained::{Centre, Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
+
+#[derive(Deserialize)]
+struct PreprocessorFile {
+    image_processor_type: Option<String>,
+    feature_extractor_type: Option<String>,
+    do_resize: Option<bool>,
+    size: Option<Size>,
+    crop_pct: Option<f64>,
+    resample: Option<u8>,
+    do_center_crop: Option<bool>,
+    crop_size: Option<Size>,
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    do_normalize: Option<bool>,
+    image_mean: Option<[f32; 3]>,
+    image_std: Option<[f32; 3]>,
+    do_flip_channel_order: Option<bool>,
+}
+
+/// Older files have a number where newer ones say which sides it is.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Number(usize),
+    Shortest { shortest_edge: usize },
+    Both { height: usize, width: usize },
+}
+
+/// From this size on a ConvNext processor squeezes the whole image into the square.
+const WARPED_FROM: usize = 384;
+
+/// What a ConvNext processor crops where nothing is said.
+const CROP_PCT: f64 = 224.0 / 256.0;
+
+pub(super) fn parse(text: &str) -> Result<PretrainedCfg, String> {
+    let file: PreprocessorFile = parse_json(text)?;
+    only(file.do_resize, true, "do_resize")?;
+    let named = file.image_processor_type.as_ref();
+    let named = named.or(file.feature_extractor_type.as_ref());
+    let family = named.map_or("ConvNext", |name| {
+        let name = name.trim_end_matches("Fast");
+        let name = name.trim_end_matches("ImageProcessor");
+        name.trim_end_matches("FeatureExtractor")
+    });
+    let (resize, crop) = match family {
+        "ConvNext" => file.conv_next()?,
+        "ViT" => {
+            let (height, width) = file.size()?.both()?;
+            (ResizeTo::Exact(height, width), (height, width))
+        }
+        "DeiT" => {
+            let (height, width) = file.size()?.both()?;
+            let crop = file.crop((height, width))?;
+            (ResizeTo::Exact(height, width), crop)
+        }
+        "Bit" | "BiT" | "CLIP" => {
+            let side = file.size()?.shortest()?;
+            if file.do_center_crop == Some(false) {
+                return Err("`do_center_crop` is false, which leaves images of many sizes, but the network runs on one".to_owned());
+            }
+            (ResizeTo::ShorterSide(side), file.crop((side, side))?)
+        }
+        other => {
+            return Err(format!(
+                "images are prepared by a \"{other}\" processor, but only ConvNext, ViT, DeiT, Bit and CLIP are supported"
+            ));
+        }
+    };
+    let (mean, std) = file.normalisation()?;
+    let cfg = PretrainedCfg {
+        input_size: crop,
+        resize,
+        interpolation: file.interpolation(family)?,
+        centre: Centre::Down,
+        channels: match file.do_flip_channel_order {
+            Some(true) => Channels::Bgr,
+            _ => Channels::Rgb,
+        },
+        scale: file.scale()?,
+        mean,
+        std,
+    };
+    cfg.checked()
+}
+
+impl PreprocessorFile {
+    fn size(&self) -> Result<Size, String> {
+        self.size.ok_or_else(|| "there is no `size`".to_owned())
+    }
+
+    fn conv_next(&self) -> Result<(ResizeTo, (usize, usize)), String> {
+        let side = self.size()?.shortest()?;
+        let crop_pct = self.crop_pct.unwrap_or(CROP_PCT);
+        if !(0.25..=1.0).contains(&crop_pct) {
+            return Err(format!("`crop_pct` is {crop_pct}, expected 0.25 to 1"));
+        }
+        let resize = if side < WARPED_FROM {
+            ResizeTo::ShorterSide((side as f64 / crop_pct).floor() as usize)
+        } else {
+            ResizeTo::Exact(side, side)
+        };
+        Ok((resize, (side, side)))
+    }
+
+    /// The crop of processors that crop only if they are told to; `whole` is what they leave else.
+    fn crop(&self, whole: (usize, usize)) -> Result<(usize, usize), String> {
+        match (self.do_center_crop, self.crop_size) {
+            (Some(false), _) => Ok(whole),
+            (_, Some(size)) => size.both(),
+            (_, None) => Err("there is no `crop_size`".to_owned()),
+        }
+    }
+
+    /// Pillow's numbers of its filters.
+    fn interpolation(&self, family: &str) -> Result<Interpolation, String> {
+        let default = if family == "ViT" { 2 } else { 3 };
+        match self.resample.unwrap_or(default) {
+            1 => Ok(Interpolation::Lanczos),
+            2 => Ok(Interpolation::Bilinear),
+            3 => Ok(Interpolation::Bicubic),
+            other => Err(format!(
+                "`resample` is {other}, expected 1 (Lanczos), 2 (bilinear) or 3 (bicubic)"
+            )),
+        }
+    }
+
+    /// The scale on which the mean is subtracted.
+    fn scale(&self) -> Result<Scale, String> {
+        let factor = self.rescale_factor.unwrap_or(1.0 / 255.0);
+        match self.do_rescale {
+            Some(false) => Ok(Scale::Byte),
+            _ if (factor * 255.0 - 1.0).abs() < 1e-6 => Ok(Scale::Unit),
+            _ if factor == 1.0 => Ok(Scale::Byte),
+            _ => Err(format!("`rescale_factor` is {factor}, expected 1/255 or 1")),
+        }
+    }
+
+    fn normalisation(&self) -> Result<([f32; 3], [f32; 3]), String> {
+        if self.do_normalize == Some(false) {
+            return Ok(([0.0; 3], [1.0; 3]));
+        }
+        // The processors' defaults have changed with their versions, and every file that they write has both.
+        let missing = |field: &str| format!("there is no `{field}`");
+        Ok((
+            self.image_mean.ok_or_else(|| missing("image_mean"))?,
+            self.image_std.ok_or_else(|| missing("image_std"))?,
+        ))
+    }
+}
+
+impl Size {
+    fn shortest(self) -> Result<usize, String> {
+        match self {
+            Self::Number(side)
+            | Self::Shortest {
+                shortest_edge: side,
+            } => Ok(side),
+            Self::Both { height, width } if height == width => Ok(height),
+            Self::Both { .. } => Err(format!("`size` is {self:?}, expected `shortest_edge`")),
+        }
+    }
+
+    fn both(self) -> Result<(usize, usize), String> {
+        match self {
+            Self::Number(side) => Ok((side, side)),
+            Self::Both { height, width } => Ok((height, width)),
+            Self::Shortest { .. } => Err(format!("`size` is {self:?}, expected height and width")),
+        }
+    }
+}

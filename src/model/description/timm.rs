@@ -1,0 +1,182 @@
+//! timm's `config.json` (timm `models/_hub.py` writes it), whose `pretrained_cfg` decides the preprocessing; and what `weights convert` adds
+//! to that form, under `imgclass`, for what timm's networks never differ in.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Description, only, parse as parse_json};
+use crate::model::architecture::{Architecture, Variant};
+use crate::model::labels::Label;
+use crate::model::pretrained::{Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
+
+/// The part that we read. `fixed_input_size` and `pool_size` say nothing of a network that pools whatever comes.
+#[derive(Deserialize)]
+struct ConfigFile {
+    architecture: Option<String>,
+    num_classes: Option<usize>,
+    global_pool: Option<String>,
+    model_args: Option<HashMap<String, serde_json::Value>>,
+    label_names: Option<Vec<String>>,
+    label_descriptions: Option<HashMap<String, String>>,
+    pretrained_cfg: Option<Cfg>,
+    imgclass: Option<Own>,
+}
+
+#[derive(Deserialize)]
+struct Cfg {
+    input_size: Option<[usize; 3]>,
+    test_input_size: Option<[usize; 3]>,
+    interpolation: Option<Interpolation>,
+    crop_pct: Option<f64>,
+    test_crop_pct: Option<f64>,
+    crop_mode: Option<String>,
+    mean: Option<[f32; 3]>,
+    std: Option<[f32; 3]>,
+    num_classes: Option<usize>,
+    first_conv: Option<String>,
+    classifier: Option<String>,
+    label_names: Option<Vec<String>>,
+    label_descriptions: Option<HashMap<String, String>>,
+}
+
+/// Our own addition to timm's form.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::model) struct Own {
+    /// `v1` or `v1.5`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::model) variant: Option<String>,
+    /// Under the root of every batch norm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::model) batch_norm_epsilon: Option<f64>,
+    /// `rgb` or `bgr`, of the planes, `mean` and `std`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::model) channels: Option<String>,
+    /// 1 or 255: the scale of `mean` and `std`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::model) scale: Option<u32>,
+}
+
+/// Settings of timm's networks that change no arithmetic of ours, or that the tensors' shapes show.
+const HARMLESS_ARGS: [&str; 4] = ["num_classes", "in_chans", "drop_rate", "drop_path_rate"];
+
+pub(super) fn parse(text: &str) -> Result<Description, String> {
+    let file: ConfigFile = parse_json(text)?;
+    let own = file.imgclass.unwrap_or_default();
+    let architecture = file.architecture.map(|name| architecture(&name, &own));
+    only(file.global_pool, "avg".to_owned(), "global_pool")?;
+    let args = file.model_args.unwrap_or_default();
+    if let Some(name) = args.keys().find(|name| !HARMLESS_ARGS.contains(&&***name)) {
+        return Err(format!(
+            "`model_args` has `{name}`, which would make it another network"
+        ));
+    }
+    let mut cfg = file.pretrained_cfg.ok_or(
+        "there is no `pretrained_cfg`, which timm's checkpoints have and which decides the preprocessing",
+    )?;
+    let names = file.label_names.or(cfg.label_names.take());
+    let descriptions = file.label_descriptions.or(cfg.label_descriptions.take());
+    let classes = cfg.num_classes.or(file.num_classes);
+    Ok(Description {
+        architecture: architecture.transpose()?,
+        pretrained: cfg.check(&own)?,
+        classes: classes.map(|classes| (classes, "num_classes")),
+        labels: names.map(|names| labels(names, &descriptions.unwrap_or_default())),
+    })
+}
+
+fn architecture(name: &str, own: &Own) -> Result<Architecture, String> {
+    // Training recipes follow the name after a dot.
+    let plain = name.split('.').next().unwrap_or(name);
+    let known = Architecture::named(plain).ok_or_else(|| {
+        format!(
+            "`architecture` is \"{name}\", but this service runs {}",
+            Architecture::names()
+        )
+    })?;
+    let variant = own.variant.as_deref().unwrap_or("v1.5").parse::<Variant>();
+    let variant = variant.map_err(|e| format!("`imgclass.variant`: {e}"))?;
+    let epsilon = own.batch_norm_epsilon.unwrap_or(known.batch_norm_epsilon());
+    if !(1e-12..=1e-1).contains(&epsilon) {
+        return Err(format!(
+            "`imgclass.batch_norm_epsilon` is {epsilon}, expected 1e-12 to 0.1"
+        ));
+    }
+    Ok(known.with_variant(variant).with_batch_norm_epsilon(epsilon))
+}
+
+/// Each class's name, with its description's in front where there is one: ImageNet's names in timm are WordNet ids.
+fn labels(names: Vec<String>, descriptions: &HashMap<String, String>) -> Vec<Label> {
+    let label = |name: String| match descriptions.get(&name) {
+        Some(description) => Label::described(name, description),
+        None => Label::plain(&name),
+    };
+    names.into_iter().map(label).collect()
+}
+
+impl Cfg {
+    fn check(self, own: &Own) -> Result<PretrainedCfg, String> {
+        let default = PretrainedCfg::default();
+        only(self.first_conv, "conv1".to_owned(), "first_conv")?;
+        only(self.classifier, "fc".to_owned(), "classifier")?;
+        let (height, width) = default.input_size;
+        let size = self.test_input_size.or(self.input_size);
+        let [channels, height, width] = size.unwrap_or([3, height, width]);
+        if channels != 3 {
+            return Err(format!(
+                "the input has {channels} channels, but only 3 are supported"
+            ));
+        }
+        let crop_pct = self.test_crop_pct.or(self.crop_pct).unwrap_or(0.875);
+        if !(0.25..=1.0).contains(&crop_pct) {
+            return Err(format!("the crop is {crop_pct}, expected 0.25 to 1"));
+        }
+        // timm's transforms_imagenet_eval: floor(size / crop_pct), of the shorter side or of both.
+        let scaled = |side: usize| (side as f64 / crop_pct).floor() as usize;
+        let resize = match self.crop_mode.as_deref() {
+            None | Some("center") if height == width => ResizeTo::ShorterSide(scaled(height)),
+            Some("squash") => ResizeTo::Exact(scaled(height), scaled(width)),
+            mode => {
+                return Err(format!(
+                    "`crop_mode` is {:?} with an input of {height}x{width}, but only \"center\" with a square input and \"squash\" are supported",
+                    mode.unwrap_or("center")
+                ));
+            }
+        };
+        let (channels, scale) = own.pixels()?;
+        let cfg = PretrainedCfg {
+            input_size: (height, width),
+            resize,
+            interpolation: self.interpolation.unwrap_or(default.interpolation),
+            centre: default.centre,
+            channels,
+            scale,
+            mean: self.mean.unwrap_or(default.mean),
+            std: self.std.unwrap_or(default.std),
+        };
+        cfg.checked()
+    }
+}
+
+impl Own {
+    fn pixels(&self) -> Result<(Channels, Scale), String> {
+        let channels = match self.channels.as_deref() {
+            None | Some("rgb") => Channels::Rgb,
+            Some("bgr") => Channels::Bgr,
+            Some(other) => {
+                return Err(format!(
+                    "`imgclass.channels` is \"{other}\", expected \"rgb\" or \"bgr\""
+                ));
+            }
+        };
+        let scale = match self.scale {
+            None | Some(1) => Scale::Unit,
+            Some(255) => Scale::Byte,
+            Some(other) => {
+                return Err(format!("`imgclass.scale` is {other}, expected 1 or 255"));
+            }
+        };
+        Ok((channels, scale))
+    }
+}
