@@ -219,7 +219,13 @@ fn reply_to(state: &State, request: &Seen, body: &str, fault: Option<&Fault>) ->
         _ => {}
     }
     let path = request.path.split('?').next().unwrap_or_default();
-    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    // A branch's slashes come encoded, so that it is one segment.
+    let parts: Vec<String> = path
+        .trim_matches('/')
+        .split('/')
+        .map(|part| part.replace("%2F", "/"))
+        .collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     if let ["storage", digest] = parts[..] {
         let ignore_range = matches!(fault, Some(Fault::IgnoreRange));
         return state.blobs.get(digest).map_or_else(
