@@ -17,6 +17,7 @@ pub mod hub;
 mod input;
 mod labels;
 mod naming;
+mod opening;
 mod packed;
 mod pretrained;
 mod profile;

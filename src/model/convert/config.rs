@@ -5,10 +5,11 @@ use serde_json::{Map, Value, json};
 use super::Origin;
 use crate::model::architecture::{Architecture, Block, Variant};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::classifier::{Overrides, read_labels};
+use crate::model::classifier::Overrides;
 use crate::model::description::Own;
 use crate::model::error::ModelError;
 use crate::model::labels::Label;
+use crate::model::opening::read_labels;
 use crate::model::pretrained::{Channels, Preset, Scale};
 
 /// Keras' epsilon of its ResNets' batch norms (`keras/src/applications/resnet.py`).
