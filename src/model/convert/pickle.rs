@@ -65,10 +65,17 @@ pub(super) fn object(mut bytes: &[u8]) -> Result<Object, String> {
     stack.finalize().map_err(|e| damaged(&e))
 }
 
-/// What candle's reader says may show a whole object.
+/// What candle's reader says may show a whole object, and a backtrace after it.
 fn damaged(error: &candle_core::Error) -> String {
-    let shown: String = error.to_string().chars().take(120).collect();
-    format!("its pickle is damaged: {shown}")
+    let text = error.to_string();
+    let shown: String = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(120)
+        .collect();
+    format!("its pickle is damaged, or not of the protocol 2 that torch.save writes: {shown}")
 }
 
 /// Refuses what candle's reader would trust: lengths beyond the end, and integers of more than 64 bits.
