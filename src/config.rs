@@ -29,11 +29,11 @@ use crate::service::ServiceOptions;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
+    /// Which weights.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub weights: WeightsArgs,
+    /// The operator's word over the checkpoint's.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub overrides: OverrideArgs,
 
     /// The device that computes: auto, cpu, cuda:N or metal; candle is a GPU's path on the CPU, slow and for checking
@@ -219,14 +219,14 @@ impl LimitArgs {
 /// Everything that classifying needs, by HTTP or from the command line.
 #[derive(Debug, Clone, Args)]
 pub struct ServiceArgs {
+    /// The model and what runs it.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub model: ModelArgs,
+    /// How much at one time.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub limits: LimitArgs,
+    /// Fetching image URLs.
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub fetch: FetchArgs,
 }
 

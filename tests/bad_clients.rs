@@ -79,6 +79,22 @@ async fn quick(http: HttpLimits, connections: ConnectionLimits) -> Serving {
     Serving::start(Arc::new(Quick), &[], http, connections).await
 }
 
+/// A service, a host that takes its fetches and says nothing unless told to, and the host's port.
+async fn with_a_silent_host(idle_timeout: &str) -> (Serving, TcpListener, u16) {
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = host.local_addr().expect("an address").port();
+    let arguments = [
+        "--fetch-allow-cidr",
+        "127.0.0.0/8",
+        "--fetch-allow-port",
+        &port.to_string(),
+        "--fetch-idle-timeout",
+        idle_timeout,
+    ];
+    let serving = Serving::start(Arc::new(Quick), &arguments, HTTP, CONNECTIONS).await;
+    (serving, host, port)
+}
+
 async fn serves(serving: &Serving) {
     let text = exchange(serving, &classify(example(), "close")).await;
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
@@ -221,17 +237,7 @@ async fn a_client_that_sends_on_after_its_refusal_gets_to_read_it() {
 
 #[tokio::test]
 async fn a_client_that_vanishes_frees_its_place_and_its_fetch_is_given_up() {
-    let host = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = host.local_addr().expect("an address").port();
-    let arguments = [
-        "--fetch-allow-cidr",
-        "127.0.0.0/8",
-        "--fetch-allow-port",
-        &port.to_string(),
-        "--fetch-idle-timeout",
-        "60s",
-    ];
-    let serving = Serving::start(Arc::new(Quick), &arguments, HTTP, CONNECTIONS).await;
+    let (serving, host, port) = with_a_silent_host("60s").await;
     let request = classify(&format!("http://127.0.0.1:{port}/a.jpg"), "keep-alive");
     // A closed socket, and one that is closed half: who does not stay for the answer has left, in either way.
     for half in [false, true] {
@@ -292,17 +298,7 @@ async fn jobs_of_clients_that_vanished_cost_no_forward() {
 
 #[tokio::test]
 async fn a_host_that_hangs_costs_its_request_and_the_others_go_on() {
-    let host = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = host.local_addr().expect("an address").port();
-    let arguments = [
-        "--fetch-allow-cidr",
-        "127.0.0.0/8",
-        "--fetch-allow-port",
-        &port.to_string(),
-        "--fetch-idle-timeout",
-        "200ms",
-    ];
-    let serving = Serving::start(Arc::new(Quick), &arguments, HTTP, CONNECTIONS).await;
+    let (serving, host, port) = with_a_silent_host("200ms").await;
     let mut hanging = serving.connect().await;
     let request = classify(&format!("http://127.0.0.1:{port}/a.jpg"), "close");
     hanging.write_all(request.as_bytes()).await.expect("sent");

@@ -12,7 +12,7 @@ use super::ServiceError;
 const KIB: u64 = 1024;
 
 /// Threads of their own for decoding. They are rayon's because the JPEG decoder shares its rows out by rayon: on its own threads it would
-/// start others for each picture, which measured 4 % less throughput, and a large picture that is decoded alone takes idle ones too.
+/// start others for each picture (what that costs: `docs/benchmarks.md`), and a large picture that is decoded alone takes idle ones too.
 pub(super) struct Decoders {
     threads: ThreadPool,
     free: Arc<Semaphore>,
