@@ -30,9 +30,9 @@ fn ours(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("forward/imgclass");
     for isa in Isa::available() {
         for threads in [1, 2] {
-            let pool = Arc::new(ThreadPool::new(
-                NonZeroUsize::new(threads).expect("threads"),
-            ));
+            let pool = Arc::new(
+                ThreadPool::new(NonZeroUsize::new(threads).expect("threads")).expect("threads"),
+            );
             let net = ResNet::load(
                 &formula(),
                 &Architecture::RESNET50,

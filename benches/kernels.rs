@@ -79,7 +79,8 @@ fn bench<T>(
 fn layers(criterion: &mut Criterion) {
     for isa in Isa::available() {
         for threads in [1, 2] {
-            let pool = ThreadPool::new(NonZeroUsize::new(threads).expect("threads"));
+            let pool =
+                ThreadPool::new(NonZeroUsize::new(threads).expect("not 0")).expect("threads");
             let peak = measure_peak_gflops(isa, &pool);
             let group = format!("{isa}, {threads} threads, peak {peak:.0} GFLOP/s");
             for n in [1, 8] {

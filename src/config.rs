@@ -146,11 +146,11 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = whole(1..=65_536), env = "IMGCLASS_MAX_CONCURRENT_REQUESTS")]
     pub max_concurrent_requests: usize,
 
-    /// Prepared images that wait for the model at one time [default: 64, or two full batches if that is more]
+    /// Prepared images that wait for the model at one time [default: 64, or two full batches for each thread if that is more]
     #[arg(long, value_name = "N", value_parser = whole(1..=4096), env = "IMGCLASS_QUEUE_CAPACITY")]
     pub queue_capacity: Option<usize>,
 
-    /// Images in one forward pass at most [default: 8 on the CPU, 64 on a GPU]
+    /// Images in one forward pass at most [default: 4 on the CPU, where each thread has its own; 64 on a GPU]
     #[arg(long, value_name = "N", value_parser = whole(1..=256), env = "IMGCLASS_MAX_BATCH_SIZE")]
     pub max_batch_size: Option<usize>,
 
@@ -176,15 +176,18 @@ pub struct LimitArgs {
 /// The largest side of an image: as far as the formats' decoders go (JPEG's own limit is 65,535).
 const MAX_SIDE: u32 = 65_535;
 
-/// Two cores gain nothing beyond this (docs/benchmarks.md), and a lone request waits for the batch before it.
-const CPU_BATCH: usize = 8;
+/// One thread gains nothing beyond this (docs/benchmarks.md), and there is a batch for each thread.
+const CPU_BATCH: usize = 4;
 
 /// A GPU wants thousands of pixels in every layer, and the last has 49 an image: the size at which frameworks are usually compared. Not
 /// measured here.
 const GPU_BATCH: usize = 64;
 
-/// One prepared input is 0.6 MB, 0.15 MB for a GPU: 64 of them are 38 MB, and eight full batches on the CPU.
+/// One prepared input is 0.6 MB, 0.15 MB for a GPU: 64 of them are 38 MB, and sixteen full batches on the CPU.
 const QUEUE_CAPACITY: usize = 64;
+
+/// No batch that ends takes this long on any machine that a service should run on.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 impl LimitArgs {
     fn image_limits(&self) -> Limits {
@@ -205,13 +208,18 @@ impl LimitArgs {
 
     fn engine_options(&self, model: &ModelInfo) -> EngineOptions {
         let max_batch_size = self.max_batch_size(model);
-        // The next batch is prepared while one runs.
-        let queue_capacity = QUEUE_CAPACITY.max(2 * max_batch_size);
+        // The next batches are prepared while some run.
+        let passes = match model.accelerated {
+            true => 1,
+            false => model.threads,
+        };
+        let queue_capacity = QUEUE_CAPACITY.max(2 * max_batch_size * passes);
         EngineOptions {
             max_concurrent_requests: self.max_concurrent_requests,
             queue_capacity: self.queue_capacity.unwrap_or(queue_capacity),
             max_batch_size,
             max_batch_delay: *self.max_batch_delay,
+            stuck_after: STUCK_AFTER,
         }
     }
 }

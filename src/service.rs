@@ -182,7 +182,7 @@ impl Service {
         let _place = self.admit()?;
         let answers = stream::iter(sources)
             .map(|source| self.answer_in_time(start, source, ask))
-            .buffered(2 * self.max_batch_size);
+            .buffered(2 * self.engine.images_at_once());
         Ok(answers.collect().await)
     }
 
@@ -364,6 +364,11 @@ impl Service {
     /// The most pixels of an image.
     pub fn max_pixels(&self) -> u64 {
         self.limits.max_pixels
+    }
+
+    /// Images that the model works on at one time, at most.
+    pub fn images_at_once(&self) -> usize {
+        self.engine.images_at_once()
     }
 
     /// Images in one forward pass at most.

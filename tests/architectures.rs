@@ -37,7 +37,9 @@ fn numbers(t: &Tensor) -> Vec<f32> {
 fn backends() -> [(&'static str, Backend); 3] {
     let packed = |isa, threads| Backend::Packed {
         isa,
-        pool: Arc::new(ThreadPool::new(NonZeroUsize::new(threads).expect("not 0"))),
+        pool: Arc::new(
+            ThreadPool::new(NonZeroUsize::new(threads).expect("not 0")).expect("threads"),
+        ),
     };
     let portable = Isa::named("portable").expect("always there");
     [
@@ -184,7 +186,9 @@ fn an_image_has_the_same_bits_in_any_batch_and_with_any_number_of_threads_in_bas
     let bits = |threads: usize, first: usize, n: usize| {
         let backend = Backend::Packed {
             isa: Isa::detect(),
-            pool: Arc::new(ThreadPool::new(NonZeroUsize::new(threads).expect("not 0"))),
+            pool: Arc::new(
+                ThreadPool::new(NonZeroUsize::new(threads).expect("not 0")).expect("threads"),
+            ),
         };
         let net = ResNet::load(&formula(), &Architecture::RESNET18, CLASSES, &backend);
         let x = input.narrow(0, first, n).expect("images");

@@ -1,5 +1,6 @@
 //! The engine under models that are slow, wrong and panicking: admission, batches, deadlines, and the worker's replacement.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 struct Gated {
     begun: UnboundedSender<usize>,
     leave: Mutex<Receiver<()>>,
+    workers: usize,
 }
 
 impl Forward for Gated {
@@ -28,6 +30,10 @@ impl Forward for Gated {
                 ..Output::default()
             })
             .collect())
+    }
+
+    fn workers(&self) -> NonZeroUsize {
+        NonZeroUsize::new(self.workers).expect("a worker at least")
     }
 }
 
@@ -57,6 +63,7 @@ const OPTIONS: EngineOptions = EngineOptions {
     queue_capacity: 16,
     max_batch_size: 4,
     max_batch_delay: Duration::ZERO,
+    stuck_after: Duration::from_secs(10),
 };
 
 struct Bench {
@@ -69,12 +76,17 @@ struct Bench {
 }
 
 fn bench(options: EngineOptions) -> Bench {
+    bench_of(1, options)
+}
+
+fn bench_of(workers: usize, options: EngineOptions) -> Bench {
     let (gate, leave) = channel();
     let (begin, begun) = unbounded_channel();
     let counts = Arc::new(Counts::default());
     let model = Gated {
         begun: begin,
         leave: Mutex::new(leave),
+        workers,
     };
     let engine = Engine::start(Arc::new(model), options, counts.clone()).expect("a worker");
     Bench {
@@ -274,6 +286,59 @@ async fn a_batch_waits_for_company_only_where_a_delay_is_asked_for() {
     for job in jobs {
         job.await.expect("joined").expect("an answer");
     }
+}
+
+#[tokio::test]
+async fn as_many_batches_run_at_one_time_as_the_model_asks_for_and_each_takes_its_share() {
+    let mut bench = bench_of(3, OPTIONS);
+    let first = bench.submit(0.0, later());
+    assert_eq!(bench.begun.recv().await, Some(1), "a lone job runs at once");
+    let second = bench.submit(1.0, later());
+    assert_eq!(bench.begun.recv().await, Some(1), "beside the first");
+    let third = bench.submit(2.0, later());
+    assert_eq!(bench.begun.recv().await, Some(1), "beside the others");
+    let waiting: Vec<_> = (3..=7).map(|i| bench.submit(i as f32, later())).collect();
+    bench.until_waiting(5).await;
+    (0..8).for_each(|_| bench.gate.send(()).expect("the model waits"));
+    for (i, job) in [first, second, third]
+        .into_iter()
+        .chain(waiting)
+        .enumerate()
+    {
+        assert_eq!(job.await.expect("joined").expect("an answer"), i as f32);
+    }
+    let mut sizes = Vec::new();
+    while sizes.iter().sum::<usize>() < 5 {
+        sizes.push(bench.begun.recv().await.expect("a batch"));
+    }
+    // How many were idle when the first of them came back is chance; that none takes more than a batch is not.
+    assert!(sizes.iter().all(|size| *size <= 4), "{sizes:?}");
+    assert_eq!(bench.counts.images.load(Ordering::SeqCst), 8);
+    assert!(bench.engine.stop(Duration::from_secs(60)));
+}
+
+#[tokio::test]
+async fn a_batch_far_over_its_time_is_stuck_whatever_the_other_workers_do() {
+    let options = EngineOptions {
+        stuck_after: Duration::from_millis(20),
+        ..OPTIONS
+    };
+    let mut bench = bench_of(2, options);
+    assert_eq!(bench.engine.health(), WorkerHealth::Well);
+    let stuck = bench.submit(0.0, later());
+    assert_eq!(bench.begun.recv().await, Some(1));
+    let until = |wanted: fn(WorkerHealth) -> bool| {
+        let engine = bench.engine.clone();
+        async move {
+            while !wanted(engine.health()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    };
+    until(|health| matches!(health, WorkerHealth::Stuck(_))).await;
+    bench.gate.send(()).expect("the model waits");
+    stuck.await.expect("joined").expect("an answer");
+    until(|health| health == WorkerHealth::Well).await;
 }
 
 /// A device with memory for so many images at a time, until it is lost. Answers each image with its first number.

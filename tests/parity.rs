@@ -32,7 +32,7 @@ fn packed(isa: Isa, threads: usize) -> Backend {
     let threads = NonZeroUsize::new(threads).expect("threads");
     Backend::Packed {
         isa,
-        pool: Arc::new(ThreadPool::new(threads)),
+        pool: Arc::new(ThreadPool::new(threads).expect("threads")),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Failure, progress};
 use crate::config::{ModelArgs, ServiceArgs};
+use crate::kernels::LargeBlocks;
 use crate::model::hub::HubConfig;
 use crate::model::{Classifier, WeightsSource};
 use crate::service::{Observer, Service};
@@ -21,6 +22,9 @@ pub(super) async fn classifier(args: &ModelArgs) -> Result<Classifier, Failure> 
     let options = args.model_options();
     let classifier =
         tokio::task::spawn_blocking(move || Classifier::load(&source, &options)).await??;
+    // What loading leaves has other sizes than what forward passes ask for.
+    LargeBlocks::release();
+    LargeBlocks::keep_for(classifier.passes_at_once().get());
     announce(&classifier);
     Ok(classifier)
 }

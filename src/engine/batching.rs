@@ -21,6 +21,11 @@ pub(super) struct Taken<J> {
     pub(super) abandoned: usize,
 }
 
+/// How many of the waiting jobs a worker takes: an even share where `others` wait for jobs too, and a full batch at most.
+pub(super) fn share(waiting: usize, others: usize, max_batch_size: usize) -> usize {
+    waiting.div_ceil(others + 1).min(max_batch_size)
+}
+
 /// Takes jobs from the front until the batch is full, leaving out those that need no forward any more.
 pub(super) fn take<J: Waiting>(waiting: &mut VecDeque<J>, max_batch_size: usize) -> Taken<J> {
     let mut taken = Taken {
@@ -42,6 +47,22 @@ pub(super) fn take<J: Waiting>(waiting: &mut VecDeque<J>, max_batch_size: usize)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_leaves_the_others_their_share() {
+        for (waiting, others, max, share_of_this) in [
+            (0, 3, 8, 0),
+            (1, 0, 8, 1),
+            (1, 3, 8, 1),
+            (4, 1, 8, 2),
+            (5, 1, 8, 3),
+            (9, 0, 8, 8),
+            (100, 3, 8, 8),
+        ] {
+            let found = share(waiting, others, max);
+            assert_eq!(found, share_of_this, "{waiting} waiting, {others} others");
+        }
+    }
 
     #[derive(Debug, PartialEq, Eq, Clone, Copy)]
     enum Fate {

@@ -1,11 +1,13 @@
-//! Admission, queue, batching and the worker that runs the model. Knows jobs and deadlines; knows no HTTP, no pixels and no tensors, and
+//! Admission, queue, batching and the workers that run the model. Knows jobs and deadlines; knows no HTTP, no pixels and no tensors, and
 //! nothing in it is async but the waiting for a place or a reply.
 
 mod admission;
 mod batching;
+mod monitor;
 mod queue;
 mod worker;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,9 +15,10 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use admission::{Admission, Place, Refusal};
-pub use worker::WorkerHealth;
+pub use monitor::WorkerHealth;
 
 use crate::model::{Classifier, Input, ModelError, Output, Want};
+use monitor::Monitor;
 use queue::{Job, Queue};
 use worker::Worker;
 
@@ -25,8 +28,13 @@ pub trait Forward: Send + Sync + 'static {
     /// with half of the images.
     fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError>;
 
-    /// Runs what later batches will need in place, on the thread that will run them: cuDNN's state is one of a thread. Called once, before the
-    /// first batch.
+    /// How many batches should run at one time. Each has a worker's thread; what they share is the model's business.
+    fn workers(&self) -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
+
+    /// Runs what later batches will need in place, on a thread that will run them: cuDNN's state is one of a thread. Called once on each,
+    /// before its first batch.
     fn warm_up(&self, _max_batch_size: usize) -> Result<(), ModelError> {
         Ok(())
     }
@@ -37,18 +45,22 @@ impl Forward for Classifier {
         self.forward_each(images, wants)
     }
 
+    fn workers(&self) -> NonZeroUsize {
+        self.passes_at_once()
+    }
+
     fn warm_up(&self, max_batch_size: usize) -> Result<(), ModelError> {
         self.run_each_size(max_batch_size)
     }
 }
 
-/// What the engine tells whoever counts. Called from the worker's thread: must be quick and must not panic.
+/// What the engine tells whoever counts. Called from a worker's thread: must be quick and must not panic.
 pub trait Observer: Send + Sync + 'static {
     /// A batch of so many images ran for so long.
     fn batch_finished(&self, _images: usize, _took: Duration) {}
     /// Jobs were dropped before they cost a forward: callers that left, deadlines that passed.
     fn jobs_dropped(&self, _abandoned: usize, _expired: usize) {}
-    /// The worker panicked and was replaced.
+    /// A worker panicked and was replaced.
     fn worker_panicked(&self) {}
 }
 
@@ -69,6 +81,9 @@ pub struct EngineOptions {
     pub max_batch_size: usize,
     /// How long a batch that is not full waits for more. Zero: not at all.
     pub max_batch_delay: Duration,
+    /// A batch that takes many times longer than they usually do is stuck, if it has also run for this long: on a busy machine short
+    /// batches vary a lot.
+    pub stuck_after: Duration,
 }
 
 /// Why a job has no output.
@@ -80,7 +95,7 @@ pub enum EngineError {
     /// The engine is closed.
     #[error("the engine has stopped")]
     Stopped,
-    /// The worker panicked on this job's batch.
+    /// A worker panicked on this job's batch.
     #[error("the worker panicked while it ran this image's batch")]
     WorkerPanicked,
     /// The model refused the batch or failed on it.
@@ -91,8 +106,8 @@ pub enum EngineError {
 /// Why an engine does not start.
 #[derive(Debug, Error)]
 pub enum EngineStartError {
-    /// No thread for the worker.
-    #[error("the worker's thread cannot start: {0}")]
+    /// No thread for a worker.
+    #[error("a worker's thread cannot start: {0}")]
     Thread(#[from] std::io::Error),
     /// The model failed before its first batch.
     #[error("the model failed its warm-up: {0}")]
@@ -119,29 +134,39 @@ pub struct Done {
 #[derive(Debug)]
 pub struct Slot(OwnedSemaphorePermit);
 
-/// Admission, queue and worker.
+/// Admission, queue and workers.
 pub struct Engine {
     admission: Admission,
-    max_batch_size: usize,
+    images_at_once: usize,
     slots: Arc<Semaphore>,
     queue: Arc<Queue>,
-    worker: Worker,
+    monitor: Arc<Monitor>,
 }
 
 impl Engine {
-    /// Starts the worker's thread, and returns when the model is warm.
+    /// Starts the workers' threads, and returns when the model is warm.
     pub fn start(
         model: Arc<dyn Forward>,
         options: EngineOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, EngineStartError> {
         let queue = Arc::new(Queue::new(options.max_batch_size, options.max_batch_delay));
+        let workers = model.workers().get();
+        let monitor = Arc::new(Monitor::new(workers, options.stuck_after));
+        let worker = Worker {
+            model,
+            queue: queue.clone(),
+            observer,
+            monitor: monitor.clone(),
+            max_batch_size: options.max_batch_size,
+        };
+        worker.start(workers)?;
         Ok(Self {
             admission: Admission::new(options.max_concurrent_requests),
-            max_batch_size: options.max_batch_size,
+            images_at_once: options.max_batch_size.saturating_mul(workers),
             slots: Arc::new(Semaphore::new(options.queue_capacity)),
-            worker: Worker::start(model, queue.clone(), observer, options.max_batch_size)?,
             queue,
+            monitor,
         })
     }
 
@@ -153,10 +178,10 @@ impl Engine {
     /// Takes a place if the requests that are worked on already, and this one, can be answered `within` their deadline at the model's pace
     /// of late: who would only wait in vain is refused at once.
     pub fn admit(&self, within: Duration) -> Result<Place, Refusal> {
-        let per_image = self.worker.per_image();
+        let per_image = self.monitor.per_image();
         let places = self
             .admission
-            .places_within(within, per_image, self.max_batch_size);
+            .places_within(within, per_image, self.images_at_once);
         self.admission.enter_up_to(places)
     }
 
@@ -188,22 +213,27 @@ impl Engine {
         answer.await.unwrap_or(Err(EngineError::WorkerPanicked))
     }
 
+    /// Images that the workers take at one time, at most.
+    pub fn images_at_once(&self) -> usize {
+        self.images_at_once
+    }
+
     /// How many prepared inputs wait.
     pub fn queue_depth(&self) -> usize {
         self.queue.depth()
     }
 
-    /// How the worker does.
+    /// How the workers do.
     pub fn health(&self) -> WorkerHealth {
-        self.worker.health()
+        self.monitor.health()
     }
 
-    /// Takes no further jobs, finishes those that wait, and ends the worker. Blocks until it has ended or `within` has passed; says
-    /// whether it ended.
+    /// Takes no further jobs, finishes those that wait, and ends the workers. Blocks until they have ended or `within` has passed; says
+    /// whether they have.
     pub fn stop(&self, within: Duration) -> bool {
         self.admission.drain();
         self.queue.close();
-        self.worker.join(within)
+        self.monitor.join(within)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The jobs that wait for the worker. Bounded by the slots that jobs carry; takes what waits, adds no delay unless it is asked to.
+//! The jobs that wait for a worker. Bounded by the slots that jobs carry; takes what waits, adds no delay unless it is asked to.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -31,11 +31,14 @@ impl Waiting for Job {
     }
 }
 
-/// The queue between requests and the worker.
+/// The queue between requests and the workers.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    changed: Condvar,
+    /// There is a job for a worker that waits for one.
+    arrived: Condvar,
+    /// There is one more job for the batch that is being filled.
+    more: Condvar,
     max_batch_size: usize,
     max_batch_delay: Duration,
 }
@@ -43,6 +46,10 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     jobs: VecDeque<Job>,
+    /// Workers that wait for a job.
+    idle: usize,
+    /// A worker fills a batch.
+    filling: bool,
     closed: bool,
 }
 
@@ -50,7 +57,8 @@ impl Queue {
     pub(super) fn new(max_batch_size: usize, max_batch_delay: Duration) -> Self {
         Self {
             state: Mutex::default(),
-            changed: Condvar::new(),
+            arrived: Condvar::new(),
+            more: Condvar::new(),
             max_batch_size,
             max_batch_delay,
         }
@@ -68,7 +76,10 @@ impl Queue {
             return Err(Box::new(job));
         }
         state.jobs.push_back(job);
-        self.changed.notify_all();
+        match state.filling {
+            true => self.more.notify_one(),
+            false => self.arrived.notify_one(),
+        }
         Ok(())
     }
 
@@ -79,40 +90,57 @@ impl Queue {
     /// No further jobs; those that wait will still be taken.
     pub(super) fn close(&self) {
         self.lock().closed = true;
-        self.changed.notify_all();
+        self.arrived.notify_all();
+        self.more.notify_all();
     }
 
-    /// Waits until there is something to take, then takes up to a batch. `None` once the queue is closed and empty.
+    /// Waits until there is something to take, then takes up to a batch, but leaves their share to other workers that wait. `None` once
+    /// the queue is closed and empty.
     pub(super) fn take(&self) -> Option<Taken<Job>> {
         let mut state = self.lock();
-        while state.jobs.is_empty() {
-            if state.closed {
+        while state.jobs.is_empty() || state.filling {
+            if state.closed && state.jobs.is_empty() {
                 return None;
             }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state.idle += 1;
+            state = wait(&self.arrived, state);
+            state.idle -= 1;
         }
         if !self.max_batch_delay.is_zero() {
-            state = self.wait_for_a_full_batch(state);
+            state = self.fill(state);
         }
-        Some(batching::take(&mut state.jobs, self.max_batch_size))
+        // Who asked for the delay wants full batches.
+        let others = match self.max_batch_delay.is_zero() {
+            true => state.idle,
+            false => 0,
+        };
+        let share = batching::share(state.jobs.len(), others, self.max_batch_size);
+        let taken = batching::take(&mut state.jobs, share);
+        if !state.jobs.is_empty() || state.closed {
+            self.arrived.notify_all();
+        }
+        Some(taken)
     }
 
-    fn wait_for_a_full_batch<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-    ) -> MutexGuard<'a, State> {
+    /// Waits for a full batch, but no longer than the delay.
+    fn fill<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.filling = true;
         let until = Instant::now() + self.max_batch_delay;
         while state.jobs.len() < self.max_batch_size && !state.closed {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            let waited = self.changed.wait_timeout(state, left);
+            let waited = self.more.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        state.filling = false;
         state
     }
+}
+
+fn wait<'a>(condition: &Condvar, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    condition
+        .wait(state)
+        .unwrap_or_else(PoisonError::into_inner)
 }

@@ -343,7 +343,7 @@ impl PackedConv {
         // SAFETY: the lengths were asserted, and `out` is exclusively borrowed.
         unsafe {
             match &self.weights {
-                Weights::Panels(panels) => self.multiply(&session, panels, &call, output),
+                Weights::Panels(panels) => self.multiply(&mut session, panels, &call, output),
                 Weights::Winograd(winograd) => winograd.run(&mut session, &call),
             }
         }
@@ -353,7 +353,7 @@ impl PackedConv {
     /// As [`Gemm::run`].
     unsafe fn multiply(
         &self,
-        session: &Session<'_>,
+        session: &mut Session<'_>,
         panels: &Panels,
         call: &winograd::Call,
         output: BatchDims,

@@ -64,9 +64,10 @@ impl Gemm<'_> {
     /// # Safety
     /// - The operands span what the fields say; the output overlaps none of them, unless the residual is the
     ///   output itself.
-    pub(crate) unsafe fn run(&self, session: &Session<'_>) {
+    pub(crate) unsafe fn run(&self, session: &mut Session<'_>) {
         let (tiles, panels) = (self.tiles(), self.panels.panels);
-        let (tiles_per_task, panels_per_task) = self.cut(session.threads());
+        let threads = session.threads();
+        let (tiles_per_task, panels_per_task) = self.cut(threads);
         let (rows, columns) = (
             tiles.div_ceil(tiles_per_task),
             panels.div_ceil(panels_per_task),
@@ -76,7 +77,7 @@ impl Gemm<'_> {
             let tiles = row * tiles / rows..(row + 1) * tiles / rows;
             let panels = column * panels / columns..(column + 1) * panels / columns;
             // SAFETY: this function's contract; tasks write disjoint pixels or channels.
-            unsafe { self.block(tiles, panels, session.threads()) }
+            unsafe { self.block(tiles, panels, threads) }
         });
     }
 

@@ -31,7 +31,7 @@ pub use layout::{BatchDims, blocked_to_nchw, join_images, nchw_to_blocked};
 pub use linear::PackedLinear;
 pub use pack::Weights;
 pub use peak::measure_peak_gflops;
-pub use pool::ThreadPool;
+pub use pool::{Entered, ThreadPool};
 pub use pooling::global_average_pool;
 pub use stem::PackedStem;
 pub use tile::BLOCK;

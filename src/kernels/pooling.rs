@@ -50,7 +50,7 @@ pub fn global_average_pool(
             (0..dims.n * blocks).for_each(|task| average(task / blocks, task % blocks, out));
         } else {
             // Whole groups of blocks per task: one block is too little work.
-            let groups = (blocks * dims.n).min(4 * pool.threads());
+            let groups = (blocks * dims.n).min(4 * pool.available());
             let all = blocks * dims.n;
             pool.for_each(groups, |group| {
                 (group * all / groups..(group + 1) * all / groups)

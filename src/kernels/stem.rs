@@ -310,19 +310,18 @@ impl PackedStem {
             "stem output length for {input:?}"
         );
         let own = geometry.padded_floats() + geometry.ring_floats(blocks);
-        let scratch = Destination::new(session.scratch(session.threads() * own));
         let out = Destination::of(out);
         let x = Source::new(x.as_ptr());
         let bands = geometry.bands();
-        session.run(input.n * bands, |task, worker| {
+        session.run(input.n * bands, |task, scratch| {
             let band = Band {
                 stem: self,
                 geometry,
                 image: task / bands,
                 first: task % bands * geometry.band,
             };
-            let padded = scratch.at(worker * own);
-            // SAFETY: the lengths were asserted; the scratch is this worker's; bands write disjoint rows.
+            let padded = scratch.grow(own);
+            // SAFETY: the lengths were asserted; the scratch is this thread's; bands write disjoint rows.
             unsafe {
                 band.run(
                     x.at(0),

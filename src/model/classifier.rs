@@ -141,7 +141,7 @@ impl Classifier {
             info.threads = options.threads.get();
             Backend::Packed {
                 isa,
-                pool: Arc::new(ThreadPool::new(options.threads)),
+                pool: Arc::new(ThreadPool::new(options.threads).map_err(ModelError::Threads)?),
             }
         } else {
             Backend::Candle {
@@ -186,6 +186,16 @@ impl Classifier {
         matches!(self.backend, Backend::Candle { .. })
     }
 
+    /// How many forward passes make the best of this device at one time. On the CPU as many as there are threads: each then has a thread
+    /// to itself and waits for no other at the end of a layer; where fewer run, they share the threads. A GPU is one.
+    pub fn passes_at_once(&self) -> NonZeroUsize {
+        match &self.backend {
+            Backend::Packed { pool, .. } => NonZeroUsize::new(pool.threads()),
+            Backend::Candle { .. } => None,
+        }
+        .unwrap_or(NonZeroUsize::MIN)
+    }
+
     /// Runs a batch of every size that will matter, so that the first requests find everything in place, and a model that cannot run says so
     /// before it is ready. On a GPU these are the powers of two up to `max_batch_size`, and that: its libraries choose and load their code
     /// for each shape when they first meet it. The CPU's kernels need one image.
@@ -215,6 +225,7 @@ impl Classifier {
         if images.is_empty() {
             return Ok(Vec::new());
         }
+        let _seat = self.backend.enter();
         self.run(&self.planar(images)?, std::iter::repeat(want))
     }
 
@@ -226,6 +237,7 @@ impl Classifier {
         wants: &[Want],
     ) -> Result<Vec<Output>, ModelError> {
         self.check(images.iter().map(|image| image.len()))?;
+        let _seat = self.backend.enter();
         let planar: Vec<&[f32]> = images.iter().filter_map(|image| image.planar()).collect();
         let pixels: Vec<&[u8]> = images.iter().filter_map(|image| image.pixels()).collect();
         let wants = wants

@@ -9,7 +9,7 @@ use candle_nn::{
 };
 
 use super::packed;
-use crate::kernels::{self, ConvShape, Isa, ThreadPool};
+use crate::kernels::{self, ConvShape, Entered, Isa, ThreadPool};
 
 /// What computes the layers.
 #[derive(Clone)]
@@ -31,12 +31,20 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// Takes this thread's seat among those that compute, for a forward pass; nothing where no threads of ours compute.
+    pub(super) fn enter(&self) -> Option<Entered<'_>> {
+        match self {
+            Self::Packed { pool, .. } => Some(pool.enter()),
+            Self::Candle { .. } => None,
+        }
+    }
+
     /// How many images should run together through the stem and each of the four stages, as measured with two threads and batches of
     /// eight. Two cores' caches hold about one image's early activations.
     pub(super) fn images_together(&self) -> [usize; 5] {
         match self {
             Self::Packed { pool, .. } => {
-                let early = (pool.threads() / 2).max(1);
+                let early = (pool.available() / 2).max(1);
                 [early, early, early, 4 * early, usize::MAX]
             }
             Self::Candle { .. } => [usize::MAX; 5],

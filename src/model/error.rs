@@ -11,6 +11,9 @@ use crate::kernels::UnsupportedIsa;
 /// An error of the model layer.
 #[derive(Debug, Error)]
 pub enum ModelError {
+    /// The operating system refused a thread for the CPU's kernels.
+    #[error("the threads of the forward pass cannot start: {0}; ask for fewer with --threads")]
+    Threads(#[source] std::io::Error),
     /// A local weights file that cannot be read.
     #[error("the weights file {path} cannot be read: {reason}")]
     Unreadable {

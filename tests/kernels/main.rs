@@ -22,4 +22,5 @@ static ALLOCATOR: LargeBlocks = LargeBlocks;
 
 fn pool(threads: usize) -> ThreadPool {
     ThreadPool::new(NonZeroUsize::new(threads).expect("a thread count above zero"))
+        .expect("threads")
 }

@@ -55,7 +55,8 @@ fn a_panicking_task_reaches_the_caller_and_leaves_the_pool_usable() {
 }
 
 #[test]
-fn concurrent_callers_take_turns() {
+fn concurrent_callers_each_run_all_their_tasks() {
+    // More callers than threads: the third waits for a seat.
     let pool = pool(2);
     let rounds = if cfg!(miri) { 3 } else { 200 };
     let total = AtomicUsize::new(0);
@@ -71,6 +72,74 @@ fn concurrent_callers_take_turns() {
         }
     });
     assert_eq!(total.load(Ordering::Relaxed), 3 * rounds * 28);
+}
+
+#[test]
+fn as_many_callers_as_threads_have_a_thread_each() {
+    let pool = pool(3);
+    let all_here = std::sync::Barrier::new(3);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let seat = pool.enter();
+                all_here.wait();
+                assert_eq!(pool.available(), 1);
+                let me = std::thread::current().id();
+                pool.for_each(20, |_| assert_eq!(std::thread::current().id(), me));
+                all_here.wait();
+                drop(seat);
+            });
+        }
+    });
+    assert_eq!(
+        pool.available(),
+        3,
+        "a caller that is alone has all threads"
+    );
+}
+
+#[test]
+fn a_caller_counts_once_however_often_it_enters() {
+    let (one, other) = (pool(4), pool(2));
+    let outer = one.enter();
+    let inner = one.enter();
+    assert_eq!(one.available(), 4, "this caller and three helpers");
+    let elsewhere = other.enter();
+    assert_eq!(other.available(), 2);
+    drop(elsewhere);
+    // In the wrong order: the inner one is then without meaning.
+    drop(outer);
+    let done = AtomicUsize::new(0);
+    one.for_each(20, |_| {
+        done.fetch_add(1, Ordering::Relaxed);
+    });
+    drop(inner);
+    assert_eq!(done.load(Ordering::Relaxed), 20);
+    assert_eq!(one.available(), 4, "nobody is left");
+}
+
+#[test]
+fn helpers_spread_over_callers_that_come_and_go() {
+    let pool = pool(4);
+    let rounds = if cfg!(miri) { 3 } else { 300 };
+    let total = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for caller in 1..=3 {
+            let (pool, total) = (&pool, &total);
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    // Some stay for several jobs, others come anew for each.
+                    let _seat = (round % caller == 0).then(|| pool.enter());
+                    for _ in 0..3 {
+                        pool.for_each(17, |index| {
+                            total.fetch_add(index, Ordering::Relaxed);
+                        });
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(total.load(Ordering::Relaxed), 3 * rounds * 3 * 136);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! `imgclass bench` without `--url`: how fast the forward pass is on this machine, as a whole and layer by layer. Measures only; needs no
 //! pictures.
 
+use std::panic;
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,7 +14,7 @@ use super::Format;
 use crate::cli::{Failure, load, progress, runtime};
 use crate::config::ModelArgs;
 use crate::kernels::{self, Isa, ThreadPool};
-use crate::model::{Classifier, Input, LayerTime};
+use crate::model::{Classifier, Input, LayerTime, ModelError};
 
 /// Options of the forward pass.
 #[derive(Debug, Args)]
@@ -22,7 +24,11 @@ pub(super) struct ForwardArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     batch_size: u16,
 
-    /// Forward passes that are timed, after some to warm up
+    /// Forward passes at one time, which share the threads: the service under load runs as many as there are threads
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "per_layer")]
+    passes: u16,
+
+    /// Forward passes that are timed, after some to warm up; of each, where several run at one time
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     iterations: u32,
 
@@ -44,6 +50,7 @@ struct Report {
     instruction_set: Option<String>,
     threads: usize,
     batch_size: usize,
+    passes: usize,
     iterations: usize,
     load_ms: f64,
     median_ms: f64,
@@ -79,10 +86,10 @@ pub(super) fn run(args: &ForwardArgs, format: Format) -> Result<ExitCode, Failur
     let batch_size = usize::from(args.batch_size);
     let image = image(&classifier);
     let images = vec![&image; batch_size];
-    let bar = progress::iterations(u64::from(args.iterations));
+    let bar = progress::iterations(u64::from(args.iterations) * u64::from(args.passes));
     let (mut times, layers) = measure(&classifier, &images, args, &bar)?;
     bar.finish_and_clear();
-    let report = report(&classifier, batch_size, &mut times, layers);
+    let report = report(&classifier, args, &mut times, layers);
     match format {
         Format::Json => println!("{}", serde_json::to_string(&report)?),
         Format::Table => print(&report),
@@ -99,33 +106,50 @@ fn image(classifier: &Classifier) -> Input {
     }
 }
 
+/// Each forward pass's time, and each layer's where they are asked for.
 fn measure(
     classifier: &Classifier,
     images: &[&Input],
     args: &ForwardArgs,
     bar: &ProgressBar,
 ) -> Result<(Vec<Duration>, Option<Layers>), Failure> {
-    for _ in 0..WARM_UP {
-        classifier.forward_each(images, &[])?;
-    }
-    let mut times = Vec::new();
-    let mut runs = Vec::new();
-    for _ in 0..args.iterations {
-        let start = Instant::now();
-        if args.per_layer {
+    if args.per_layer {
+        let mut runs = Vec::new();
+        let times = timed(args, bar, || {
             runs.push(classifier.profile(images)?);
-        } else {
-            classifier.forward_each(images, &[])?;
-        }
-        times.push(start.elapsed());
-        bar.inc(1);
+            Ok(())
+        })?;
+        let measured = runs.get(WARM_UP as usize..).unwrap_or_default();
+        return Ok((times, Some(layers(classifier, args, measured)?)));
     }
-    let layers = if args.per_layer {
-        Some(layers(classifier, args, &runs)?)
-    } else {
-        None
-    };
-    Ok((times, layers))
+    let pass = || timed(args, bar, || classifier.forward_each(images, &[]).map(drop));
+    let times = thread::scope(|scope| {
+        let passes: Vec<_> = (0..args.passes).map(|_| scope.spawn(pass)).collect();
+        let ends = passes.into_iter().map(|pass| {
+            pass.join()
+                .unwrap_or_else(|payload| panic::resume_unwind(payload))
+        });
+        ends.collect::<Result<Vec<_>, _>>()
+    })?;
+    Ok((times.concat(), None))
+}
+
+/// The times of `run`, one after the other, warm.
+fn timed(
+    args: &ForwardArgs,
+    bar: &ProgressBar,
+    mut run: impl FnMut() -> Result<(), ModelError>,
+) -> Result<Vec<Duration>, ModelError> {
+    for _ in 0..WARM_UP {
+        run()?;
+    }
+    let measured = (0..args.iterations).map(|_| {
+        let start = Instant::now();
+        run()?;
+        bar.inc(1);
+        Ok(start.elapsed())
+    });
+    measured.collect()
 }
 
 fn layers(
@@ -138,7 +162,7 @@ fn layers(
             "--per-layer measures our CPU kernels; this model runs on another device".into(),
         );
     };
-    let pool = ThreadPool::new(args.model.threads());
+    let pool = ThreadPool::new(args.model.threads())?;
     let peak_gflops = kernels::measure_peak_gflops(Isa::named(isa)?, &pool);
     let first = runs.first().map(Vec::as_slice).unwrap_or_default();
     let of_layer = |(i, layer): (usize, &LayerTime)| {
@@ -165,12 +189,14 @@ fn layers(
 
 fn report(
     classifier: &Classifier,
-    batch_size: usize,
+    args: &ForwardArgs,
     times: &mut [Duration],
     layers: Option<Layers>,
 ) -> Report {
     let info = classifier.info();
     let median = quantile(times, 0.5);
+    let (batch_size, passes) = (usize::from(args.batch_size), usize::from(args.passes));
+    let images = (batch_size * passes) as f64;
     Report {
         model: info.id.clone(),
         device: info.device.clone(),
@@ -178,12 +204,13 @@ fn report(
         instruction_set: info.isa.clone(),
         threads: info.threads,
         batch_size,
+        passes,
         iterations: times.len(),
         load_ms: ms(info.load_time),
         median_ms: ms(median),
         min_ms: ms(quantile(times, 0.0)),
         p99_ms: ms(quantile(times, 0.99)),
-        images_per_second: batch_size as f64 / median.as_secs_f64().max(1e-9),
+        images_per_second: images / median.as_secs_f64().max(1e-9),
         layers,
     }
 }
@@ -205,8 +232,16 @@ fn ms(time: Duration) -> f64 {
 fn print(report: &Report) {
     let isa = report.instruction_set.as_deref().unwrap_or("-");
     println!(
-        "{} on {} in {} ({isa}, {} threads), batch of {}",
-        report.model, report.device, report.dtype, report.threads, report.batch_size
+        "{} on {} in {} ({isa}, {} threads), batch of {}{}",
+        report.model,
+        report.device,
+        report.dtype,
+        report.threads,
+        report.batch_size,
+        match report.passes {
+            1 => String::new(),
+            passes => format!(", {passes} at one time"),
+        }
     );
     println!(
         "median {:.2} ms, min {:.2} ms, p99 {:.2} ms over {} runs: {:.1} images/s; loaded in {:.0} ms",

@@ -144,12 +144,11 @@ impl Winograd {
         let threads = session.threads();
         if fused > 0 && tiles >= 2 * threads * fused {
             let size = self.chunk_floats(call, fused);
-            let scratch = Destination::new(session.scratch(threads * size));
-            session.run(tiles.div_ceil(fused), |task, worker| {
+            session.run(tiles.div_ceil(fused), |task, scratch| {
                 let tiles = fused.min(tiles - task * fused);
-                let scratch = scratch.at(worker * size);
-                let chunk = self.chunk(call, grid, task * fused..task * fused + tiles, scratch);
-                // SAFETY: this function's contract; the scratch is this worker's own.
+                let range = task * fused..task * fused + tiles;
+                let chunk = self.chunk(call, grid, range, scratch.grow(size));
+                // SAFETY: this function's contract; the scratch is this thread's own.
                 unsafe { self.alone(call, &chunk) }
             });
         } else {
@@ -183,7 +182,7 @@ impl Winograd {
     }
 
     /// All three phases of one chunk, each on all threads.
-    unsafe fn together(&self, session: &Session<'_>, call: &Call, chunk: &Chunk) {
+    unsafe fn together(&self, session: &mut Session<'_>, call: &Call, chunk: &Chunk) {
         // Enough tasks to even out, of a few microseconds at least.
         let parts = if call.input_blocks < 4 * session.threads() {
             chunk.tiles.clamp(1, 4)

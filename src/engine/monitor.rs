@@ -1,0 +1,148 @@
+//! What is known of the workers: what each is at, how long batches usually take, what the device said. It judges; it runs nothing.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::model::{ModelError, Output};
+
+/// A batch that runs this many times longer than they usually do is stuck, if it has also run for [`super::EngineOptions::stuck_after`].
+const STUCK_FACTOR: u32 = 50;
+
+/// So long after the device had no memory for a single image the service is not ready, so that load balancers try others; then it is worth
+/// another try, as somebody else may have held that memory.
+const OUT_OF_MEMORY_FOR: Duration = Duration::from_secs(10);
+
+/// How the workers do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerHealth {
+    /// They wait for work or run batches in about the usual time.
+    Well,
+    /// A batch has run far over the usual time.
+    Stuck(Duration),
+    /// The device had no memory for a single image of late.
+    OutOfDeviceMemory,
+    /// The device has failed for good.
+    DeviceLost,
+    /// The thread of one has ended.
+    Gone,
+}
+
+/// What the workers report and others ask.
+pub(super) struct Monitor {
+    state: Mutex<State>,
+    ended: Condvar,
+    stuck_after: Duration,
+}
+
+struct State {
+    /// Of each worker, since when it has been running a batch.
+    running_since: Vec<Option<Instant>>,
+    usual: Option<Duration>,
+    per_image: Option<Duration>,
+    out_of_memory_at: Option<Instant>,
+    device_lost: bool,
+    /// How many workers have ended.
+    ended: usize,
+}
+
+impl Monitor {
+    pub(super) fn new(workers: usize, stuck_after: Duration) -> Self {
+        Self {
+            state: Mutex::new(State {
+                running_since: vec![None; workers],
+                usual: None,
+                per_image: None,
+                out_of_memory_at: None,
+                device_lost: false,
+                ended: 0,
+            }),
+            ended: Condvar::new(),
+            stuck_after,
+        }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn begin(&self, worker: usize, at: Instant) {
+        self.with(|state| state.running_since[worker] = Some(at));
+    }
+
+    /// Keeps slowly moving averages of what a batch takes, and of the time from one image to the next: batches that run side by side share
+    /// the time.
+    pub(super) fn finish(&self, worker: usize, took: Duration, images: usize) {
+        let average = |usual: Option<Duration>, took: Duration| {
+            Some(usual.map_or(took, |usual| (usual * 7 + took) / 8))
+        };
+        self.with(|state| {
+            let running = state.running_since.iter().flatten().count();
+            let images = u32::try_from(images.max(1) * running.max(1)).unwrap_or(u32::MAX);
+            state.running_since[worker] = None;
+            state.usual = average(state.usual, took);
+            state.per_image = average(state.per_image, took / images);
+        });
+    }
+
+    /// The batch that a worker ran came to no end.
+    pub(super) fn panicked(&self, worker: usize) {
+        self.with(|state| state.running_since[worker] = None);
+    }
+
+    /// Keeps in mind what a batch's end says of the device.
+    pub(super) fn judge(&self, result: &Result<Vec<Output>, ModelError>) {
+        self.with(|state| match result {
+            Ok(_) => state.out_of_memory_at = None,
+            Err(ModelError::OutOfDeviceMemory { .. }) => {
+                state.out_of_memory_at = Some(Instant::now());
+            }
+            Err(ModelError::DeviceLost { .. }) => state.device_lost = true,
+            Err(_) => {}
+        });
+        if let Err(error @ (ModelError::OutOfDeviceMemory { .. } | ModelError::DeviceLost { .. })) =
+            result
+        {
+            tracing::error!("{error}");
+        }
+    }
+
+    /// A worker's thread is about to end.
+    pub(super) fn end(&self) {
+        self.with(|state| state.ended += 1);
+        self.ended.notify_all();
+    }
+
+    pub(super) fn health(&self) -> WorkerHealth {
+        self.with(|state| {
+            let usual = state.usual.unwrap_or_default();
+            let patience = (usual * STUCK_FACTOR).max(self.stuck_after);
+            let longest = state.running_since.iter().flatten().min();
+            match longest.map(Instant::elapsed) {
+                _ if state.ended > 0 => WorkerHealth::Gone,
+                _ if state.device_lost => WorkerHealth::DeviceLost,
+                _ if state
+                    .out_of_memory_at
+                    .is_some_and(|at| at.elapsed() < OUT_OF_MEMORY_FOR) =>
+                {
+                    WorkerHealth::OutOfDeviceMemory
+                }
+                Some(running) if running > patience => WorkerHealth::Stuck(running),
+                _ => WorkerHealth::Well,
+            }
+        })
+    }
+
+    /// The time from one image to the next at the pace of late; `None` before the first batch.
+    pub(super) fn per_image(&self) -> Option<Duration> {
+        self.with(|state| state.per_image)
+    }
+
+    /// Waits until all workers have ended, but no longer than `within`; says whether they have.
+    pub(super) fn join(&self, within: Duration) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let working = |state: &mut State| state.ended < state.running_since.len();
+        let waited = self.ended.wait_timeout_while(state, within, working);
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.ended == state.running_since.len()
+    }
+}

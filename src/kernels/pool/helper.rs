@@ -1,0 +1,147 @@
+//! The helpers: threads that look for open jobs and sleep when there are none. They own no job and start none.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Thread};
+
+use super::super::buffer::Buffer;
+use super::board::Board;
+use super::pause;
+
+/// Polls of an idle helper before it parks: about 50 us, several times the pause between two layers, so that a
+/// forward pass wakes its helpers once, while an idle service burns nothing.
+const SPINS: u32 = if cfg!(miri) { 10 } else { 2_000 };
+
+/// What callers and helpers share.
+pub(super) struct Shared {
+    /// One for each caller that computes at the same time.
+    boards: Box<[Board]>,
+    /// Changes with every job that is opened.
+    news: AtomicU64,
+    /// How many callers compute.
+    callers: AtomicUsize,
+    /// One for each helper; helper 1 is the first.
+    sleepers: Box<[Sleeper]>,
+    stop: AtomicBool,
+}
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Sleeper {
+    asleep: AtomicBool,
+    thread: Mutex<Option<Thread>>,
+}
+
+impl Shared {
+    pub(super) fn new(threads: usize) -> Self {
+        Self {
+            boards: (0..threads).map(|_| Board::new(threads)).collect(),
+            news: AtomicU64::new(0),
+            callers: AtomicUsize::new(0),
+            sleepers: (1..threads).map(|_| Sleeper::default()).collect(),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// Threads that compute at one time, callers and helpers.
+    pub(super) fn threads(&self) -> usize {
+        self.boards.len()
+    }
+
+    pub(super) fn board(&self, seat: usize) -> &Board {
+        &self.boards[seat]
+    }
+
+    /// One more caller computes: the last of the helpers that work stops at its next task.
+    pub(super) fn caller_enters(&self) {
+        self.callers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// One caller fewer.
+    pub(super) fn caller_leaves(&self) {
+        self.callers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Threads that a caller can count on, its own among them: what the other callers leave.
+    pub(super) fn available(&self) -> usize {
+        let others = self.callers.load(Ordering::SeqCst).saturating_sub(1);
+        self.threads().saturating_sub(others).max(1)
+    }
+
+    /// Whether helper `worker` may compute beside the callers.
+    fn wants(&self, worker: usize) -> bool {
+        worker + self.callers.load(Ordering::Relaxed) <= self.threads()
+    }
+
+    /// Tells the helpers that a job was opened.
+    pub(super) fn announce(&self) {
+        self.news.fetch_add(1, Ordering::SeqCst);
+        self.wake(self.available());
+    }
+
+    /// Ends all helpers.
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.wake(self.threads());
+    }
+
+    /// Unparks those of the helpers under `end` that sleep.
+    fn wake(&self, end: usize) {
+        for sleeper in &self.sleepers[..end - 1] {
+            if sleeper.asleep.swap(false, Ordering::SeqCst)
+                && let Some(thread) = &*sleeper
+                    .thread
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+            {
+                thread.unpark();
+            }
+        }
+    }
+
+    /// The life of helper `worker`, from 1.
+    pub(super) fn help(&self, worker: usize) {
+        let sleeper = &self.sleepers[worker - 1];
+        *sleeper
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(thread::current());
+        let mut own = Buffer::default();
+        let mut done = vec![0; self.boards.len()];
+        let mut seen = 0;
+        while let Some(news) = self.await_news(worker, sleeper, seen) {
+            seen = news;
+            // Helpers begin at different boards, so that they spread over the callers.
+            for seat in (0..self.boards.len()).map(|i| (worker + i) % self.boards.len()) {
+                self.boards[seat].help(worker, &mut done[seat], &mut own, || self.wants(worker));
+            }
+        }
+    }
+
+    /// Spins, then parks, until a job was opened since `seen` and this helper may work on it; `None` when the pool stops.
+    fn await_news(&self, worker: usize, sleeper: &Sleeper, seen: u64) -> Option<u64> {
+        let news = || {
+            let news = self.news.load(Ordering::SeqCst);
+            let stop = self.stop.load(Ordering::SeqCst);
+            (stop || news != seen && self.wants(worker)).then_some((!stop).then_some(news))
+        };
+        loop {
+            for polls in 1..=SPINS {
+                if let Some(news) = news() {
+                    return news;
+                }
+                pause(polls);
+            }
+            // Sleep is announced before the last look, and a caller looks for sleepers after opening a job: one of the two sees the other.
+            // Who may not work is not woken, until the callers are fewer and one of them opens its next job.
+            sleeper.asleep.store(true, Ordering::SeqCst);
+            while sleeper.asleep.load(Ordering::SeqCst) {
+                if let Some(news) = news() {
+                    sleeper.asleep.store(false, Ordering::SeqCst);
+                    return news;
+                }
+                thread::park();
+            }
+        }
+    }
+}
