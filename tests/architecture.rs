@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// A layer and the layers of ours that it may name with `crate::`.
 const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("kernels", &[]),
-    ("image", &[]),
+    ("image", &["kernels"]),
     ("fetch", &[]),
     ("model", &["kernels"]),
     ("engine", &["model"]),

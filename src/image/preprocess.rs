@@ -287,12 +287,8 @@ impl Preprocessing {
             for row in pixels.chunks_exact(row_bytes) {
                 let row_end = input.len() + width;
                 input.resize(input.len() + across.before, value[0]);
-                input.extend(
-                    row.iter()
-                        .skip(sample)
-                        .step_by(3)
-                        .map(|&byte| value[usize::from(byte)]),
-                );
+                let (pixels, _) = row.as_chunks::<3>();
+                input.extend(pixels.iter().map(|pixel| value[usize::from(pixel[sample])]));
                 input.resize(row_end, value[0]);
             }
             input.resize(plane_end, value[0]);

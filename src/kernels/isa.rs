@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::resample;
 use super::simd;
 use super::stem::{PoolRow, StemTile};
 use super::tile::{self, Tile, TileFn};
@@ -134,12 +135,16 @@ pub(crate) struct Kernels {
     pub winograd_input: [[unsafe fn(&InputTile); 4]; 2],
     /// Winograd output transforms, likewise.
     pub winograd_output: [[unsafe fn(&OutputTile); 4]; 2],
+    /// A resize's pass across rows.
+    pub across: resample::Pass,
+    /// A resize's pass down columns.
+    pub down: resample::Pass,
 }
 
 /// Compiles the kernels for one instruction set. `$vectors` times the tallest row count accumulators, `$vectors`
 /// weights and a broadcast pixel must fit its registers.
 macro_rules! kernels {
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $vectors:literal, [$($rows:literal)+]) => {
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $vectors:literal, [$($rows:literal)+], $across:path) => {
         mod $module {
             use super::*;
             $(#[$feature])?
@@ -179,6 +184,15 @@ macro_rules! kernels {
                 // SAFETY: the caller's contract is the same.
                 unsafe { transform::output::<$vector, S, M, Y, X>(t) }
             }
+            $(#[$feature])?
+            pub(super) fn down(
+                samples: &[u8],
+                row_bytes: usize,
+                rows: &[resample::Taps],
+                out: &mut [u8],
+            ) {
+                resample::down(samples, row_bytes, rows, out);
+            }
         }
         static $name: Kernels = Kernels {
             width: $vectors * <$vector as simd::Vector>::LANES,
@@ -215,15 +229,17 @@ macro_rules! kernels {
                     $module::output::<6, 4, true, true>,
                 ],
             ],
+            across: $across,
+            down: $module::down,
         };
     };
 }
 
 // 28 accumulators, 2 weights and 2 pixels of 32 registers.
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], resample::avx2::across);
 // 12 accumulators, 2 weights and a pixel of 16 registers.
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, 2, [1 2 3 4 5 6]);
+kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, 2, [1 2 3 4 5 6], resample::avx2::across);
 // 8 accumulators, 4 weights, a pixel and a product of SSE2's 16 registers; three rows spill and lose a third.
-kernels!(PORTABLE, portable, , simd::portable::F32x4, 4, [1 2]);
+kernels!(PORTABLE, portable, , simd::portable::F32x4, 4, [1 2], resample::across);

@@ -9,6 +9,7 @@ mod network;
 mod pointwise;
 mod properties;
 mod reference;
+mod resample;
 mod stem;
 mod threads;
 

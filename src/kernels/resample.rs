@@ -1,0 +1,232 @@
+//! Weighted sums of 8-bit pixels in fixed point: the two passes of a separable resize, bit for bit the same on every instruction set. It
+//! knows no filter and no picture; which pixels count how much comes as [`Taps`].
+
+use super::isa::Isa;
+
+/// Bits behind the point of a weight.
+pub const FRACTION_BITS: u32 = 22;
+
+/// One half in fixed point: where every sum starts, so that cutting it off rounds it.
+const HALF: i32 = 1 << (FRACTION_BITS - 1);
+
+/// Bytes of a pixel: red, green, blue.
+const PIXEL: usize = 3;
+
+/// What one resized pixel is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taps {
+    /// The first source pixel.
+    pub first: usize,
+    /// The weights of the source pixels from there on, with [`FRACTION_BITS`]. Their absolute values sum to less than 2 in fixed point, so
+    /// that no sum of 8-bit samples overflows.
+    pub weights: Vec<i32>,
+}
+
+impl Taps {
+    fn end(&self) -> usize {
+        self.first + self.weights.len()
+    }
+}
+
+/// Rows of `width` pixels resized across: `[rows, columns, 3]`, each column as its taps say.
+///
+/// # Panics
+/// If the samples are not whole rows, or a tap is outside them.
+#[must_use]
+pub fn resample_across(isa: Isa, samples: &[u8], width: usize, columns: &[Taps]) -> Vec<u8> {
+    let row_bytes = width * PIXEL;
+    assert_eq!(
+        samples.len() % row_bytes.max(1),
+        0,
+        "rows of {width} pixels"
+    );
+    assert!(
+        columns.iter().all(|taps| taps.end() <= width),
+        "taps beyond a row of {width} pixels"
+    );
+    let mut out = vec![0; samples.len() / row_bytes.max(1) * columns.len() * PIXEL];
+    if !out.is_empty() {
+        // SAFETY: the processor has what an `Isa` names, and that is all this asks for.
+        unsafe { (isa.kernels().across)(samples, row_bytes, columns, &mut out) };
+    }
+    out
+}
+
+/// Rows of `row_bytes` samples resized down: `[rows, row_bytes]`, each row as its taps say.
+///
+/// # Panics
+/// If the samples are not whole rows, or a tap is outside them.
+#[must_use]
+pub fn resample_down(isa: Isa, samples: &[u8], row_bytes: usize, rows: &[Taps]) -> Vec<u8> {
+    let height = samples.len() / row_bytes.max(1);
+    assert_eq!(
+        samples.len(),
+        height * row_bytes,
+        "rows of {row_bytes} bytes"
+    );
+    assert!(
+        rows.iter().all(|taps| taps.end() <= height),
+        "taps beyond {height} rows"
+    );
+    let mut out = vec![0; rows.len() * row_bytes];
+    if !out.is_empty() {
+        // SAFETY: as above.
+        unsafe { (isa.kernels().down)(samples, row_bytes, rows, &mut out) };
+    }
+    out
+}
+
+/// One pass on some instruction set: samples in whole rows, the bytes of one (across) or of all of them (down), taps, output.
+pub(crate) type Pass = unsafe fn(&[u8], usize, &[Taps], &mut [u8]);
+
+/// The 8 bits of a sum, overshoot clipped.
+#[inline(always)]
+fn clip(sum: i32) -> u8 {
+    (sum >> FRACTION_BITS).clamp(0, 255) as u8
+}
+
+/// [`resample_across`] pixel by pixel.
+pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &mut [u8]) {
+    let out_rows = out.chunks_exact_mut(columns.len() * PIXEL);
+    for (row, out) in samples.chunks_exact(row_bytes).zip(out_rows) {
+        let (row, _) = row.as_chunks::<PIXEL>();
+        let (out, _) = out.as_chunks_mut::<PIXEL>();
+        for (taps, out) in columns.iter().zip(out) {
+            let mut sums = [HALF; PIXEL];
+            for (pixel, &weight) in row[taps.first..].iter().zip(&taps.weights) {
+                for (sum, &sample) in sums.iter_mut().zip(pixel) {
+                    *sum += i32::from(sample) * weight;
+                }
+            }
+            *out = sums.map(clip);
+        }
+    }
+}
+
+/// [`resample_down`], which the compiler turns into vectors by itself.
+#[inline(always)]
+pub(crate) fn down(samples: &[u8], row_bytes: usize, rows: &[Taps], out: &mut [u8]) {
+    let mut sums = vec![0; row_bytes];
+    for (taps, out) in rows.iter().zip(out.chunks_exact_mut(row_bytes)) {
+        sums.fill(HALF);
+        let sources = samples[taps.first * row_bytes..].chunks_exact(row_bytes);
+        for (source, &weight) in sources.zip(&taps.weights) {
+            for (sum, &sample) in sums.iter_mut().zip(source) {
+                *sum += i32::from(sample) * weight;
+            }
+        }
+        for (out, &sum) in out.iter_mut().zip(&sums) {
+            *out = clip(sum);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::{FRACTION_BITS, HALF, PIXEL, Taps};
+
+    /// Pixels in the 16 bytes of a lane.
+    const MOST_AT_ONCE: usize = 5;
+
+    /// [`super::resample_across`] with as many taps for each column, in as few groups as can be.
+    #[target_feature(enable = "avx2")]
+    pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &mut [u8]) {
+        let most = columns.iter().map(|taps| taps.weights.len()).max();
+        let most = most.unwrap_or(0).max(1);
+        let groups = most.div_ceil(MOST_AT_ONCE);
+        let at_once = most.div_ceil(groups);
+        let mut padded = vec![0; columns.len() * groups * at_once];
+        for (taps, weights) in columns
+            .iter()
+            .zip(padded.chunks_exact_mut(groups * at_once))
+        {
+            weights[..taps.weights.len()].copy_from_slice(&taps.weights);
+        }
+        let pass = match at_once {
+            1 => pairs::<1>,
+            2 => pairs::<2>,
+            3 => pairs::<3>,
+            4 => pairs::<4>,
+            _ => pairs::<MOST_AT_ONCE>,
+        };
+        pass(samples, row_bytes, columns, &padded, out);
+    }
+
+    /// Two rows at a time: each lane holds one row's pixels, and from one tap to the next only the choice of bytes changes. `weights` has
+    /// as many groups of `N` for each column.
+    #[target_feature(enable = "avx2")]
+    fn pairs<const N: usize>(
+        samples: &[u8],
+        row_bytes: usize,
+        columns: &[Taps],
+        weights: &[i32],
+        out: &mut [u8],
+    ) {
+        let out_bytes = columns.len() * PIXEL;
+        let (weights, _) = weights.as_chunks::<N>();
+        let groups = weights.len() / columns.len();
+        let picks: [__m256i; N] = std::array::from_fn(|pixel| pick(pixel as i32));
+        for (pair, out) in out.chunks_mut(2 * out_bytes).enumerate() {
+            let upper = &samples[2 * pair * row_bytes..];
+            let (out_upper, out_lower) = out.split_at_mut(out_bytes);
+            // A last row without a neighbour keeps itself company.
+            let lower = upper.get(row_bytes..).filter(|lower| !lower.is_empty());
+            let lower = lower.unwrap_or(upper);
+            let (out_upper, _) = out_upper.as_chunks_mut::<PIXEL>();
+            let (out_lower, _) = out_lower.as_chunks_mut::<PIXEL>();
+            let each = columns.iter().zip(weights.chunks_exact(groups));
+            for (column, (taps, weights)) in each.enumerate() {
+                let mut sums = _mm256_set1_epi32(HALF);
+                for (group, weights) in weights.iter().enumerate() {
+                    let at = (taps.first + group * N) * PIXEL;
+                    let pixels = _mm256_set_m128i(load(lower, at), load(upper, at));
+                    for (&weight, &pick) in weights.iter().zip(&picks) {
+                        let samples = _mm256_shuffle_epi8(pixels, pick);
+                        let weighted = _mm256_mullo_epi32(samples, _mm256_set1_epi32(weight));
+                        sums = _mm256_add_epi32(sums, weighted);
+                    }
+                }
+                // Saturation clips as `super::clip` does: no sum leaves the 16 bits in between.
+                let sums = _mm256_srai_epi32::<{ FRACTION_BITS as i32 }>(sums);
+                let words = _mm256_packus_epi32(sums, sums);
+                let bytes = _mm256_packus_epi16(words, words);
+                out_upper[column] = first_pixel(_mm256_castsi256_si128(bytes));
+                if let Some(out) = out_lower.get_mut(column) {
+                    *out = first_pixel(_mm256_extracti128_si256::<1>(bytes));
+                }
+            }
+        }
+    }
+
+    /// What moves the three samples of one pixel of each lane into 32 bits each; the fourth becomes zero.
+    #[target_feature(enable = "avx2")]
+    fn pick(pixel: i32) -> __m256i {
+        let sample = |channel| (pixel * PIXEL as i32 + channel) | -256;
+        let lane = _mm_setr_epi32(sample(0), sample(1), sample(2), -1);
+        _mm256_set_m128i(lane, lane)
+    }
+
+    /// The 16 bytes from `at` on; zeros beyond the end, where only weights of zero are.
+    #[target_feature(enable = "avx2")]
+    fn load(samples: &[u8], at: usize) -> __m128i {
+        let rest = samples.get(at..).unwrap_or_default();
+        let mut padded = [0; 16];
+        let bytes = match rest.first_chunk::<16>() {
+            Some(bytes) => bytes,
+            None => {
+                padded[..rest.len()].copy_from_slice(rest);
+                &padded
+            }
+        };
+        // SAFETY: there are 16 bytes, and they need no alignment.
+        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn first_pixel(bytes: __m128i) -> [u8; PIXEL] {
+        let [red, green, blue, _] = _mm_cvtsi128_si32(bytes).to_le_bytes();
+        [red, green, blue]
+    }
+}
