@@ -324,6 +324,31 @@ async fn a_panic_of_the_model_is_500_for_its_batch_counted_and_survived() {
     assert_eq!(serving.count("imgclass_ready"), 1.0);
 }
 
+#[tokio::test]
+async fn a_stuck_worker_makes_the_service_not_ready_until_it_ends_and_leaves_it_alive() {
+    let (model, gate, mut begun) = Gated::new();
+    let serving = Serving::start_impatient(model, Duration::from_millis(20)).await;
+    let mut waiting = serving.connect().await;
+    let request = classify(example(), "close");
+    waiting.write_all(request.as_bytes()).await.expect("sent");
+    assert_eq!(begun.recv().await, Some(1));
+    serving.until("imgclass_ready", 0.0).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let ready = exchange(&serving, &get("/health/ready")).await;
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains("stuck"),
+        "{ready}"
+    );
+    let live = exchange(&serving, &get("/health/live")).await;
+    assert!(live.starts_with("HTTP/1.1 200"), "{live}");
+    gate.send(()).expect("the model waits");
+    let answer = rest(&mut waiting).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    serving.until("imgclass_ready", 1.0).await;
+    let ready = exchange(&serving, &get("/health/ready")).await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+}
+
 /// How many descriptors this process may have open.
 fn descriptors() -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();

@@ -13,7 +13,7 @@ use imgclass::api::{ApiState, app, metrics_app};
 use imgclass::config::{HttpLimits, ServiceArgs};
 use imgclass::engine::Observer;
 use imgclass::metrics::Metrics;
-use imgclass::service::Service;
+use imgclass::service::{Observer as _, Phase, Service};
 use poem::test::TestClient;
 use serde_json::json;
 
@@ -235,6 +235,55 @@ async fn on_a_port_of_their_own_the_metrics_leave_the_main_one() {
         .send()
         .await
         .assert_status(poem::http::StatusCode::NOT_FOUND);
+}
+
+/// The names of metrics in a text of queries, without what a histogram appends.
+fn metric_names(queries: &str) -> std::collections::BTreeSet<&str> {
+    queries
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("imgclass_") || word.starts_with("process_"))
+        .map(|word| {
+            let ends = ["_bucket", "_sum", "_count"];
+            ends.iter()
+                .find_map(|end| word.strip_suffix(end))
+                .unwrap_or(word)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
+    // Its own, as other tests count on the shared ones. Labelled metrics appear with their first count.
+    let metrics = Arc::new(Metrics::new().expect("metrics"));
+    metrics.batch_finished(1, Duration::from_millis(1));
+    metrics.phase_finished(Phase::Total, Duration::from_millis(1));
+    let loading = ApiState::loading(LIMITS).with_metrics(metrics, false);
+    let client = TestClient::new(app(loading));
+    let body = json!({"user_id": "u", "image_url": "https://example.org/a.jpg"});
+    let early = client
+        .post("/classify_image/")
+        .body_json(&body)
+        .send()
+        .await;
+    early.assert_status(poem::http::StatusCode::SERVICE_UNAVAILABLE);
+    let text = scrape(&client).await;
+    let dashboard = include_str!("../deploy/grafana-dashboard.json");
+    let parsed: serde_json::Value = serde_json::from_str(dashboard).expect("JSON");
+    let panels = parsed["panels"].as_array().expect("panels");
+    let ids: std::collections::BTreeSet<_> =
+        panels.iter().map(|panel| panel["id"].as_u64()).collect();
+    assert_eq!(ids.len(), panels.len(), "panels have ids of their own");
+    let queries: Vec<&str> = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().expect("targets"))
+        .map(|target| target["expr"].as_str().expect("a query"))
+        .collect();
+    assert!(queries.len() >= panels.len(), "every panel shows something");
+    let alerts = include_str!("../deploy/prometheus-rules.yml");
+    for name in metric_names(&queries.join(" ")).union(&metric_names(alerts)) {
+        let declared = text.contains(&format!("# TYPE {name} "));
+        assert!(declared, "{name} is not among:\n{text}");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use imgclass::config::{ConnectionLimits, HttpLimits, ServiceArgs};
 use imgclass::engine::Forward;
 use imgclass::metrics::Metrics;
 use imgclass::model::Classifier;
-use imgclass::service::Service;
+use imgclass::service::{Service, ServiceOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -40,15 +40,18 @@ pub(crate) const CONNECTIONS: ConnectionLimits = ConnectionLimits {
 static CLASSIFIER: LazyLock<Arc<Classifier>> =
     LazyLock::new(|| Arc::new(crate::support::untrained()));
 
+fn options(arguments: &[&str]) -> ServiceOptions {
+    let arguments = Arguments::parse_from([&["test"], arguments].concat());
+    arguments.service.service_options(CLASSIFIER.info())
+}
+
 /// A service over a model of the test's own.
-pub(crate) fn service(
+fn start(
     model: Arc<dyn Forward>,
-    arguments: &[&str],
+    options: &ServiceOptions,
     metrics: &Arc<Metrics>,
 ) -> Arc<Service> {
-    let arguments = Arguments::parse_from([&["test"], arguments].concat());
-    let options = arguments.service.service_options(CLASSIFIER.info());
-    let service = Service::start_over(model, CLASSIFIER.clone(), &options, metrics.clone());
+    let service = Service::start_over(model, CLASSIFIER.clone(), options, metrics.clone());
     Arc::new(service.expect("a service"))
 }
 
@@ -68,7 +71,20 @@ impl Serving {
         http: HttpLimits,
         connections: ConnectionLimits,
     ) -> Self {
-        Self::over(model, arguments, ApiState::loading(http), connections).await
+        Self::over(
+            model,
+            &options(arguments),
+            ApiState::loading(http),
+            connections,
+        )
+        .await
+    }
+
+    /// With the usual bounds, but calling a batch stuck after a time of the test's own.
+    pub(crate) async fn start_impatient(model: Arc<dyn Forward>, stuck_after: Duration) -> Self {
+        let mut options = options(&[]);
+        options.engine.stuck_after = stuck_after;
+        Self::over(model, &options, ApiState::loading(HTTP), CONNECTIONS).await
     }
 
     /// With the usual bounds and whatever else the state is given.
@@ -76,17 +92,18 @@ impl Serving {
         model: Arc<dyn Forward>,
         change: impl FnOnce(ApiState) -> ApiState,
     ) -> Self {
-        Self::over(model, &[], change(ApiState::loading(HTTP)), CONNECTIONS).await
+        let state = change(ApiState::loading(HTTP));
+        Self::over(model, &options(&[]), state, CONNECTIONS).await
     }
 
     async fn over(
         model: Arc<dyn Forward>,
-        arguments: &[&str],
+        options: &ServiceOptions,
         state: ApiState,
         connections: ConnectionLimits,
     ) -> Self {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let service = service(model, arguments, &metrics);
+        let service = start(model, options, &metrics);
         let state = state.with_metrics(metrics.clone(), false);
         state.loaded(service.clone());
         let server = Server::bind("127.0.0.1", 0, connections, "--port")
