@@ -5,6 +5,7 @@
 //! we: a download that was cut off must not come back as a confident answer about a half-grey picture.
 
 use jpeg_decoder::{Decoder, PixelFormat};
+use memchr::memchr;
 
 use super::pixels::RgbImage;
 
@@ -35,7 +36,7 @@ impl<'a> Iterator for Markers<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let at = self.rest.iter().position(|&byte| byte == 0xFF)?;
+            let at = memchr(0xFF, self.rest)?;
             self.rest = &self.rest[at + 1..];
             let marker = *self.rest.first()?;
             match marker {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 use super::super::buffer::Buffer;
 use super::board::Board;
@@ -12,6 +13,10 @@ use super::pause;
 /// forward pass wakes its helpers once, while an idle service burns nothing.
 const SPINS: u32 = if cfg!(miri) { 10 } else { 2_000 };
 
+/// So long is the core of a caller that has left kept for its return: between two batches of a busy service lies less, and a helper that
+/// takes the core for so short a time is still at its task when the caller comes back, with another caller waiting for both.
+const RETURN: Duration = Duration::from_millis(2);
+
 /// What callers and helpers share.
 pub(super) struct Shared {
     /// One for each caller that computes at the same time.
@@ -20,6 +25,10 @@ pub(super) struct Shared {
     news: AtomicU64,
     /// How many callers compute.
     callers: AtomicUsize,
+    /// How many have left of late, and when the last of them did, in nanoseconds since `start`.
+    left: AtomicUsize,
+    left_at: AtomicU64,
+    start: Instant,
     /// One for each helper; helper 1 is the first.
     sleepers: Box<[Sleeper]>,
     stop: AtomicBool,
@@ -38,6 +47,9 @@ impl Shared {
             boards: (0..threads).map(|_| Board::new(threads)).collect(),
             news: AtomicU64::new(0),
             callers: AtomicUsize::new(0),
+            left: AtomicUsize::new(0),
+            left_at: AtomicU64::new(0),
+            start: Instant::now(),
             sleepers: (1..threads).map(|_| Sleeper::default()).collect(),
             stop: AtomicBool::new(false),
         }
@@ -55,22 +67,57 @@ impl Shared {
     /// One more caller computes: the last of the helpers that work stops at its next task.
     pub(super) fn caller_enters(&self) {
         self.callers.fetch_add(1, Ordering::SeqCst);
+        let one_less = |left: usize| left.checked_sub(1);
+        // It is no matter which caller comes back.
+        let _ = self
+            .left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
     }
 
     /// One caller fewer.
     pub(super) fn caller_leaves(&self) {
+        let expected_back = self.expected_back();
+        self.left_at.store(self.now(), Ordering::SeqCst);
+        self.left.store(expected_back + 1, Ordering::SeqCst);
         self.callers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Callers that have just left.
+    fn expected_back(&self) -> usize {
+        // Two that leave or enter at the same moment may be counted as one: for the time of `RETURN` that is one core too few or too many.
+        match self.left.load(Ordering::SeqCst) {
+            0 => 0,
+            left => {
+                let since = self
+                    .now()
+                    .saturating_sub(self.left_at.load(Ordering::SeqCst));
+                if u128::from(since) < RETURN.as_nanos() {
+                    left
+                } else {
+                    0
+                }
+            }
+        }
+    }
+
+    /// Cores that are not the helpers'.
+    fn taken(&self) -> usize {
+        self.callers.load(Ordering::SeqCst) + self.expected_back()
     }
 
     /// Threads that a caller can count on, its own among them: what the other callers leave.
     pub(super) fn available(&self) -> usize {
-        let others = self.callers.load(Ordering::SeqCst).saturating_sub(1);
+        let others = self.taken().saturating_sub(1);
         self.threads().saturating_sub(others).max(1)
     }
 
     /// Whether helper `worker` may compute beside the callers.
     fn wants(&self, worker: usize) -> bool {
-        worker + self.callers.load(Ordering::Relaxed) <= self.threads()
+        worker + self.taken() <= self.threads()
     }
 
     /// Tells the helpers that a job was opened.
@@ -129,6 +176,9 @@ impl Shared {
             for polls in 1..=SPINS {
                 if let Some(news) = news() {
                     return news;
+                }
+                if !self.wants(worker) {
+                    break;
                 }
                 pause(polls);
             }
