@@ -61,6 +61,11 @@ clients:
     cargo build --locked --release
     .venv/bin/python tests/clients/run.py target/release/imgclass target/screenshots
 
+# the README's pictures anew, with trained weights: the page as the browser test sees it, the heat map as `imgclass explain` draws it
+pictures weights="weights/resnet50.safetensors": clients
+    cp target/screenshots/page.jpg docs/page.jpg
+    target/release/imgclass explain web/example.jpg --weights {{ weights }} -o docs/heatmap.png
+
 # the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code; takes long
 valgrind:
     #!/usr/bin/env bash

@@ -146,11 +146,11 @@ pub struct LimitArgs {
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = whole(1..=65_536), env = "IMGCLASS_MAX_CONCURRENT_REQUESTS")]
     pub max_concurrent_requests: usize,
 
-    /// Prepared images that wait for the model at one time [default: 64, or two full batches for each thread if that is more]
+    /// Prepared images that wait for the model at one time [default: 64, or two full batches for each forward pass if that is more]
     #[arg(long, value_name = "N", value_parser = whole(1..=4096), env = "IMGCLASS_QUEUE_CAPACITY")]
     pub queue_capacity: Option<usize>,
 
-    /// Images in one forward pass at most [default: 4 on the CPU, where each thread has its own; 64 on a GPU]
+    /// Images in one forward pass at most [default: 4 on the CPU, where up to eight run at one time; 64 on a GPU]
     #[arg(long, value_name = "N", value_parser = whole(1..=256), env = "IMGCLASS_MAX_BATCH_SIZE")]
     pub max_batch_size: Option<usize>,
 
@@ -209,11 +209,7 @@ impl LimitArgs {
     fn engine_options(&self, model: &ModelInfo) -> EngineOptions {
         let max_batch_size = self.max_batch_size(model);
         // The next batches are prepared while some run.
-        let passes = match model.accelerated {
-            true => 1,
-            false => model.threads,
-        };
-        let queue_capacity = QUEUE_CAPACITY.max(2 * max_batch_size * passes);
+        let queue_capacity = QUEUE_CAPACITY.max(2 * max_batch_size * model.passes);
         EngineOptions {
             max_concurrent_requests: self.max_concurrent_requests,
             queue_capacity: self.queue_capacity.unwrap_or(queue_capacity),

@@ -9,5 +9,6 @@ use imgclass::kernels::LargeBlocks;
 static ALLOCATOR: LargeBlocks = LargeBlocks;
 
 fn main() -> ExitCode {
+    LargeBlocks::share_arenas();
     imgclass::cli::run(std::env::args_os())
 }

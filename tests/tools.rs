@@ -1,4 +1,4 @@
-//! The smaller commands of the binary: eval, explain, completions, man.
+//! The smaller commands of the binary: eval, explain, bench, completions, man.
 
 #[path = "support/binary.rs"]
 mod binary;
@@ -245,4 +245,45 @@ fn completions_and_manual_pages_know_every_command() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn bench_times_forward_passes_one_after_the_other_side_by_side_and_layer_by_layer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = |arguments: &[&str]| {
+        let common = ["bench", "--weights", "random:resnet18", "--iterations", "2"];
+        let output = run(folder.path(), &[&common, arguments].concat());
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    for (arguments, iterations, images) in [
+        (&["--batch-size", "3"][..], 2, 3.0),
+        (&["--threads", "2", "--passes", "2"], 4, 2.0),
+        // More at one time than there are threads for: they take turns.
+        (&["--threads", "1", "--passes", "3"], 6, 3.0),
+    ] {
+        let (code, report, said) = bench(&[arguments, &["--format", "json"]].concat());
+        assert_eq!(code, Some(0), "{said}");
+        let report: Value = serde_json::from_str(&report).expect("JSON");
+        assert_eq!(report["iterations"], iterations, "{report}");
+        let number = |field: &str| report[field].as_f64().expect("a number");
+        assert!(number("min_ms") > 0.0 && number("min_ms") <= number("median_ms"));
+        assert!(number("median_ms") <= number("p99_ms"), "{report}");
+        let rate = images * 1e3 / number("median_ms");
+        assert!(
+            (number("images_per_second") / rate - 1.0).abs() < 1e-3,
+            "{report}"
+        );
+    }
+    let (code, table, said) = bench(&["--per-layer"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        table.contains("layer4.1.conv2") && table.contains("images/s"),
+        "{table}"
+    );
+    let (code, _, said) = bench(&["--per-layer", "--passes", "2"]);
+    assert_eq!(code, Some(2), "{said}");
 }

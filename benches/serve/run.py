@@ -4,7 +4,8 @@
     cargo build --release
     python3 benches/serve/run.py --weights weights/resnet50.safetensors --images PHOTOGRAPHS [PART...]
 
-PART is any of: start lone saturated overload memory stop batching allocators (default: all but the last two, which compare settings). Everything runs on this machine and
+PART is any of: start lone saturated overload memory stop batching resources allocators (default: all but the last three, which compare
+settings). Everything runs on this machine and
 dials nothing but 127.0.0.1; the load comes from `imgclass bench --url`, which also serves the photographs. --quick shortens everything to
 see that it works: its figures mean nothing. Exit code 1 if a figure misses its mark. Needs Python 3.8 and nothing else.
 """
@@ -30,7 +31,9 @@ import time
 import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-PARTS = ["start", "lone", "saturated", "overload", "memory", "stop", "batching", "allocators"]
+PARTS = ["start", "lone", "saturated", "overload", "memory", "stop", "batching", "resources", "allocators"]
+# Those that set no mark.
+COMPARING = 3
 # Debian's libmimalloc2.0 and libjemalloc2.
 PRELOADS = {"system": None, "mimalloc": "libmimalloc.so.2*", "jemalloc": "libjemalloc.so.2"}
 
@@ -133,7 +136,7 @@ def load(args, service, *options):
 def forward(args, batch_size, passes=1):
     """Median ms and images/s of the forward pass alone, so many passes at one time."""
     command = [args.imgclass, "bench", "--weights", args.weights, "--batch-size", str(batch_size), "--passes", str(passes),
-               "--iterations", str(args.iterations), "--format", "json"]
+               "--iterations", str(max(2, args.iterations // batch_size)), "--format", "json"]
     done = subprocess.run(shown(command), stdout=subprocess.PIPE, text=True, env=clean_environment(), check=True)
     return json.loads(done.stdout)
 
@@ -377,6 +380,36 @@ def part_batching(args):
         note(f"batches of at most {size}, {n} clients", f"{rate:.1f} images/s, {latency:.0f} ms at the median, {megabytes(memory)} at the most")
 
 
+def part_resources(args):
+    """Memory in some states, each of a new service: now and at the most so far."""
+    photos = [body_of(image) for image in photographs(args)[:50]]
+    large = body_of(png(6000, 4000))
+    states = [("ready, idle", [], 1, []),
+              ("50 photographs, one at a time", photos, 1, []),
+              ("400 photographs, 32 at a time", 8 * photos, 32, []),
+              ("400 photographs, 32 at a time, --max-batch-size 1", 8 * photos, 32, ["--max-batch-size", "1"]),
+              ("400 photographs, 64 at a time, --max-batch-size 32", 8 * photos, 64, ["--max-batch-size", "32"]),
+              ("48 PNGs of 24 megapixels, 16 at a time", 48 * [large], 16, [])]
+    for what, bodies, clients, options in states:
+        with Service(args, *options) as service:
+            waiting, lock = iter(bodies), threading.Lock()
+
+            def client():
+                while True:
+                    with lock:
+                        body = next(waiting, None)
+                    if body is None:
+                        return
+                    send(service.port, body, True)
+
+            threads = [threading.Thread(target=client) for _ in range(clients)]
+            [t.start() for t in threads]
+            [t.join() for t in threads]
+            time.sleep(2)
+            now, most = service.memory() / 2**20, service.memory("VmHWM") / 2**20
+        note(what, f"{now:.0f} MiB now, {most:.0f} MiB at the most")
+
+
 def part_allocators(args):
     """The system's malloc under our allocator, and two others in its place."""
     for name, pattern in PRELOADS.items():
@@ -406,15 +439,15 @@ def arguments():
     unknown = set(args.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {' '.join(PARTS)}")
-    args.parts = args.parts or PARTS[:-2]
+    args.parts = args.parts or PARTS[:-COMPARING]
     if args.quick:
         args.duration, args.overload, args.clients, args.iterations = "1s", "2s", [8], 2
         args.starts, args.stops, args.requests, args.rounds = 2, 2, (20, 60), 1
         args.burst = "1s"
     else:
-        args.duration, args.overload, args.clients, args.iterations = "20s", "60s", [8, 16, 32, 64], 50
-        args.starts, args.stops, args.requests, args.rounds = 9, 20, (500, 20_000), 7
-        args.burst = "4s"
+        args.duration, args.overload, args.clients, args.iterations = "20s", "60s", [8, 16, 32, 64], 160
+        args.starts, args.stops, args.requests, args.rounds = 9, 20, (500, 20_000), 5
+        args.burst = "12s"
     return args
 
 

@@ -24,7 +24,7 @@ pub(super) async fn classifier(args: &ModelArgs) -> Result<Classifier, Failure> 
         tokio::task::spawn_blocking(move || Classifier::load(&source, &options)).await??;
     // What loading leaves has other sizes than what forward passes ask for.
     LargeBlocks::release();
-    LargeBlocks::keep_for(classifier.passes_at_once().get());
+    LargeBlocks::keep_for(classifier.info().passes);
     announce(&classifier);
     Ok(classifier)
 }

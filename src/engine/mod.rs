@@ -46,7 +46,7 @@ impl Forward for Classifier {
     }
 
     fn workers(&self) -> NonZeroUsize {
-        self.passes_at_once()
+        NonZeroUsize::new(self.info().passes).unwrap_or(NonZeroUsize::MIN)
     }
 
     fn warm_up(&self, max_batch_size: usize) -> Result<(), ModelError> {

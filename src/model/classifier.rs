@@ -23,6 +23,9 @@ use super::resnet::ResNet;
 use super::source::WeightsSource;
 use crate::kernels::{Isa, ThreadPool};
 
+/// Each forward pass of four images holds 34 MB: on a machine of many cores and little memory for each, passes share threads instead.
+const MOST_PASSES: usize = 8;
+
 /// How to run the network.
 #[derive(Debug, Clone)]
 pub struct ModelOptions {
@@ -70,8 +73,11 @@ pub struct ModelInfo {
     pub accelerated: bool,
     /// The instruction set of the CPU's kernels; absent on other devices.
     pub isa: Option<String>,
-    /// Threads of a forward pass on the CPU.
+    /// Threads that compute on the CPU.
     pub threads: usize,
+    /// How many forward passes make the best of the device at one time. On the CPU as many as there are threads, up to eight: each then
+    /// has a thread to itself and waits for no other at the end of a layer; where fewer run, they share the threads. A GPU is one.
+    pub passes: usize,
     /// The network.
     pub architecture: Architecture,
     /// How images must be prepared.
@@ -139,6 +145,7 @@ impl Classifier {
             };
             info.isa = Some(isa.to_string());
             info.threads = options.threads.get();
+            info.passes = info.threads.min(MOST_PASSES);
             Backend::Packed {
                 isa,
                 pool: Arc::new(ThreadPool::new(options.threads).map_err(ModelError::Threads)?),
@@ -184,16 +191,6 @@ impl Classifier {
     /// taken everywhere.
     pub fn takes_pixels(&self) -> bool {
         matches!(self.backend, Backend::Candle { .. })
-    }
-
-    /// How many forward passes make the best of this device at one time. On the CPU as many as there are threads: each then has a thread
-    /// to itself and waits for no other at the end of a layer; where fewer run, they share the threads. A GPU is one.
-    pub fn passes_at_once(&self) -> NonZeroUsize {
-        match &self.backend {
-            Backend::Packed { pool, .. } => NonZeroUsize::new(pool.threads()),
-            Backend::Candle { .. } => None,
-        }
-        .unwrap_or(NonZeroUsize::MIN)
     }
 
     /// Runs a batch of every size that will matter, so that the first requests find everything in place, and a model that cannot run says so

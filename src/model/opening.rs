@@ -165,6 +165,7 @@ fn described(id: String, architecture: Architecture, classes: usize) -> ModelInf
         accelerated: false,
         isa: None,
         threads: 0,
+        passes: 1,
         architecture,
         pretrained: PretrainedCfg::default(),
         classes,

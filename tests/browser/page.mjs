@@ -71,6 +71,8 @@ async function uploads() {
   await page.locator(".card .bar").first().click();
   await page.waitForTimeout(600);
   await page.screenshot({ path: join(output, "page-light.png"), fullPage: true });
+  // What the README shows: `just pictures` copies it.
+  await page.screenshot({ path: join(output, "page.jpg"), type: "jpeg", quality: 85, scale: "css", fullPage: true });
   await page.emulateMedia({ colorScheme: "dark" });
   await page.waitForTimeout(400);
   await page.screenshot({ path: join(output, "page-dark.png"), fullPage: true });

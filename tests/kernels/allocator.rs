@@ -17,7 +17,7 @@ fn large_blocks_start_on_cache_lines_and_are_kept_within_a_bound() {
             assert!(block.iter().all(|&v| v == round as f32));
         }
         drop(blocks);
-        assert!(LargeBlocks::kept_bytes() <= 96 << 20);
+        assert!(LargeBlocks::kept_bytes() <= 64 << 20);
     }
 }
 

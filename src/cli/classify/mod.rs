@@ -148,8 +148,8 @@ async fn classify(args: &ClassifyArgs) -> Result<ExitCode, Failure> {
     let service = load::service(&args.service, Arc::new(NoObserver)).await?;
     let bar = progress::images(total(args, &done));
     let mut all_good = true;
-    // Four full batches: one in the model, the others being read and decoded meanwhile, with room for one slow file among them.
-    let ahead = (2 * service.images_at_once()).min(args.service.limits.max_concurrent_requests);
+    // Four times what the model works on: the rest is being read and decoded meanwhile, with room for one slow file among them.
+    let ahead = (4 * service.images_at_once()).min(args.service.limits.max_concurrent_requests);
     let results = stream::iter(args.inputs(done))
         .map(|input| one(&service, input, args))
         .buffered(ahead);

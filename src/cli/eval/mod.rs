@@ -67,7 +67,7 @@ async fn eval(args: &EvalArgs) -> Result<ExitCode, Failure> {
     let service = load::service(&args.service, Arc::new(NoObserver)).await?;
     let cases = cases::read(&args.labelled, args.root.as_deref(), &service)?;
     let bar = progress::images(Some(cases.len() as u64));
-    let ahead = (2 * service.images_at_once()).min(args.service.limits.max_concurrent_requests);
+    let ahead = (4 * service.images_at_once()).min(args.service.limits.max_concurrent_requests);
     let judged = stream::iter(cases)
         .map(|case| judge(&service, case))
         .buffered(ahead);

@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::super::buffer::Buffer;
@@ -46,6 +46,8 @@ pub(super) struct Board {
     job: Mutex<Option<Job>>,
     /// One range of tasks per thread: next in the lower half, end in the upper.
     shares: Box<[Share]>,
+    /// Helpers that have entered the present job.
+    entered: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -60,6 +62,7 @@ impl Board {
             word: AtomicU64::new(CLOSED),
             job: Mutex::new(None),
             shares: (0..threads).map(|_| Share(AtomicU64::new(0))).collect(),
+            entered: AtomicUsize::new(0),
             panic: Mutex::new(None),
         }
     }
@@ -72,6 +75,7 @@ impl Board {
                 .0
                 .store((to as u64) << 32 | from as u64, Ordering::Relaxed);
         }
+        self.entered.store(0, Ordering::Relaxed);
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
         let epoch = (self.word.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         self.word.store(epoch << 32, Ordering::SeqCst);
@@ -91,16 +95,9 @@ impl Board {
         panic.take()
     }
 
-    /// Runs tasks of the present job as its helper number `worker`, above 0, until none is left or `stays` says no. Enters no job twice:
-    /// `done` is the epoch of the last one that this helper has seen here. Does nothing where no job is open or the job is not cut for so
-    /// many.
-    pub(super) fn help(
-        &self,
-        worker: usize,
-        done: &mut u64,
-        own: &mut Buffer,
-        stays: impl Fn() -> bool,
-    ) {
+    /// Runs tasks of the present job until none is left or `stays` says no. Enters no job twice: `done` is the epoch of the last one that
+    /// this helper has seen here. Does nothing where no job is open or the job is not cut for one more thread.
+    pub(super) fn help(&self, done: &mut u64, own: &mut Buffer, stays: impl Fn() -> bool) {
         let mut word = self.word.load(Ordering::SeqCst);
         loop {
             if word & CLOSED != 0 || word >> 32 == *done {
@@ -119,20 +116,27 @@ impl Board {
         }
         *done = word >> 32;
         let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(job) = job.filter(|job| worker < job.threads) {
-            self.work(worker, job, own, stays);
+        let share = 1 + self.entered.fetch_add(1, Ordering::Relaxed);
+        if let Some(job) = job.filter(|job| share < job.threads) {
+            self.work(share, job, own, stays);
         }
         self.word.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Runs tasks until none is left or `stays` says no: the own share from its front, then the others' from their backs.
-    pub(super) fn work(&self, worker: usize, job: Job, own: &mut Buffer, stays: impl Fn() -> bool) {
+    /// Runs tasks until none is left or `stays` says no: the own share, 0 for the caller, from its front, then the others' from their backs.
+    pub(super) fn work(
+        &self,
+        own_share: usize,
+        job: Job,
+        own: &mut Buffer,
+        stays: impl Fn() -> bool,
+    ) {
         // SAFETY: the job outlives its members, and the caller is one.
         let task = unsafe { &*job.task };
         let run = AssertUnwindSafe(|| {
-            for share in (0..job.threads).map(|i| (worker + i) % job.threads) {
+            for share in (0..job.threads).map(|i| (own_share + i) % job.threads) {
                 while stays()
-                    && let Some(index) = self.shares[share].take(share == worker)
+                    && let Some(index) = self.shares[share].take(share == own_share)
                 {
                     task(index, own);
                 }

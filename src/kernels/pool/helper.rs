@@ -109,10 +109,9 @@ impl Shared {
         self.callers.load(Ordering::SeqCst) + self.expected_back()
     }
 
-    /// Threads that a caller can count on, its own among them: what the other callers leave.
+    /// Threads that a caller can count on, its own among them: its share of all.
     pub(super) fn available(&self) -> usize {
-        let others = self.taken().saturating_sub(1);
-        self.threads().saturating_sub(others).max(1)
+        self.threads().div_ceil(self.taken().max(1))
     }
 
     /// Whether helper `worker` may compute beside the callers.
@@ -123,18 +122,18 @@ impl Shared {
     /// Tells the helpers that a job was opened.
     pub(super) fn announce(&self) {
         self.news.fetch_add(1, Ordering::SeqCst);
-        self.wake(self.available());
+        self.wake(self.threads().saturating_sub(self.taken()));
     }
 
     /// Ends all helpers.
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.wake(self.threads());
+        self.wake(self.sleepers.len());
     }
 
-    /// Unparks those of the helpers under `end` that sleep.
-    fn wake(&self, end: usize) {
-        for sleeper in &self.sleepers[..end - 1] {
+    /// Unparks those of the first `helpers` that sleep.
+    fn wake(&self, helpers: usize) {
+        for sleeper in self.sleepers.iter().take(helpers) {
             if sleeper.asleep.swap(false, Ordering::SeqCst)
                 && let Some(thread) = &*sleeper
                     .thread
@@ -160,7 +159,9 @@ impl Shared {
             seen = news;
             // Helpers begin at different boards, so that they spread over the callers.
             for seat in (0..self.boards.len()).map(|i| (worker + i) % self.boards.len()) {
-                self.boards[seat].help(worker, &mut done[seat], &mut own, || self.wants(worker));
+                if self.wants(worker) {
+                    self.boards[seat].help(&mut done[seat], &mut own, || self.wants(worker));
+                }
             }
         }
     }
