@@ -9,6 +9,6 @@ use imgclass::kernels::LargeBlocks;
 static ALLOCATOR: LargeBlocks = LargeBlocks;
 
 fn main() -> ExitCode {
-    LargeBlocks::share_arenas();
+    LargeBlocks::set_up_system();
     imgclass::cli::run(std::env::args_os())
 }
