@@ -105,6 +105,26 @@ fn as_many_callers_as_threads_have_a_thread_each() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "many threads")]
+fn more_callers_than_seats_wait_for_one_another() {
+    let pool = pool(20);
+    let total = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| {
+                let _seat = pool.enter();
+                for _ in 0..10 {
+                    pool.for_each(40, |_| {
+                        total.fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            });
+        }
+    });
+    assert_eq!(total.load(Ordering::Relaxed), 30 * 10 * 40);
+}
+
+#[test]
 fn a_caller_counts_once_however_often_it_enters() {
     let (one, other) = (pool(4), pool(2));
     let outer = one.enter();

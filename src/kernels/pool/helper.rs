@@ -17,8 +17,13 @@ const SPINS: u32 = if cfg!(miri) { 10 } else { 2_000 };
 /// takes the core for so short a time is still at its task when the caller comes back, with another caller waiting for both.
 const RETURN: Duration = Duration::from_millis(2);
 
+/// Callers that compute at one time at most; further ones wait for a seat. A board has a place for each thread, so that one for each
+/// thread too would take 134 MB on a machine of a thousand.
+const MOST_CALLERS: usize = 16;
+
 /// What callers and helpers share.
 pub(super) struct Shared {
+    threads: usize,
     /// One for each caller that computes at the same time.
     boards: Box<[Board]>,
     /// Changes with every job that is opened.
@@ -44,7 +49,10 @@ struct Sleeper {
 impl Shared {
     pub(super) fn new(threads: usize) -> Self {
         Self {
-            boards: (0..threads).map(|_| Board::new(threads)).collect(),
+            threads,
+            boards: (0..threads.min(MOST_CALLERS))
+                .map(|_| Board::new(threads))
+                .collect(),
             news: AtomicU64::new(0),
             callers: AtomicUsize::new(0),
             left: AtomicUsize::new(0),
@@ -57,6 +65,11 @@ impl Shared {
 
     /// Threads that compute at one time, callers and helpers.
     pub(super) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Callers that may compute at one time.
+    pub(super) fn seats(&self) -> usize {
         self.boards.len()
     }
 

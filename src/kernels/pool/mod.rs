@@ -26,7 +26,7 @@ const SPINS_PER_YIELD: u32 = if cfg!(miri) { 2 } else { 100 };
 
 /// Helper threads, and a seat for each caller that computes.
 ///
-/// Callers in excess of the threads wait for one another. Dropping the pool joins its threads.
+/// Callers in excess of the threads, or of sixteen, wait for one another. Dropping the pool joins its threads.
 pub struct ThreadPool {
     shared: Arc<Shared>,
     seats: Seats,
@@ -81,9 +81,10 @@ impl ThreadPool {
     /// If the operating system refuses a thread.
     pub fn new(threads: NonZeroUsize) -> io::Result<Self> {
         let threads = threads.get();
+        let shared = Arc::new(Shared::new(threads));
         let mut pool = Self {
-            shared: Arc::new(Shared::new(threads)),
-            seats: Seats::new(threads),
+            seats: Seats::new(shared.seats()),
+            shared,
             handles: Vec::with_capacity(threads - 1),
         };
         for worker in 1..threads {
