@@ -93,7 +93,7 @@ impl LargeBlocks {
     ///
     /// Two arenas for small blocks: else there is one for nearly each thread, and what one thread has freed another does not find. Blocks
     /// from 1 MB on by `mmap`: else the first large picture's end raises that bound to its size, and later large blocks break up the heap.
-    /// Without either, memory grew by a quarter over 20,000 mixed requests.
+    /// What each is worth: `docs/benchmarks.md`.
     pub fn set_up_system() {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         {

@@ -24,7 +24,7 @@ pub(super) struct ForwardArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     batch_size: u16,
 
-    /// Forward passes at one time, which share the threads: the service under load runs as many as there are threads
+    /// Forward passes at one time, which share the threads: the service under load runs as many as there are threads, up to eight
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "per_layer")]
     passes: u16,
 

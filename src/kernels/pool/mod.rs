@@ -49,9 +49,12 @@ pub(crate) struct Scratch {
     own: Buffer,
 }
 
+/// A thread's seat: the pool, by its address, and which of its seats.
+type Seat = (*const Shared, usize);
+
 thread_local! {
-    /// The pool, by its address, in which this thread has a seat, and which.
-    static SEATED: Cell<Option<(*const Shared, usize)>> = const { Cell::new(None) };
+    /// This thread's seat, where it has one.
+    static SEATED: Cell<Option<Seat>> = const { Cell::new(None) };
 }
 
 /// A seat among those that compute, until dropped: helpers leave this thread its core all that time, not only inside a job.
@@ -59,7 +62,7 @@ pub struct Entered<'a> {
     pool: &'a ThreadPool,
     seat: usize,
     /// What this thread had before; `None` for the inner one of two.
-    before: Option<Option<(*const Shared, usize)>>,
+    before: Option<Option<Seat>>,
     /// It belongs to its thread.
     _not_send: PhantomData<*const ()>,
 }
@@ -104,7 +107,8 @@ impl ThreadPool {
     }
 
     /// Takes a seat for all jobs that this thread runs until the guard is dropped; waits while all are taken. A forward pass does so for
-    /// its whole length: between two layers its core is not free.
+    /// its whole length: between two layers its core is not free. Guards of several pools are to be dropped in the reverse order: one that
+    /// outlives an earlier one no longer serves its thread, which then needs a second seat.
     pub fn enter(&self) -> Entered<'_> {
         let pool = Arc::as_ptr(&self.shared);
         let before = SEATED.get();
@@ -193,11 +197,7 @@ impl Seats {
 }
 
 impl<'a> Entered<'a> {
-    fn new(
-        pool: &'a ThreadPool,
-        seat: usize,
-        before: Option<Option<(*const Shared, usize)>>,
-    ) -> Self {
+    fn new(pool: &'a ThreadPool, seat: usize, before: Option<Option<Seat>>) -> Self {
         Self {
             pool,
             seat,
