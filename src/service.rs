@@ -5,6 +5,7 @@ mod decoding;
 mod explain;
 mod request;
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +92,7 @@ pub enum StartError {
     Preprocessing(#[from] PreprocessingError),
     /// No threads for decoding.
     #[error("the decoding threads cannot start: {0}")]
-    Decoders(#[from] rayon::ThreadPoolBuildError),
+    Decoders(io::Error),
     /// The engine cannot, or the model failed on its first images.
     #[error(transparent)]
     Engine(#[from] EngineStartError),
@@ -140,7 +141,8 @@ impl Service {
             fetcher: Fetcher::new(options.fetch.clone())?,
             limits: options.image,
             preprocessing,
-            decoders: Decoders::new(options.decode_threads, options.image.max_decoded_bytes)?,
+            decoders: Decoders::new(options.decode_threads, options.image.max_decoded_bytes)
+                .map_err(StartError::Decoders)?,
             engine: Engine::start(model, options.engine, observer.clone())?,
             observer,
             classifier,

@@ -1,5 +1,5 @@
 //! What a JPEG's markers tell (which kind it is, what decoding it will hold, whether the file ends before the picture does), and the
-//! pixels of grey and YCbCr ones.
+//! pixels of those with 4:2:0 colour.
 //!
 //! Markers as in ITU-T T.81, annex B. The decoder fills what is missing with grey; Pillow refuses such a file, and so do
 //! we: a download that was cut off must not come back as a confident answer about a half-grey picture.
@@ -71,26 +71,36 @@ fn frame(bytes: &[u8]) -> Option<(u8, &[u8])> {
         .find(|(marker, _)| matches!(*marker, SOF0..=SOF15) && !matches!(*marker, DHT | JPG | DAC))
 }
 
-/// The pixels of a grey or three-component JPEG as libjpeg gives them, or `None` for another one and for one that this strict decoder
-/// does not accept: the lenient one has its turn then.
+/// The pixels, as libjpeg gives them, of a JPEG whose colour has half the luma's resolution in both directions (4:2:0); `None` for
+/// another one and for one that this strict decoder does not accept.
 ///
-/// Two decoders, because `image`'s rounds chroma up twice when it doubles its resolution, which colours every 4:2:0 photograph a little
-/// and was seen to change an answer. This one rounds as libjpeg does: on 200 photographs it is at most 0.13/255 away from it in the
-/// mean, the other one 0.33/255.
+/// Two decoders, because `image`'s rounds twice when it doubles in both directions, which colours the picture a little and was seen to
+/// change an answer; this one rounds once, as libjpeg does. Mean distance from Pillow in 255ths, this decoder's and then `image`'s: 0.087
+/// and 0.190 on 42 photographs with 4:2:0, but 0.048 and 0.011 on 154 with 4:4:4, which `image`'s also reads in 0.87 of the time.
 pub(super) fn decode(bytes: &[u8]) -> Option<RgbImage> {
     let (_, payload) = frame(bytes)?;
-    if !matches!(payload.get(5), Some(1 | 3)) {
+    if !has_quarter_chroma(payload) {
         return None;
     }
     let mut decoder = Decoder::new(bytes);
     let samples = decoder.decode().ok()?;
     let info = decoder.info()?;
-    let data = match info.pixel_format {
-        PixelFormat::RGB24 => samples,
-        PixelFormat::L8 => samples.into_iter().flat_map(|grey| [grey; 3]).collect(),
-        PixelFormat::L16 | PixelFormat::CMYK32 => return None,
-    };
-    RgbImage::new(u32::from(info.width), u32::from(info.height), data)
+    match info.pixel_format {
+        PixelFormat::RGB24 => RgbImage::new(u32::from(info.width), u32::from(info.height), samples),
+        PixelFormat::L8 | PixelFormat::L16 | PixelFormat::CMYK32 => None,
+    }
+}
+
+/// Whether a frame header names three components of which the first has twice the others' resolution in both directions.
+fn has_quarter_chroma(frame: &[u8]) -> bool {
+    let sampling: Option<Vec<(u8, u8)>> = components(frame).map(Iterator::collect);
+    matches!(sampling.as_deref(), Some([(2, 2), (1, 1), (1, 1)]))
+}
+
+/// The sampling factors (horizontal, vertical) of a frame header's components.
+fn components(frame: &[u8]) -> Option<impl Iterator<Item = (u8, u8)>> {
+    let components = frame.get(6..)?.chunks_exact(3);
+    Some(components.map(|component| (component[1] >> 4, component[1] & 15)))
 }
 
 /// Which kind of JPEG this is, if it is one that the decoder has no code for; it would only call it damaged.
@@ -128,10 +138,8 @@ fn frame_bytes(frame: &[u8]) -> Option<u64> {
         ])))
     };
     let (height, width) = (side(1)?, side(3)?);
-    let sampling: Vec<(u64, u64)> = frame
-        .get(6..)?
-        .chunks_exact(3)
-        .map(|component| (u64::from(component[1] >> 4), u64::from(component[1] & 15)))
+    let sampling: Vec<(u64, u64)> = components(frame)?
+        .map(|(h, v)| (u64::from(h), u64::from(v)))
         .collect();
     let (h_max, v_max) = sampling
         .iter()

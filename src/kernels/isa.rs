@@ -55,7 +55,10 @@ impl Isa {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if std::arch::is_x86_feature_detected!("avx512f") {
+            // Both are in every processor with AVX-512 that was ever sold for servers or desks.
+            if std::arch::is_x86_feature_detected!("avx512f")
+                && std::arch::is_x86_feature_detected!("avx512bw")
+            {
                 found.push(Self(Kind::Avx512));
             }
             if std::arch::is_x86_feature_detected!("avx2")
@@ -237,7 +240,7 @@ macro_rules! kernels {
 
 // 28 accumulators, 2 weights and 2 pixels of 32 registers.
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], resample::avx2::across);
+kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], resample::avx512::across);
 // 12 accumulators, 2 weights and a pixel of 16 registers.
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, 2, [1 2 3 4 5 6], resample::avx2::across);

@@ -121,40 +121,48 @@ pub(crate) fn down(samples: &[u8], row_bytes: usize, rows: &[Taps], out: &mut [u
     }
 }
 
+/// Pixels in the 16 bytes of a vector's lane.
+#[cfg(target_arch = "x86_64")]
+const PIXELS_IN_LANE: usize = 5;
+
+/// As many weights for each column, zeros behind its own, in as few groups as can be: how many make a group, and all of them.
+#[cfg(target_arch = "x86_64")]
+fn grouped(columns: &[Taps]) -> (usize, Vec<i32>) {
+    let most = columns.iter().map(|taps| taps.weights.len()).max();
+    let most = most.unwrap_or(0).max(1);
+    let groups = most.div_ceil(PIXELS_IN_LANE);
+    let in_group = most.div_ceil(groups);
+    let mut padded = vec![0; columns.len() * groups * in_group];
+    let each = columns
+        .iter()
+        .zip(padded.chunks_exact_mut(groups * in_group));
+    for (taps, weights) in each {
+        weights[..taps.weights.len()].copy_from_slice(&taps.weights);
+    }
+    (in_group, padded)
+}
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{FRACTION_BITS, HALF, PIXEL, Taps};
+    use super::{FRACTION_BITS, HALF, PIXEL, PIXELS_IN_LANE, Taps, grouped};
 
-    /// Pixels in the 16 bytes of a lane.
-    const MOST_AT_ONCE: usize = 5;
-
-    /// [`super::resample_across`] with as many taps for each column, in as few groups as can be.
+    /// [`super::resample_across`], two rows at a time.
     #[target_feature(enable = "avx2")]
     pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &mut [u8]) {
-        let most = columns.iter().map(|taps| taps.weights.len()).max();
-        let most = most.unwrap_or(0).max(1);
-        let groups = most.div_ceil(MOST_AT_ONCE);
-        let at_once = most.div_ceil(groups);
-        let mut padded = vec![0; columns.len() * groups * at_once];
-        for (taps, weights) in columns
-            .iter()
-            .zip(padded.chunks_exact_mut(groups * at_once))
-        {
-            weights[..taps.weights.len()].copy_from_slice(&taps.weights);
-        }
-        let pass = match at_once {
+        let (in_group, weights) = grouped(columns);
+        let pass = match in_group {
             1 => pairs::<1>,
             2 => pairs::<2>,
             3 => pairs::<3>,
             4 => pairs::<4>,
-            _ => pairs::<MOST_AT_ONCE>,
+            _ => pairs::<PIXELS_IN_LANE>,
         };
-        pass(samples, row_bytes, columns, &padded, out);
+        pass(samples, row_bytes, columns, &weights, out);
     }
 
-    /// Two rows at a time: each lane holds one row's pixels, and from one tap to the next only the choice of bytes changes. `weights` has
+    /// Each lane holds one row's pixels, and from one tap to the next only the choice of bytes changes. `weights` has
     /// as many groups of `N` for each column.
     #[target_feature(enable = "avx2")]
     fn pairs<const N: usize>(
@@ -203,14 +211,19 @@ pub(crate) mod avx2 {
     /// What moves the three samples of one pixel of each lane into 32 bits each; the fourth becomes zero.
     #[target_feature(enable = "avx2")]
     fn pick(pixel: i32) -> __m256i {
+        _mm256_broadcastsi128_si256(pick_in_lane(pixel))
+    }
+
+    /// [`pick`] for one lane.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn pick_in_lane(pixel: i32) -> __m128i {
         let sample = |channel| (pixel * PIXEL as i32 + channel) | -256;
-        let lane = _mm_setr_epi32(sample(0), sample(1), sample(2), -1);
-        _mm256_set_m128i(lane, lane)
+        _mm_setr_epi32(sample(0), sample(1), sample(2), -1)
     }
 
     /// The 16 bytes from `at` on; zeros beyond the end, where only weights of zero are.
     #[target_feature(enable = "avx2")]
-    fn load(samples: &[u8], at: usize) -> __m128i {
+    pub(super) fn load(samples: &[u8], at: usize) -> __m128i {
         let rest = samples.get(at..).unwrap_or_default();
         let mut padded = [0; 16];
         let bytes = match rest.first_chunk::<16>() {
@@ -228,5 +241,94 @@ pub(crate) mod avx2 {
     fn first_pixel(bytes: __m128i) -> [u8; PIXEL] {
         let [red, green, blue, _] = _mm_cvtsi128_si32(bytes).to_le_bytes();
         [red, green, blue]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::avx2::{load, pick_in_lane};
+    use super::{FRACTION_BITS, HALF, PIXEL, PIXELS_IN_LANE, Taps, grouped};
+
+    /// Rows at a time: the lanes of a vector.
+    const ROWS: usize = 4;
+
+    /// [`super::resample_across`], four rows at a time.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &mut [u8]) {
+        let (in_group, weights) = grouped(columns);
+        let pass = match in_group {
+            1 => quads::<1>,
+            2 => quads::<2>,
+            3 => quads::<3>,
+            4 => quads::<4>,
+            _ => quads::<PIXELS_IN_LANE>,
+        };
+        pass(samples, row_bytes, columns, &weights, out);
+    }
+
+    /// As `super::avx2::pairs`, with lanes for four rows.
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn quads<const N: usize>(
+        samples: &[u8],
+        row_bytes: usize,
+        columns: &[Taps],
+        weights: &[i32],
+        out: &mut [u8],
+    ) {
+        let out_bytes = columns.len() * PIXEL;
+        let (weights, _) = weights.as_chunks::<N>();
+        let groups = weights.len() / columns.len();
+        let picks: [__m512i; N] =
+            std::array::from_fn(|pixel| _mm512_broadcast_i32x4(pick_in_lane(pixel as i32)));
+        let quads = samples.chunks(ROWS * row_bytes);
+        for (samples, out) in quads.zip(out.chunks_mut(ROWS * out_bytes)) {
+            // Rows that the last four lack are computed as the first of them, and not stored.
+            let [a, b, c, d]: [&[u8]; ROWS] = std::array::from_fn(|row| {
+                let row = samples.get(row * row_bytes..).filter(|row| !row.is_empty());
+                row.unwrap_or(samples)
+            });
+            let each = columns.iter().zip(weights.chunks_exact(groups));
+            for (column, (taps, weights)) in each.enumerate() {
+                let mut sums = _mm512_set1_epi32(HALF);
+                for (group, weights) in weights.iter().enumerate() {
+                    let at = (taps.first + group * N) * PIXEL;
+                    let pixels = lanes([load(a, at), load(b, at), load(c, at), load(d, at)]);
+                    for (&weight, &pick) in weights.iter().zip(&picks) {
+                        let samples = _mm512_shuffle_epi8(pixels, pick);
+                        let weighted = _mm512_mullo_epi32(samples, _mm512_set1_epi32(weight));
+                        sums = _mm512_add_epi32(sums, weighted);
+                    }
+                }
+                // Clips as `super::clip` does.
+                let sums = _mm512_srai_epi32::<{ FRACTION_BITS }>(sums);
+                let sums = _mm512_max_epi32(sums, _mm512_setzero_si512());
+                let pixels = quarters(_mm512_cvtusepi32_epi8(sums));
+                let rows = out.chunks_exact_mut(out_bytes);
+                for (row, [red, green, blue, _]) in rows.zip(pixels) {
+                    row[column * PIXEL..][..PIXEL].copy_from_slice(&[red, green, blue]);
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx512f")]
+    fn lanes([a, b, c, d]: [__m128i; ROWS]) -> __m512i {
+        let lanes = _mm512_castsi128_si512(a);
+        let lanes = _mm512_inserti32x4::<1>(lanes, b);
+        let lanes = _mm512_inserti32x4::<2>(lanes, c);
+        _mm512_inserti32x4::<3>(lanes, d)
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn quarters(bytes: __m128i) -> [[u8; 4]; ROWS] {
+        [
+            _mm_extract_epi32::<0>(bytes),
+            _mm_extract_epi32::<1>(bytes),
+            _mm_extract_epi32::<2>(bytes),
+            _mm_extract_epi32::<3>(bytes),
+        ]
+        .map(i32::to_le_bytes)
     }
 }

@@ -1,9 +1,12 @@
 //! How much is decoded at one time: the threads that do it, and the memory that they may hold together. It knows no images.
 
+use std::io;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 
-use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use rayon::ThreadPoolBuilder;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::ServiceError;
@@ -11,17 +14,54 @@ use super::ServiceError;
 /// The weight of one permit of the memory: semaphores count in 32 bits.
 const KIB: u64 = 1024;
 
-/// Threads of their own for decoding. Each is a pool of rayon's with nobody else in it, because the JPEG decoder shares its rows out by
-/// rayon: elsewhere it would start threads for each picture, and in a common pool wake the others for each row, which costs a twentieth of
-/// the work and core changes on a machine that is busy anyway. A picture of 12 megapixels that is decoded alone takes a fifth longer so.
+/// Threads of their own for decoding.
 pub(super) struct Decoders {
-    threads: Vec<ThreadPool>,
+    threads: Vec<DecodeThread>,
     /// Those of the threads that do nothing, by their place; as many as `free` has permits.
     idle: Arc<Mutex<Vec<usize>>>,
     free: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     /// In KiB.
     total_memory: u64,
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// One thread, which ends when this is dropped and its work is done.
+///
+/// It is a pool of rayon's with nobody else in it, because one JPEG decoder shares its rows out by rayon: elsewhere it would wake the
+/// threads of a common pool for each row, which costs a twentieth of the work and core changes on a machine that is busy anyway. (A picture
+/// of 12 megapixels that is decoded alone takes a fifth longer so.) And it waits on a channel rather than as rayon's own threads do: those
+/// yield their core dozens of times before they sleep, in between the forward pass's work.
+struct DecodeThread {
+    work: mpsc::Sender<Work>,
+}
+
+impl DecodeThread {
+    fn start(name: String) -> io::Result<Self> {
+        let (work, to_do) = mpsc::channel::<Work>();
+        let (started, outcome) = mpsc::channel();
+        thread::Builder::new().name(name).spawn(move || {
+            let alone = ThreadPoolBuilder::new().num_threads(1);
+            match alone.use_current_thread().build() {
+                Err(error) => drop(started.send(Err(io::Error::other(error)))),
+                Ok(_alone) => {
+                    drop(started.send(Ok(())));
+                    to_do.into_iter().for_each(perform);
+                }
+            }
+        })?;
+        let lost = |_| Err(io::Error::other("a decoding thread ended as it began"));
+        outcome.recv().unwrap_or_else(lost)?;
+        Ok(Self { work })
+    }
+}
+
+/// Whoever waits for work that panics is told by its lost sender.
+fn perform(work: Work) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!("a decoding task panicked");
+    }
 }
 
 /// One of the threads, idle again when dropped.
@@ -41,17 +81,10 @@ impl Drop for Turn {
 
 impl Decoders {
     /// `threads` works at one time, which may hold `memory` bytes together.
-    pub(super) fn new(threads: NonZeroUsize, memory: u64) -> Result<Self, ThreadPoolBuildError> {
+    pub(super) fn new(threads: NonZeroUsize, memory: u64) -> io::Result<Self> {
         let kib = usize::try_from(memory / KIB).unwrap_or(usize::MAX);
         let kib = kib.min(Semaphore::MAX_PERMITS);
-        let thread = |i| {
-            ThreadPoolBuilder::new()
-                .num_threads(1)
-                .thread_name(move |_| format!("decode-{i}"))
-                // Whoever waits for the work is told by its lost sender.
-                .panic_handler(|_| tracing::error!("a decoding task panicked"))
-                .build()
-        };
+        let thread = |i| DecodeThread::start(format!("decode-{i}"));
         Ok(Self {
             threads: (0..threads.get()).map(thread).collect::<Result<_, _>>()?,
             idle: Arc::new(Mutex::new((0..threads.get()).collect())),
@@ -71,11 +104,14 @@ impl Decoders {
         let memory = self.reserve(bytes).await.map_err(closed)?;
         let turn = self.turn().await?;
         let (done, result) = oneshot::channel();
-        self.threads[turn.thread].spawn(move || {
+        let thread = &self.threads[turn.thread];
+        let work: Work = Box::new(move || {
             let _held = (memory, turn);
             // Nobody may be waiting any more.
             let _ = done.send(work());
         });
+        // A thread that is gone takes the sender of the result with it.
+        let _ = thread.work.send(work);
         let lost = |_| ServiceError::Internal("a decoding task panicked".to_owned());
         result.await.map_err(lost)
     }

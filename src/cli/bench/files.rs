@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -33,7 +33,7 @@ pub(super) async fn serve(files: Vec<Bytes>, port: u16) -> Result<Vec<String>, F
 
 /// One request, one answer.
 async fn answer(mut stream: TcpStream, files: Arc<Vec<Bytes>>) -> std::io::Result<()> {
-    let mut head = Vec::new();
+    let mut head = Vec::with_capacity(MAX_HEAD);
     while !head.ends_with(b"\r\n\r\n") && head.len() < MAX_HEAD {
         if stream.read_buf(&mut head).await? == 0 {
             return Ok(());
@@ -49,7 +49,8 @@ async fn answer(mut stream: TcpStream, files: Arc<Vec<Bytes>>) -> std::io::Resul
     let length = file.len();
     let head =
         format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(&file).await?;
+    stream
+        .write_all_buf(&mut Buf::chain(head.as_bytes(), file))
+        .await?;
     stream.shutdown().await
 }
