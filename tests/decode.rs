@@ -80,9 +80,13 @@ fn every_recorded_picture_decodes_to_what_pillow_makes_of_it() {
             "{name}"
         );
         let (max, mean) = difference(picture.data(), rgb.data());
-        // JPEG decoders round differently; CMYK is converted in floats here and in whole numbers there.
+        // JPEG decoders round differently, most where colour is doubled in one direction only; CMYK is converted in floats here and in
+        // whole numbers there. The bounds are narrow enough to tell which of the two decoders had a picture.
         let allowed = match name.as_str() {
-            n if n.starts_with("jpeg") => (8, 0.5),
+            n if n.starts_with("jpeg") && (n.contains("422") || n.contains("440")) => (3, 0.25),
+            n if n.starts_with("jpeg_scans") || n.starts_with("jpeg_progressive") => (3, 0.1),
+            "jpeg_420" => (3, 0.1),
+            n if n.starts_with("jpeg") => (3, 0.04),
             "tiff_cmyk" => (1, 1.0),
             _ => (0, 0.0),
         };

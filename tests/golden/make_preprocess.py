@@ -1,5 +1,6 @@
 """Records what Pillow makes of small pictures, for tests/decode.rs and tests/preprocess.rs.
 
+    apt-get install libjpeg-turbo-progs
     pip install pillow==11.3.0 numpy==2.4.6 safetensors==0.8.0
     python tests/golden/make_preprocess.py
 
@@ -13,6 +14,8 @@ pictures, which differs by 1/255 here and there; the cases are recorded with the
 """
 
 import io
+import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,15 @@ def encoded(image, kind, **options):
     return out.getvalue()
 
 
+def jpeg_in_scans(image, sampling, scans):
+    """A JPEG with a scan script, which Pillow cannot write: libjpeg's `cjpeg` can."""
+    with tempfile.NamedTemporaryFile("w", suffix=".scans") as script:
+        script.write(scans)
+        script.flush()
+        command = ["cjpeg", "-quality", "90", "-sample", sampling, "-scans", script.name]
+        return subprocess.run(command, input=encoded(image, "PPM"), stdout=subprocess.PIPE, check=True).stdout
+
+
 def gif_on_canvas(data, canvas, at):
     """Moves a one-frame GIF's frame to `at` on a canvas of another size."""
     data = bytearray(data)
@@ -80,6 +92,12 @@ def pictures():
     yield "jpeg_422", encoded(rgb, "JPEG", quality=90, subsampling="4:2:2")
     yield "jpeg_420", encoded(rgb, "JPEG", quality=90, subsampling="4:2:0")
     yield "jpeg_progressive", encoded(rgb, "JPEG", quality=90, subsampling="4:2:0", progressive=True)
+    # Each component in a scan of its own, and progressive ones whose first scan holds all components or one.
+    for name, sampling in ("444", "1x1"), ("422", "2x1"), ("440", "1x2"), ("420", "2x2"), ("410", "4x2"):
+        yield f"jpeg_scans_{name}", jpeg_in_scans(rgb, sampling, "0;\n1;\n2;\n")
+        rest = "".join(f"{component}: 1-63, 0, 0;\n" for component in range(3))
+        yield f"jpeg_progressive_{name}", jpeg_in_scans(rgb, sampling, "0 1 2: 0-0, 0, 0;\n" + rest)
+        yield f"jpeg_progressive_apart_{name}", jpeg_in_scans(rgb, sampling, "0: 0-0, 0, 0;\n1 2: 0-0, 0, 0;\n" + rest)
     yield "jpeg_restarts", encoded(rgb, "JPEG", quality=90, subsampling="4:4:4", restart_marker_blocks=1)
     yield "jpeg_rgb", encoded(rgb, "JPEG", quality=90, keep_rgb=True)
     yield "jpeg_grey", encoded(grey, "JPEG", quality=90)
