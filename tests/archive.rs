@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use binary::{imgclass, run, text, write_picture};
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -118,6 +118,19 @@ fn folders_patterns_and_lists_name_inputs() {
         files_of(&text(&output.stdout)),
         ["photos/a.png", "photos/d.png"]
     );
+}
+
+#[test]
+#[cfg(unix)]
+fn a_pipe_that_a_pattern_matches_is_an_error_and_nothing_waits_for_it() {
+    let folder = archive();
+    let pipe = folder.path().join("photos/pipe.png");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    let output = classify(folder.path(), &["--format", "jsonl", "photos/?i*.png"]);
+    let row: Value = serde_json::from_slice(&output.stdout).expect("a line of JSON");
+    assert_eq!(row["file"], "photos/pipe.png");
+    assert_eq!(row["error"], "no regular file");
 }
 
 #[test]

@@ -75,7 +75,11 @@ fn matches(pattern: &str) -> Found {
                 Ok(path) if path.is_dir() => images_below(&path),
                 Ok(path) => {
                     let name = path.display().to_string();
-                    one(Input::File(path, name))
+                    one(match path.exists() && !path.is_file() {
+                        // A pipe that nobody writes to would keep the run waiting for ever.
+                        true => Input::Unreadable(name, "no regular file".to_owned()),
+                        false => Input::File(path, name),
+                    })
                 }
                 Err(error) => one(Input::Unreadable(
                     error.path().display().to_string(),
