@@ -81,7 +81,7 @@ fn every_recorded_picture_decodes_to_what_pillow_makes_of_it() {
         );
         let (max, mean) = difference(picture.data(), rgb.data());
         // JPEG decoders round differently, most where colour is doubled in one direction only; CMYK is converted in floats here and in
-        // whole numbers there. The bounds are narrow enough to tell which of the two decoders had a picture.
+        // whole numbers there. The last bound for JPEGs is too narrow for the decoder of those in several scans, which is 0.049 off at 4:4:4.
         let allowed = match name.as_str() {
             n if n.starts_with("jpeg") && (n.contains("422") || n.contains("440")) => (3, 0.25),
             n if n.starts_with("jpeg_scans") || n.starts_with("jpeg_progressive") => (3, 0.1),

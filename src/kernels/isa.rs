@@ -55,7 +55,7 @@ impl Isa {
         let mut found = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            // Both are in every processor with AVX-512 that was ever sold for servers or desks.
+            // Only Xeon Phi has the first without the second, which the resize needs.
             if std::arch::is_x86_feature_detected!("avx512f")
                 && std::arch::is_x86_feature_detected!("avx512bw")
             {

@@ -72,14 +72,17 @@ fn matches(pattern: &str) -> Found {
                 return unreadable("nothing matches this pattern".to_owned());
             }
             Box::new(paths.flat_map(|found| match found {
-                Ok(path) if path.is_dir() => images_below(&path),
                 Ok(path) => {
                     let name = path.display().to_string();
-                    one(match path.exists() && !path.is_file() {
+                    match path.metadata() {
+                        Ok(found) if found.is_dir() => images_below(&path),
                         // A pipe that nobody writes to would keep the run waiting for ever.
-                        true => Input::Unreadable(name, "no regular file".to_owned()),
-                        false => Input::File(path, name),
-                    })
+                        Ok(found) if !found.is_file() => {
+                            one(Input::Unreadable(name, "no regular file".to_owned()))
+                        }
+                        // What cannot even be looked at says why when it is opened.
+                        _ => one(Input::File(path, name)),
+                    }
                 }
                 Err(error) => one(Input::Unreadable(
                     error.path().display().to_string(),
