@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use imgclass::kernels::ThreadPool;
+use imgclass_kernels::ThreadPool;
 
 use crate::pool;
 

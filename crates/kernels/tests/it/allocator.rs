@@ -1,6 +1,6 @@
 //! The allocator that keeps large blocks; this test program runs on it.
 
-use imgclass::kernels::LargeBlocks;
+use imgclass_kernels::LargeBlocks;
 
 /// The only test that looks at what is kept: others allocate meanwhile, so it asserts bounds that hold whatever they do.
 #[test]

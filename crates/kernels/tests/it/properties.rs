@@ -1,7 +1,7 @@
 //! Random shapes.
 #![cfg(not(miri))]
 
-use imgclass::kernels::{BatchDims, ConvShape, Isa};
+use imgclass_kernels::{BatchDims, ConvShape, Isa};
 use proptest::prelude::*;
 
 use crate::pool;

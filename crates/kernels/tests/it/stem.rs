@@ -1,6 +1,6 @@
 //! The stem against a naive convolution and max-pool.
 
-use imgclass::kernels::{BatchDims, ConvShape, Isa, PackedStem, blocked_to_nchw};
+use imgclass_kernels::{BatchDims, ConvShape, Isa, PackedStem, blocked_to_nchw};
 
 use crate::pool;
 use crate::reference::{Case, guarded, numbers};

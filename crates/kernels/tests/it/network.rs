@@ -1,6 +1,6 @@
 //! Every convolution shape of ResNet-50, and the bits of an image in any batch and with any number of threads.
 
-use imgclass::kernels::{
+use imgclass_kernels::{
     BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, blocked_to_nchw,
     global_average_pool, join_images, nchw_to_blocked,
 };

@@ -1,6 +1,6 @@
 //! Convolutions around every edge of the tiling.
 
-use imgclass::kernels::{Algorithm, BatchDims, ConvShape, Isa};
+use imgclass_kernels::{Algorithm, BatchDims, ConvShape, Isa};
 
 use crate::pool;
 use crate::reference::{Case, Expected, run};
@@ -160,7 +160,7 @@ fn the_algorithm_follows_from_the_shape() {
 #[test]
 fn a_nan_in_the_input_stays_visible_through_relu() {
     for isa in Isa::available() {
-        let conv = imgclass::kernels::PackedConv::new(
+        let conv = imgclass_kernels::PackedConv::new(
             isa,
             ConvShape {
                 in_channels: 16,
@@ -186,7 +186,7 @@ fn a_nan_in_the_input_stays_visible_through_relu() {
 fn an_input_of_the_wrong_length_is_refused() {
     let case = case(([16, 16, 3, 1, 1], [1, 4, 4]), false, false);
     let conv =
-        imgclass::kernels::PackedConv::new(Isa::detect(), case.shape, &case.weight, &case.bias);
+        imgclass_kernels::PackedConv::new(Isa::detect(), case.shape, &case.weight, &case.bias);
     let _ = conv.forward(&pool(1), &[0.0; 16], case.input, None, false);
 }
 
@@ -195,6 +195,6 @@ fn an_input_of_the_wrong_length_is_refused() {
 fn a_residual_of_the_wrong_length_is_refused() {
     let case = case(([16, 16, 1, 1, 0], [1, 2, 2]), false, false);
     let conv =
-        imgclass::kernels::PackedConv::new(Isa::detect(), case.shape, &case.weight, &case.bias);
+        imgclass_kernels::PackedConv::new(Isa::detect(), case.shape, &case.weight, &case.bias);
     let _ = conv.forward(&pool(1), &[0.0; 64], case.input, Some(&[0.0; 16]), false);
 }

@@ -15,7 +15,7 @@ mod threads;
 
 use std::num::NonZeroUsize;
 
-use imgclass::kernels::{LargeBlocks, ThreadPool};
+use imgclass_kernels::{LargeBlocks, ThreadPool};
 
 /// As the service runs: activations on cache lines, reused.
 #[global_allocator]

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use imgclass::kernels::{
+use imgclass_kernels::{
     BatchDims, ConvShape, Isa, LargeBlocks, PackedConv, PackedLinear, PackedStem, ThreadPool,
     measure_peak_gflops,
 };

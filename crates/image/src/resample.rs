@@ -7,7 +7,7 @@
 //! 16-bit weights was up to 2/255 off at hard edges, and its usual order clips bicubic overshoot at other places.
 
 use super::pixels::RgbImage;
-use crate::kernels::{FRACTION_BITS, Isa, Taps, resample_across, resample_down};
+use imgclass_kernels::{FRACTION_BITS, Isa, Taps, resample_across, resample_down};
 use std::f64::consts::PI;
 use std::fmt;
 use std::ops::Range;

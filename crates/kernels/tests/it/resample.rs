@@ -1,7 +1,7 @@
 //! The passes of a resize against sums in 64 bits, bit for bit, on every instruction set.
 #![cfg(not(miri))]
 
-use imgclass::kernels::{FRACTION_BITS, Isa, Taps, resample_across, resample_down};
+use imgclass_kernels::{FRACTION_BITS, Isa, Taps, resample_across, resample_down};
 use proptest::prelude::*;
 
 const ONE: i64 = 1 << FRACTION_BITS;

@@ -1,6 +1,6 @@
 //! The last layers, the layout, and the choice of an instruction set.
 
-use imgclass::kernels::{
+use imgclass_kernels::{
     BLOCK, BatchDims, Isa, PackedLinear, UnsupportedIsa, blocked_to_nchw, global_average_pool,
     nchw_to_blocked,
 };

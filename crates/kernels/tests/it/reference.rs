@@ -1,7 +1,7 @@
 //! Naive convolutions in double precision, seeded numbers, and outputs with poison and guards. It shares no code with
 //! the kernels.
 
-use imgclass::kernels::{
+use imgclass_kernels::{
     Algorithm, BatchDims, ConvShape, Isa, PackedConv, ThreadPool, blocked_to_nchw, nchw_to_blocked,
 };
 
