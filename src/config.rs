@@ -19,11 +19,11 @@ pub use access::{
 pub use connections::{ConnectionArgs, ConnectionLimits};
 pub use weights::{OverrideArgs, WeightsArgs};
 
-use crate::engine::EngineOptions;
-use crate::fetch::FetchConfig;
-use crate::image::Limits;
-use crate::model::{ComputeType, DeviceChoice, ModelInfo, ModelOptions};
 use crate::service::ServiceOptions;
+use imgclass_engine::EngineOptions;
+use imgclass_fetch::FetchConfig;
+use imgclass_image::Limits;
+use imgclass_network::{ComputeType, DeviceChoice, ModelInfo, ModelOptions};
 
 /// What runs the weights.
 #[derive(Debug, Clone, Args)]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use imgclass::kernels::LargeBlocks;
+use imgclass_kernels::LargeBlocks;
 
 /// Keeps a forward pass's activations for the next one instead of giving their pages back and forth.
 #[global_allocator]

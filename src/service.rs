@@ -17,19 +17,19 @@ use thiserror::Error;
 use tracing::{Instrument, info_span};
 
 use self::decoding::Decoders;
-use crate::engine::{
-    self, Engine, EngineError, EngineOptions, EngineStartError, Forward, NoObserver, Place,
-    Refusal, WorkerHealth,
+use imgclass_checkpoint::{
+    Channels, ClassError, Interpolation, Labels, PretrainedCfg, ResizeTo, Scale,
 };
-use crate::fetch::{FetchConfig, FetchError, Fetcher, SetupError};
-use crate::image::{
-    self, Centre, Filter, ImageError, Limits, Planes, Preprocessing, PreprocessingError, Resize,
+use imgclass_engine::{
+    Engine, EngineError, EngineOptions, EngineStartError, Forward, NoObserver, Place, Refusal,
+    WorkerHealth,
 };
-use crate::model::head;
-use crate::model::{
-    self, Channels, ClassError, Classifier, Input, Interpolation, Labels, ModelInfo, PretrainedCfg,
-    ResizeTo, Scale,
+use imgclass_fetch::{FetchConfig, FetchError, Fetcher, SetupError};
+use imgclass_image::{
+    Centre, Filter, ImageError, Limits, Planes, Preprocessing, PreprocessingError, Resize,
 };
+use imgclass_network::head;
+use imgclass_network::{Classifier, Input, ModelInfo};
 
 pub use explain::{ExplainError, Explanation, View};
 pub use request::{Answer, Ask, Classified, Phase, Phases, Prediction, Source};
@@ -50,7 +50,7 @@ pub struct ServiceOptions {
 }
 
 /// What the service tells whoever counts: what the engine tells, and each phase as it ends. Must be quick and must not panic.
-pub trait Observer: engine::Observer {
+pub trait Observer: imgclass_engine::Observer {
     /// A phase ended, well or badly; of requests that end early the later phases are not told. `Total` is told of every request that
     /// was admitted and whose caller stayed.
     fn phase_finished(&self, _phase: Phase, _took: Duration) {}
@@ -136,7 +136,7 @@ impl Service {
         options: &ServiceOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
-        let preprocessing = Arc::new(preprocessing(&classifier.info().pretrained)?);
+        let preprocessing = Arc::new(preprocessing(&classifier.info().checkpoint.pretrained)?);
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
             limits: options.image,
@@ -272,11 +272,11 @@ impl Service {
 
     /// Encoded bytes to the network's input, when a decoding thread is free and the memory for it.
     async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Input, View), ServiceError> {
-        let info = image::inspect(&bytes, &self.limits)?;
+        let info = imgclass_image::inspect(&bytes, &self.limits)?;
         let (limits, preprocessing) = (self.limits, self.preprocessing.clone());
         let takes_pixels = self.classifier.takes_pixels();
         let work = move || -> Result<(Input, View), ImageError> {
-            let picture = image::decode(&bytes, &limits)?;
+            let picture = imgclass_image::decode(&bytes, &limits)?;
             let input = match takes_pixels {
                 true => Input::Pixels(preprocessing.pixels(&picture)),
                 false => Input::Planar(preprocessing.apply(&picture)),
@@ -317,13 +317,13 @@ impl Service {
 
     /// Channels, height and width of the network's input.
     pub fn input_shape(&self) -> (usize, usize, usize) {
-        let (height, width) = self.classifier.info().pretrained.input_size;
+        let (height, width) = self.classifier.info().checkpoint.pretrained.input_size;
         (3, height, width)
     }
 
     /// How many features an embedding has.
     pub fn features(&self) -> usize {
-        self.classifier.info().architecture.features()
+        self.classifier.info().checkpoint.architecture.features()
     }
 
     fn engine_error(&self, error: EngineError) -> ServiceError {
@@ -442,8 +442,8 @@ fn preprocessing(cfg: &PretrainedCfg) -> Result<Preprocessing, PreprocessingErro
         },
     };
     let centre = match cfg.centre {
-        model::Centre::HalfToEven => Centre::HalfToEven,
-        model::Centre::Down => Centre::Down,
+        imgclass_checkpoint::Centre::HalfToEven => Centre::HalfToEven,
+        imgclass_checkpoint::Centre::Down => Centre::Down,
     };
     let planes = match (cfg.channels, cfg.scale) {
         (Channels::Rgb, Scale::Unit) => Planes::RgbUnit,

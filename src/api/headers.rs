@@ -1,7 +1,7 @@
 //! What answers say in headers: where the time went and which model answered. Reads no request.
 
-use crate::model::ModelInfo;
 use crate::service::Phases;
+use imgclass_network::ModelInfo;
 
 /// The phases as `Server-Timing` has them (<https://www.w3.org/TR/server-timing/>), in milliseconds.
 pub(super) fn server_timing(phases: &Phases) -> String {
@@ -26,11 +26,12 @@ pub(super) fn server_timing(phases: &Phases) -> String {
 /// The model's name for a header: visible ASCII only, whatever a file is called.
 pub(super) fn model_header(info: &ModelInfo) -> String {
     let id: String = info
+        .checkpoint
         .id
         .chars()
         .map(|c| if c.is_ascii_graphic() { c } else { '_' })
         .collect();
-    if info.trained {
+    if info.checkpoint.trained {
         id
     } else {
         format!("{id} (untrained)")

@@ -7,9 +7,9 @@ use poem_openapi::{ApiResponse, Object, OpenApi};
 use super::problem::Failure;
 use super::shortest;
 use super::state::ApiState;
-use crate::image::{Preprocessing, Resize};
-use crate::model::{Block, Label};
 use crate::service::Service;
+use imgclass_checkpoint::{Block, Label};
+use imgclass_image::{Preprocessing, Resize};
 
 /// One class.
 #[derive(Debug, Object)]
@@ -194,24 +194,29 @@ impl ModelRoutes {
 
 fn describe(name: &str, service: &Service, limits: Limits) -> ModelDescription {
     let info = service.model();
-    let architecture = &info.architecture;
+    let architecture = &info.checkpoint.architecture;
     let variant = architecture.variant().to_string();
     ModelDescription {
         name: name.to_owned(),
         architecture: architecture.name().to_owned(),
         variant: (architecture.block() == Block::Bottleneck).then_some(variant),
         features: architecture.features(),
-        id: info.id.clone(),
-        revision: info.revision.clone(),
-        sha256: info.sha256.clone(),
-        trained: info.trained,
-        status: if info.trained { "trained" } else { "untrained" }.to_owned(),
-        dtype: info.dtype.clone(),
+        id: info.checkpoint.id.clone(),
+        revision: info.checkpoint.revision.clone(),
+        sha256: info.checkpoint.sha256.clone(),
+        trained: info.checkpoint.trained,
+        status: if info.checkpoint.trained {
+            "trained"
+        } else {
+            "untrained"
+        }
+        .to_owned(),
+        dtype: info.checkpoint.stored_type.clone(),
         compute_dtype: info.compute_dtype.to_string(),
         device: info.device.clone(),
         instruction_set: info.isa.clone(),
         threads: info.threads,
-        classes: info.classes,
+        classes: info.checkpoint.classes,
         labels: service.labels().source().to_string(),
         preprocessing: PreprocessingDescription::new(service.preprocessing()),
         limits,

@@ -5,11 +5,12 @@ use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object};
 
 use super::middleware::{current_request_id, note_problem};
-use crate::engine::{EngineError, Refusal};
-use crate::fetch::FetchError;
-use crate::image::ImageError;
-use crate::model::{ClassError, ModelError};
 use crate::service::{ExplainError, NotReady, ServiceError};
+use imgclass_checkpoint::ClassError;
+use imgclass_engine::{EngineError, Refusal};
+use imgclass_fetch::FetchError;
+use imgclass_image::ImageError;
+use imgclass_network::NetworkError;
 
 /// A problem document (RFC 9457).
 #[derive(Debug, Clone, Object)]
@@ -391,8 +392,8 @@ impl From<EngineError> for Failure {
             EngineError::Stopped => Refusal::Draining.into(),
             EngineError::Model(model) => match **model {
                 // The worker has logged what the device said.
-                ModelError::OutOfDeviceMemory { .. } => NotReady::OutOfDeviceMemory.into(),
-                ModelError::DeviceLost { .. } => NotReady::DeviceLost.into(),
+                NetworkError::OutOfDeviceMemory { .. } => NotReady::OutOfDeviceMemory.into(),
+                NetworkError::DeviceLost { .. } => NotReady::DeviceLost.into(),
                 _ => Self::unexpected(&error),
             },
             EngineError::DeadlinePassed | EngineError::WorkerPanicked => Self::unexpected(&error),

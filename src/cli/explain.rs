@@ -9,8 +9,8 @@ use clap::Args;
 use super::classify::{explain, inputs};
 use super::{Failure, load, runtime};
 use crate::config::ServiceArgs;
-use crate::engine::NoObserver;
 use crate::service::Ask;
+use imgclass_engine::NoObserver;
 
 /// Show where in an image a class was seen.
 #[derive(Debug, Args)]

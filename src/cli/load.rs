@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::{Failure, progress};
 use crate::config::{ModelArgs, ServiceArgs};
-use crate::kernels::LargeBlocks;
-use crate::model::hub::HubConfig;
-use crate::model::{Classifier, WeightsSource};
 use crate::service::{Observer, Service};
+use imgclass_checkpoint::WeightsSource;
+use imgclass_checkpoint::hub::HubConfig;
+use imgclass_kernels::LargeBlocks;
+use imgclass_network::Classifier;
 
 /// Finds the weights, on the hub if need be, and loads them.
 pub(super) async fn classifier(args: &ModelArgs) -> Result<Classifier, Failure> {
@@ -45,8 +46,8 @@ pub(super) async fn service(
 fn announce(classifier: &Classifier) {
     let info = classifier.info();
     tracing::info!(
-        model = info.id,
-        revision = info.revision,
+        model = info.checkpoint.id,
+        revision = info.checkpoint.revision,
         device = info.device,
         dtype = %info.compute_dtype,
         instruction_set = info.isa,
@@ -54,7 +55,7 @@ fn announce(classifier: &Classifier) {
         ms = u64::try_from(info.load_time.as_millis()).unwrap_or(u64::MAX),
         "loaded the model"
     );
-    if !info.trained {
+    if !info.checkpoint.trained {
         tracing::warn!(
             "the weights are untrained (random): answers have the right form and mean nothing"
         );

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::model::hub::DownloadProgress;
+use imgclass_checkpoint::hub::DownloadProgress;
 
 fn target() -> ProgressDrawTarget {
     if std::io::stderr().is_terminal() {

@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 
 use super::{Failure, progress, runtime};
 use crate::config::{OverrideArgs, WeightsArgs};
-use crate::model::hub::{self, HubConfig};
-use crate::model::{self, Classifier, DeviceChoice, ModelOptions, WeightsChoice, WeightsSource};
+use imgclass_checkpoint::hub::{self, HubConfig};
+use imgclass_checkpoint::{OpenCheckpoint, WeightsChoice, WeightsSource};
 
 /// Fetch, find, check and convert checkpoints.
 #[derive(Debug, Args)]
@@ -94,10 +94,10 @@ fn path_of(source: &WeightsSource) -> Result<PathBuf, Failure> {
         WeightsSource::Random { .. } => {
             Err("random weights come from a formula; there is no file".into())
         }
-        WeightsSource::Files { weights, .. } if !weights.is_file() => {
-            Err(format!("there is no weights file {}", weights.display()).into())
+        WeightsSource::Files(files) if !files.weights.is_file() => {
+            Err(format!("there is no weights file {}", files.weights.display()).into())
         }
-        WeightsSource::Files { weights, .. } => Ok(weights.clone()),
+        WeightsSource::Files(files) => Ok(files.weights.clone()),
     }
 }
 
@@ -123,7 +123,7 @@ fn list(hub: &HubConfig) -> Result<(), Failure> {
 fn convert(args: &ConvertArgs) -> Result<(), Failure> {
     let beside = || args.file.with_extension("safetensors");
     let output = args.output.clone().unwrap_or_else(beside);
-    let converted = model::convert(&args.file, &output, &args.overrides.overrides())?;
+    let converted = imgclass_checkpoint::convert(&args.file, &output, &args.overrides.overrides())?;
     println!(
         "{}: {}, {} classes; {} says how images are prepared",
         converted.weights.display(),
@@ -152,23 +152,16 @@ fn verify(args: &VerifyArgs, hub: &HubConfig) -> Result<(), Failure> {
         WeightsChoice::Random(_) | WeightsChoice::File(_) => None,
     };
     let source = present(args, hub)?;
-    let threads = std::thread::available_parallelism()?;
-    let options = ModelOptions {
-        device: DeviceChoice::Cpu,
-        dtype: None,
-        isa: None,
-        threads,
-        overrides: overrides.overrides(),
-    };
-    let classifier = Classifier::load(&source, &options)?;
-    let info = classifier.info();
+    let checkpoint = OpenCheckpoint::open(&source, &overrides.overrides())?;
+    checkpoint.check_tensors()?;
+    let info = checkpoint.info;
     let sha256 = info
         .sha256
         .as_deref()
         .unwrap_or("none: computed by a formula");
     println!(
         "{}: whole, {}, {} classes, {}, sha256 {sha256}",
-        info.id, info.architecture, info.classes, info.dtype
+        info.id, info.architecture, info.classes, info.stored_type
     );
     if let Some(declared) = declared {
         println!("the hub declared sha256 {declared}: the same");

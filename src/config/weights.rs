@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::model::{NamedWeights, Overrides, Preset, Variant, WeightsChoice};
+use imgclass_checkpoint::{NamedWeights, Overrides, Preset, Variant, WeightsChoice};
 
 /// Which weights.
 #[derive(Debug, Clone, Args)]
@@ -62,7 +62,7 @@ impl OverrideArgs {
 }
 
 impl WeightsArgs {
-    /// Which weights; `folder` is where [`crate::model::LOCAL_WEIGHTS`] is looked for.
+    /// Which weights; `folder` is where [`imgclass_checkpoint::LOCAL_WEIGHTS`] is looked for.
     pub fn choice(&self, folder: &Path) -> WeightsChoice {
         WeightsChoice::resolve(
             self.weights.as_ref(),

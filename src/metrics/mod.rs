@@ -11,7 +11,6 @@ use prometheus::{
 };
 use thiserror::Error;
 
-use crate::engine;
 use crate::service::{self, Phase, Service};
 
 /// The metrics cannot be set up or written.
@@ -189,8 +188,11 @@ impl Metrics {
         let info = service.model();
         let dtype = info.compute_dtype.to_string();
         let labels = [
-            ("model", info.id.as_str()),
-            ("revision", info.revision.as_deref().unwrap_or_default()),
+            ("model", info.checkpoint.id.as_str()),
+            (
+                "revision",
+                info.checkpoint.revision.as_deref().unwrap_or_default(),
+            ),
             ("device", info.device.as_str()),
             ("dtype", dtype.as_str()),
             ("instruction_set", info.isa.as_deref().unwrap_or_default()),
@@ -303,7 +305,7 @@ impl Levels {
     }
 }
 
-impl engine::Observer for Metrics {
+impl imgclass_engine::Observer for Metrics {
     fn batch_finished(&self, images: usize, _took: Duration) {
         self.batch_size.observe(images as f64);
     }

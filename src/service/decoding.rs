@@ -127,7 +127,7 @@ impl Decoders {
         })
     }
 
-    /// What asks for more than all of the memory gets all of it; [`crate::image::inspect`] has refused such an image before.
+    /// What asks for more than all of the memory gets all of it; [`imgclass_image::inspect`] has refused such an image before.
     async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, AcquireError> {
         let permits = bytes.div_ceil(KIB).min(self.total_memory);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);

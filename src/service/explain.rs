@@ -4,8 +4,8 @@
 use thiserror::Error;
 
 use super::{Answer, Prediction, Service};
-use crate::image::{HeatMap, Preprocessing, Region, RenderError, RgbImage};
-use crate::model::head;
+use imgclass_image::{HeatMap, Preprocessing, Region, RenderError, RgbImage};
+use imgclass_network::head;
 
 /// How the network saw a picture.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::explain::View;
-use crate::model::{Output, Want};
+use imgclass_network::{Output, Want};
 
 /// An image as a request names it.
 #[derive(Debug, Clone)]

@@ -183,6 +183,42 @@ impl Architecture {
     pub fn features(&self) -> usize {
         512 * self.block.expansion()
     }
+
+    /// Returns every tensor that a checkpoint of this network with `classes` classes must have: torchvision's name and the dimensions, in
+    /// the order of the layers. Convolutions are `[out, in, kernel, kernel]`, the last layer is `[classes, features]`.
+    pub fn tensors(&self, classes: usize) -> Vec<(String, Vec<usize>)> {
+        let mut tensors = Vec::new();
+        let mut convolution = |conv: &str, norm: &str, [out, input, kernel]: [usize; 3]| {
+            tensors.push((format!("{conv}.weight"), vec![out, input, kernel, kernel]));
+            for part in ["weight", "bias", "running_mean", "running_var"] {
+                tensors.push((format!("{norm}.{part}"), vec![out]));
+            }
+        };
+        convolution("conv1", "bn1", [64, 3, 7]);
+        let mut input = 64;
+        for (stage, blocks) in self.depths.into_iter().enumerate() {
+            let width = 64 << stage;
+            let out = width * self.block.expansion();
+            for block in 0..blocks {
+                let name = format!("layer{}.{block}", stage + 1);
+                let shapes: &[[usize; 3]] = match self.block {
+                    Block::Basic => &[[width, input, 3], [width, width, 3]],
+                    Block::Bottleneck => &[[width, input, 1], [width, width, 3], [out, width, 1]],
+                };
+                for (shape, i) in shapes.iter().zip(1..) {
+                    convolution(&format!("{name}.conv{i}"), &format!("{name}.bn{i}"), *shape);
+                }
+                if block == 0 && (stage > 0 || input != out) {
+                    let name = format!("{name}.downsample");
+                    convolution(&format!("{name}.0"), &format!("{name}.1"), [out, input, 1]);
+                }
+                input = out;
+            }
+        }
+        tensors.push(("fc.weight".to_owned(), vec![classes, self.features()]));
+        tensors.push(("fc.bias".to_owned(), vec![classes]));
+        tensors
+    }
 }
 
 /// [`Architecture::title`].

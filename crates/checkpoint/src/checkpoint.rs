@@ -1,21 +1,19 @@
-//! A safetensors file as a source of tensors for `VarBuilder`, each one checked when a layer asks for it: name, shape, type, numbers.
+//! A safetensors file as a source of tensors, each one checked when a layer asks for it: name, shape, type, numbers.
 //! It never guesses: a tensor that no layer asked for is an error too, because it means another network.
 
 mod header;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use candle_core::{DType, Device, Result as CandleResult, Shape, Tensor};
-use candle_nn::Init;
-use candle_nn::var_builder::SimpleBackend;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
-use super::architecture::Architecture;
-use super::error::ModelError;
-use super::naming::Naming;
+use crate::architecture::Architecture;
+use crate::error::CheckpointError;
+use crate::naming::Naming;
+use crate::tensors::TensorSource;
 
 /// The bytes of one safetensors file, parsed and whole.
 #[derive(Debug)]
@@ -27,36 +25,14 @@ pub struct Checkpoint {
     architecture: Architecture,
 }
 
-/// The first thing that a layer found wrong, and every tensor that layers took. Shared between the backend, which candle owns, and
-/// whoever loads, because candle's own error type cannot carry ours.
-#[derive(Debug, Default, Clone)]
-pub(super) struct LoadLog(Arc<Mutex<LoadState>>);
-
-#[derive(Debug, Default)]
-struct LoadState {
-    taken: BTreeSet<String>,
-    fault: Option<ModelError>,
-}
-
-impl LoadLog {
-    fn with<T>(&self, f: impl FnOnce(&mut LoadState) -> T) -> T {
-        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The fault that stopped the loading, if one did.
-    pub(super) fn take_fault(&self) -> Option<ModelError> {
-        self.with(|state| state.fault.take())
-    }
-}
-
 impl Checkpoint {
     /// Reads the whole file and checks its structure.
-    pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let bytes = std::fs::read(path).map_err(|reason| ModelError::Unreadable {
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let bytes = std::fs::read(path).map_err(|reason| CheckpointError::Unreadable {
             path: path.to_owned(),
             reason,
         })?;
-        let unfit = |reason: String| ModelError::NotSafetensors {
+        let unfit = |reason: String| CheckpointError::NotSafetensors {
             path: path.to_owned(),
             reason,
         };
@@ -89,19 +65,19 @@ impl Checkpoint {
         }
     }
 
-    fn tensors(&self) -> Result<SafeTensors<'_>, ModelError> {
-        SafeTensors::deserialize(&self.bytes).map_err(|e| ModelError::NotSafetensors {
+    fn tensors(&self) -> Result<SafeTensors<'_>, CheckpointError> {
+        SafeTensors::deserialize(&self.bytes).map_err(|e| CheckpointError::NotSafetensors {
             path: self.path.clone(),
             reason: e.to_string(),
         })
     }
 
     /// The SHA-256 of the file, in lower-case hexadecimal; an error if it is not the one that the hub declared.
-    pub fn verified_sha256(&self, declared: Option<&str>) -> Result<String, ModelError> {
+    pub fn verified_sha256(&self, declared: Option<&str>) -> Result<String, CheckpointError> {
         let digest = Sha256::digest(&self.bytes);
         let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         match declared {
-            Some(declared) if declared != found => Err(ModelError::Digest {
+            Some(declared) if declared != found => Err(CheckpointError::Digest {
                 path: self.path.clone(),
                 declared: declared.to_owned(),
                 found,
@@ -111,7 +87,7 @@ impl Checkpoint {
     }
 
     /// The number of rows of the last layer's weights: how many classes the checkpoint tells apart.
-    pub fn classes(&self) -> Result<usize, ModelError> {
+    pub fn classes(&self) -> Result<usize, CheckpointError> {
         let name = self.last_layer();
         let tensors = self.tensors()?;
         let found = match tensors.tensor(&name) {
@@ -132,7 +108,7 @@ impl Checkpoint {
     }
 
     /// The type of the stored weights, such as `F32`.
-    pub fn dtype(&self) -> Result<String, ModelError> {
+    pub fn dtype(&self) -> Result<String, CheckpointError> {
         Ok(self
             .tensors()?
             .tensor(&self.naming.of("conv1.weight"))
@@ -142,38 +118,20 @@ impl Checkpoint {
             ))
     }
 
-    /// A tensor source that notes in `log` what was taken and what was wrong.
-    pub(super) fn backend(&self, log: LoadLog) -> Result<CheckedTensors<'_>, ModelError> {
+    /// The file's tensors, each checked as it is taken.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotSafetensors`].
+    pub fn checked_tensors(&self) -> Result<CheckedTensors<'_>, CheckpointError> {
         Ok(CheckedTensors {
             checkpoint: self,
             tensors: self.tensors()?,
-            log,
+            taken: Mutex::default(),
         })
     }
 
-    /// Fails on the first tensor that no layer took (batch counters aside, which inference does not need).
-    pub(super) fn nothing_left_over(&self, log: &LoadLog) -> Result<(), ModelError> {
-        let names = self.tensors()?;
-        let names = names.names();
-        let left = log.with(|state| {
-            names
-                .iter()
-                .find(|name| {
-                    !name.ends_with("num_batches_tracked") && !state.taken.contains(**name)
-                })
-                .map(|name| (*name).to_owned())
-        });
-        left.map_or(Ok(()), |name| {
-            Err(self.misfit(
-                &name,
-                "no tensor of this name".to_owned(),
-                "one: is it another network's file?".to_owned(),
-            ))
-        })
-    }
-
-    fn misfit(&self, tensor: &str, expected: String, found: String) -> ModelError {
-        ModelError::Tensor {
+    fn misfit(&self, tensor: &str, expected: String, found: String) -> CheckpointError {
+        CheckpointError::Tensor {
             origin: self.path.display().to_string(),
             architecture: self.architecture.title(),
             tensor: tensor.to_owned(),
@@ -183,16 +141,38 @@ impl Checkpoint {
     }
 }
 
-/// A checkpoint's tensors behind candle's interface.
-pub(super) struct CheckedTensors<'a> {
+/// A checkpoint's tensors, checked one by one, and a record of those that were taken.
+#[derive(Debug)]
+pub struct CheckedTensors<'a> {
     checkpoint: &'a Checkpoint,
     tensors: SafeTensors<'a>,
-    log: LoadLog,
+    /// The file's names of the tensors that layers took.
+    taken: Mutex<BTreeSet<String>>,
 }
 
 impl CheckedTensors<'_> {
+    /// Fails on the first tensor that no layer took (batch counters aside, which inference does not need).
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`], which names it.
+    pub fn nothing_left_over(&self) -> Result<(), CheckpointError> {
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.tensors.names();
+        let left = names
+            .iter()
+            .find(|name| !name.ends_with("num_batches_tracked") && !taken.contains(**name));
+        match left {
+            None => Ok(()),
+            Some(name) => Err(self.checkpoint.misfit(
+                name,
+                "no tensor of this name".to_owned(),
+                "one: is it another network's file?".to_owned(),
+            )),
+        }
+    }
+
     /// The tensor that the file calls `name`.
-    fn checked(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, ModelError> {
+    fn checked(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let expected = || format!("shape {dims:?} of F32, F16 or BF16");
         let misfit = |found: String| self.checkpoint.misfit(name, expected(), found);
         let view = self
@@ -258,39 +238,17 @@ fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     }
 }
 
-impl SimpleBackend for CheckedTensors<'_> {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        _: Init,
-        dtype: DType,
-        dev: &Device,
-    ) -> CandleResult<Tensor> {
+impl TensorSource for CheckedTensors<'_> {
+    fn tensor(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let name = self.checkpoint.naming.of(name);
-        match self.checked(&name, shape.dims()) {
-            Ok(values) => {
-                self.log.with(|state| state.taken.insert(name));
-                Tensor::from_vec(values, shape, &Device::Cpu)?
-                    .to_dtype(dtype)?
-                    .to_device(dev)
-            }
-            Err(fault) => {
-                let text = fault.to_string();
-                self.log
-                    .with(|state| state.fault.get_or_insert(fault).to_string());
-                candle_core::bail!("{text}")
-            }
-        }
+        let values = self.checked(&name, dims)?;
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.insert(name);
+        Ok(values)
     }
 
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> CandleResult<Tensor> {
-        candle_core::bail!("tensor `{name}` was asked for without its shape")
-    }
-
-    fn contains_tensor(&self, name: &str) -> bool {
-        self.tensors
-            .tensor(&self.checkpoint.naming.of(name))
-            .is_ok()
+    fn contains(&self, name: &str) -> bool {
+        let name = self.checkpoint.naming.of(name);
+        self.tensors.tensor(&name).is_ok()
     }
 }

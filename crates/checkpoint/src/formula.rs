@@ -13,11 +13,10 @@
 //! | `running_var` | `0.8 + 0.4 u` |
 //! | batch norm scale | `0.8 + 0.4 u`; the last of a residual branch (`bn3`) `0.2 + 0.2 u`, which keeps the residual sums from growing |
 
-use candle_core::{DType, Device, Result, Shape, Tensor};
-use candle_nn::Init;
-use candle_nn::var_builder::SimpleBackend;
+use crate::error::CheckpointError;
+use crate::tensors::TensorSource;
 
-/// A source of tensors for `VarBuilder` that computes each of them from its name.
+/// A source of tensors that computes each of them from its name.
 #[derive(Debug, Clone, Copy)]
 pub struct FormulaWeights {
     /// Mixed into every tensor's hash: another seed, another network.
@@ -79,19 +78,12 @@ fn splitmix64(state: u64, i: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-impl SimpleBackend for FormulaWeights {
-    fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, dev: &Device) -> Result<Tensor> {
-        let values = self.values(name, shape.dims());
-        Tensor::from_vec(values, shape, &Device::Cpu)?
-            .to_dtype(dtype)?
-            .to_device(dev)
+impl TensorSource for FormulaWeights {
+    fn tensor(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+        Ok(self.values(name, dims))
     }
 
-    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
-        candle_core::bail!("the formula for tensor `{name}` needs its shape")
-    }
-
-    fn contains_tensor(&self, _: &str) -> bool {
+    fn contains(&self, _: &str) -> bool {
         true
     }
 }

@@ -1,7 +1,7 @@
 //! What a file calls our tensors. The network knows torchvision's names, which timm shares; a file may have transformers' names, and a
 //! wrapper's prefix before either. It maps names and never reads a tensor.
 
-use super::architecture::{Architecture, Block};
+use crate::architecture::{Architecture, Block};
 
 /// More blocks in a stage than any network that we know.
 const MAX_BLOCKS: usize = 64;

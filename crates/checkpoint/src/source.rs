@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::architecture::Architecture;
-use super::error::ModelError;
-use super::hub::{self, CheckpointFiles, HubConfig, ProgressFn};
+use crate::architecture::Architecture;
+use crate::error::CheckpointError;
+use crate::hub::{self, CheckpointFiles, HubConfig, ProgressFn};
 
 /// The checkpoint that is used where none is named.
 pub const DEFAULT_MODEL: &str = "timm/resnet50.tv2_in1k";
@@ -99,20 +99,24 @@ pub enum WeightsSource {
         architecture: Architecture,
     },
     /// Files on this machine.
-    Files {
-        /// The safetensors file.
-        weights: PathBuf,
-        /// The checkpoint's `config.json`, where there is one.
-        config: Option<PathBuf>,
-        /// transformers' `preprocessor_config.json`, where there is one.
-        preprocessor: Option<PathBuf>,
-        /// What to call the model: `owner/name` on the hub, else the file's name.
-        model: String,
-        /// The hub's commit, where it came from there.
-        revision: Option<String>,
-        /// The SHA-256 that the hub declared, where the cache has kept it.
-        declared_sha256: Option<String>,
-    },
+    Files(WeightsFiles),
+}
+
+/// A checkpoint's files on this machine, and what is known of them beforehand.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightsFiles {
+    /// The safetensors file.
+    pub weights: PathBuf,
+    /// The checkpoint's `config.json`, where there is one.
+    pub config: Option<PathBuf>,
+    /// transformers' `preprocessor_config.json`, where there is one.
+    pub preprocessor: Option<PathBuf>,
+    /// What to call the model: `owner/name` on the hub, else the file's name.
+    pub model: String,
+    /// The hub's commit, where it came from there.
+    pub revision: Option<String>,
+    /// The SHA-256 that the hub declared, where the cache has kept it.
+    pub declared_sha256: Option<String>,
 }
 
 impl WeightsSource {
@@ -121,7 +125,7 @@ impl WeightsSource {
         choice: &WeightsChoice,
         hub: &HubConfig,
         progress: Option<Arc<ProgressFn>>,
-    ) -> Result<Self, ModelError> {
+    ) -> Result<Self, CheckpointError> {
         Ok(match choice {
             WeightsChoice::Random(architecture) => Self::random(*architecture),
             WeightsChoice::File(weights) => Self::local(weights),
@@ -146,20 +150,20 @@ impl WeightsSource {
 
     /// A checkpoint of the hub whose files are on this machine.
     pub fn cached(model: String, files: CheckpointFiles) -> Self {
-        Self::Files {
+        Self::Files(WeightsFiles {
             weights: files.weights,
             config: files.config,
             preprocessor: files.preprocessor,
             model,
             revision: Some(files.revision),
             declared_sha256: files.sha256,
-        }
+        })
     }
 
     /// A local file, with the `config.json` and the `preprocessor_config.json` beside it if they are there.
     pub fn local(weights: &Path) -> Self {
         let beside = |name| Some(weights.with_file_name(name)).filter(|path| path.is_file());
-        Self::Files {
+        Self::Files(WeightsFiles {
             weights: weights.to_owned(),
             config: beside(hub::CONFIG_FILE),
             preprocessor: beside(hub::PREPROCESSOR_FILE),
@@ -171,6 +175,6 @@ impl WeightsSource {
                 .into_owned(),
             revision: None,
             declared_sha256: None,
-        }
+        })
     }
 }

@@ -1,6 +1,13 @@
 //! Admission, queue, batching and the workers that run the model. Knows jobs and deadlines; knows no HTTP, no pixels and no tensors, and
 //! nothing in it is async but the waiting for a place or a reply.
 
+#![forbid(unsafe_code)]
+// Outside input must never reach a panic; tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
 mod admission;
 mod batching;
 mod monitor;
@@ -17,16 +24,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 pub use admission::{Admission, Place, Refusal};
 pub use monitor::WorkerHealth;
 
-use crate::model::{Classifier, Input, ModelError, Output, Want};
+use imgclass_network::{Classifier, Input, NetworkError, Output, Want};
 use monitor::Monitor;
 use queue::{Job, Queue};
 use worker::Worker;
 
 /// What the engine runs: a batch of inputs to as many outputs, in order. The [`Classifier`] does; tests bring slow and failing ones.
 pub trait Forward: Send + Sync + 'static {
-    /// Runs images as one batch; image `i` gives what `wants[i]` asks for. After [`ModelError::OutOfDeviceMemory`] the engine asks again
+    /// Runs images as one batch; image `i` gives what `wants[i]` asks for. After [`NetworkError::OutOfDeviceMemory`] the engine asks again
     /// with half of the images.
-    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError>;
+    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, NetworkError>;
 
     /// How many batches should run at one time. Each has a worker's thread; what they share is the model's business.
     fn workers(&self) -> NonZeroUsize {
@@ -35,13 +42,13 @@ pub trait Forward: Send + Sync + 'static {
 
     /// Runs what later batches will need in place, on a thread that will run them: cuDNN's state is one of a thread. Called once on each,
     /// before its first batch.
-    fn warm_up(&self, _max_batch_size: usize) -> Result<(), ModelError> {
+    fn warm_up(&self, _max_batch_size: usize) -> Result<(), NetworkError> {
         Ok(())
     }
 }
 
 impl Forward for Classifier {
-    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, NetworkError> {
         self.forward_each(images, wants)
     }
 
@@ -49,7 +56,7 @@ impl Forward for Classifier {
         NonZeroUsize::new(self.info().passes).unwrap_or(NonZeroUsize::MIN)
     }
 
-    fn warm_up(&self, max_batch_size: usize) -> Result<(), ModelError> {
+    fn warm_up(&self, max_batch_size: usize) -> Result<(), NetworkError> {
         self.run_each_size(max_batch_size)
     }
 }
@@ -100,7 +107,7 @@ pub enum EngineError {
     WorkerPanicked,
     /// The model refused the batch or failed on it.
     #[error("the model failed: {0}")]
-    Model(Arc<ModelError>),
+    Model(Arc<NetworkError>),
 }
 
 /// Why an engine does not start.
@@ -111,7 +118,7 @@ pub enum EngineStartError {
     Thread(#[from] std::io::Error),
     /// The model failed before its first batch.
     #[error("the model failed its warm-up: {0}")]
-    WarmUp(#[from] ModelError),
+    WarmUp(#[from] NetworkError),
     /// The model panicked before its first batch.
     #[error("the model panicked in its warm-up")]
     Panicked,

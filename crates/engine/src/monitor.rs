@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::model::{ModelError, Output};
+use imgclass_network::{NetworkError, Output};
 
 /// A batch that runs this many times longer than they usually do is stuck, if it has also run for [`super::EngineOptions::stuck_after`].
 const STUCK_FACTOR: u32 = 50;
@@ -90,17 +90,18 @@ impl Monitor {
     }
 
     /// Keeps in mind what a batch's end says of the device.
-    pub(super) fn judge(&self, result: &Result<Vec<Output>, ModelError>) {
+    pub(super) fn judge(&self, result: &Result<Vec<Output>, NetworkError>) {
         self.with(|state| match result {
             Ok(_) => state.out_of_memory_at = None,
-            Err(ModelError::OutOfDeviceMemory { .. }) => {
+            Err(NetworkError::OutOfDeviceMemory { .. }) => {
                 state.out_of_memory_at = Some(Instant::now());
             }
-            Err(ModelError::DeviceLost { .. }) => state.device_lost = true,
+            Err(NetworkError::DeviceLost { .. }) => state.device_lost = true,
             Err(_) => {}
         });
-        if let Err(error @ (ModelError::OutOfDeviceMemory { .. } | ModelError::DeviceLost { .. })) =
-            result
+        if let Err(
+            error @ (NetworkError::OutOfDeviceMemory { .. } | NetworkError::DeviceLost { .. }),
+        ) = result
         {
             tracing::error!("{error}");
         }

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::batching::{self, Taken, Waiting};
 use super::{Done, EngineError};
-use crate::model::{Input, Want};
+use imgclass_network::{Input, Want};
 
 /// One prepared input on its way to the model.
 #[derive(Debug)]

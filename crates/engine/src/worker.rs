@@ -10,7 +10,7 @@ use super::batching::Taken;
 use super::monitor::Monitor;
 use super::queue::{Job, Queue};
 use super::{Done, EngineError, EngineStartError, Forward, Observer};
-use crate::model::{Input, ModelError, Output, Want};
+use imgclass_network::{Input, NetworkError, Output, Want};
 
 /// What a worker works with.
 #[derive(Clone)]
@@ -105,9 +105,9 @@ fn forward(
     model: &dyn Forward,
     images: &[&Input],
     wants: &[Want],
-) -> Result<Vec<Output>, ModelError> {
+) -> Result<Vec<Output>, NetworkError> {
     match model.forward(images, wants) {
-        Err(ModelError::OutOfDeviceMemory { reason }) if images.len() > 1 => {
+        Err(NetworkError::OutOfDeviceMemory { reason }) if images.len() > 1 => {
             let half = images.len().div_ceil(2);
             tracing::warn!(
                 "the device has no memory for {} images at a time ({reason}): trying {half}; a lower --max-batch-size saves the attempt",

@@ -4,6 +4,13 @@
 //! fetches, and never dials an address that [`AddressPolicy`] has not vetted. What is and is not guaranteed is written
 //! in `docs/security.md`.
 
+#![forbid(unsafe_code)]
+// Outside input must never reach a panic; tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
 mod address;
 mod client;
 mod config;

@@ -11,7 +11,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use image::{DynamicImage, ImageFormat, RgbImage};
-use imgclass::image::{Filter, Limits, Preprocessing, Resize, decode, inspect};
+use imgclass_image::{Filter, Limits, Preprocessing, Resize, decode, inspect};
 use std::hint::black_box;
 use std::io::Cursor;
 

@@ -5,6 +5,13 @@
 //! [`Preprocessing::apply`] (resize, crop, normalise). Everything that a stranger's bytes can cause comes back as an
 //! [`ImageError`] whose text may be shown to the sender.
 
+#![forbid(unsafe_code)]
+// Outside input must never reach a panic; tests may.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
 mod decode;
 mod error;
 mod format;

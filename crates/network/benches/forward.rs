@@ -5,20 +5,17 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use imgclass::kernels::{Isa, ThreadPool};
-use imgclass::model::formula::FormulaWeights;
-use imgclass::model::resnet::ResNet;
-use imgclass::model::{Architecture, Backend};
+use imgclass_checkpoint::Architecture;
+use imgclass_checkpoint::formula::FormulaWeights;
+use imgclass_kernels::{Isa, ThreadPool};
+use imgclass_network::Backend;
+use imgclass_network::resnet::ResNet;
 
 fn formula() -> VarBuilder<'static> {
-    VarBuilder::from_backend(
-        Box::new(FormulaWeights { seed: 0 }),
-        DType::F32,
-        Device::Cpu,
-    )
+    imgclass_network::variables(&FormulaWeights { seed: 0 })
 }
 
 fn images(n: usize) -> Tensor {

@@ -2,26 +2,22 @@
 //! beyond the kernels' pool, no pixels.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::architecture::{Architecture, Variant};
-use super::conv::Backend;
-use super::device::{DeviceChoice, OpenDevice};
-use super::dtype::ComputeType;
-use super::error::ModelError;
-use super::head;
-use super::input::{Input, Normaliser};
-use super::labels::Labels;
-use super::opening::{Opened, named, open};
-use super::pretrained::{Preset, PretrainedCfg};
-use super::profile::{self, LayerTime};
-use super::resnet::ResNet;
-use super::source::WeightsSource;
-use crate::kernels::{Isa, ThreadPool};
+use crate::conv::Backend;
+use crate::device::{DeviceChoice, OpenDevice};
+use crate::dtype::ComputeType;
+use crate::error::NetworkError;
+use crate::head;
+use crate::input::{Input, Normaliser};
+use crate::profile::{self, LayerTime};
+use crate::resnet::ResNet;
+use crate::weights::build;
+use imgclass_checkpoint::{CheckpointInfo, Labels, OpenCheckpoint, Overrides, WeightsSource};
+use imgclass_kernels::{Isa, ThreadPool};
 
 /// Each forward pass of four images holds 34 MB: on a machine of many cores and little memory for each, passes share threads instead.
 const MOST_PASSES: usize = 8;
@@ -41,30 +37,11 @@ pub struct ModelOptions {
     pub overrides: Overrides,
 }
 
-/// What an operator may say of a checkpoint that does not say it, or says it wrongly.
-#[derive(Debug, Clone, Default)]
-pub struct Overrides {
-    /// Where the stride is.
-    pub variant: Option<Variant>,
-    /// How images are prepared.
-    pub preprocessing: Option<Preset>,
-    /// A file that names the classes, one a line in their order: names, or an id, a tab and names.
-    pub labels: Option<PathBuf>,
-}
-
 /// What is loaded, for people.
 #[derive(Debug, Clone)]
 pub struct ModelInfo {
-    /// The hub's `owner/name`, a file's path, or `random`.
-    pub id: String,
-    /// The hub's commit.
-    pub revision: Option<String>,
-    /// SHA-256 of the weights file.
-    pub sha256: Option<String>,
-    /// False for weights by formula, whose answers mean nothing.
-    pub trained: bool,
-    /// The type of the stored weights.
-    pub dtype: String,
+    /// The checkpoint, the network that it is for, and how its images are prepared.
+    pub checkpoint: CheckpointInfo,
     /// What the network computes in.
     pub compute_dtype: ComputeType,
     /// The device that computes, such as `cpu` or `cuda:0`.
@@ -78,12 +55,6 @@ pub struct ModelInfo {
     /// How many forward passes make the best of the device at one time. On the CPU as many as there are threads, up to eight: each then
     /// has a thread to itself and waits for no other at the end of a layer; where fewer run, they share the threads. A GPU is one.
     pub passes: usize,
-    /// The network.
-    pub architecture: Architecture,
-    /// How images must be prepared.
-    pub pretrained: PretrainedCfg,
-    /// How many classes there are.
-    pub classes: usize,
     /// How long reading, checking, folding and packing took.
     pub load_time: Duration,
 }
@@ -121,34 +92,25 @@ pub struct Classifier {
 
 impl Classifier {
     /// Reads, checks and packs the weights. Takes well under a second on the CPU.
-    pub fn load(source: &WeightsSource, options: &ModelOptions) -> Result<Self, ModelError> {
+    pub fn load(source: &WeightsSource, options: &ModelOptions) -> Result<Self, NetworkError> {
         let start = Instant::now();
         let OpenDevice {
             device,
             name,
             dtype,
         } = options.device.open(options.dtype)?;
-        let overrides = &options.overrides;
-        let Opened {
+        let OpenCheckpoint {
             weights,
-            mut info,
+            info: checkpoint,
             labels,
-        } = open(source, overrides)?;
-        let labels = named(labels, overrides.labels.as_deref(), info.classes)?;
-        info.device = name.to_string();
-        info.accelerated = !device.is_cpu();
-        info.compute_dtype = dtype;
+        } = OpenCheckpoint::open(source, &options.overrides)?;
         let backend = if name == DeviceChoice::Cpu {
-            let isa = match &options.isa {
-                Some(name) => Isa::named(name)?,
-                None => Isa::detect(),
-            };
-            info.isa = Some(isa.to_string());
-            info.threads = options.threads.get();
-            info.passes = info.threads.min(MOST_PASSES);
             Backend::Packed {
-                isa,
-                pool: Arc::new(ThreadPool::new(options.threads).map_err(ModelError::Threads)?),
+                isa: match &options.isa {
+                    Some(name) => Isa::named(name)?,
+                    None => Isa::detect(),
+                },
+                pool: Arc::new(ThreadPool::new(options.threads).map_err(NetworkError::Threads)?),
             }
         } else {
             Backend::Candle {
@@ -156,11 +118,24 @@ impl Classifier {
                 dtype: dtype.into(),
             }
         };
-        let (net, class_weights) = weights.build(&info.architecture, info.classes, &backend)?;
-        let normaliser = Normaliser::new(&info.pretrained, &device)?;
+        let (net, class_weights) = build(&weights, &checkpoint, &backend)?;
+        let normaliser = Normaliser::new(&checkpoint.pretrained, &device)?;
         // Candle gives each thread a stream of its own on CUDA: what this one has uploaded must be there before another computes with it.
         device.synchronize()?;
-        info.load_time = start.elapsed();
+        let (isa, threads) = match &backend {
+            Backend::Packed { isa, pool } => (Some(isa.to_string()), pool.threads()),
+            Backend::Candle { .. } => (None, 0),
+        };
+        let info = ModelInfo {
+            checkpoint,
+            compute_dtype: dtype,
+            device: name.to_string(),
+            accelerated: !device.is_cpu(),
+            isa,
+            threads,
+            passes: threads.clamp(1, MOST_PASSES),
+            load_time: start.elapsed(),
+        };
         Ok(Self {
             net,
             backend,
@@ -183,7 +158,7 @@ impl Classifier {
 
     /// How many numbers an input has: `3 * height * width`.
     pub fn input_len(&self) -> usize {
-        let (height, width) = self.info.pretrained.input_size;
+        let (height, width) = self.info.checkpoint.pretrained.input_size;
         3 * height * width
     }
 
@@ -196,7 +171,7 @@ impl Classifier {
     /// Runs a batch of every size that will matter, so that the first requests find everything in place, and a model that cannot run says so
     /// before it is ready. On a GPU these are the powers of two up to `max_batch_size`, and that: its libraries choose and load their code
     /// for each shape when they first meet it. The CPU's kernels need one image.
-    pub fn run_each_size(&self, max_batch_size: usize) -> Result<(), ModelError> {
+    pub fn run_each_size(&self, max_batch_size: usize) -> Result<(), NetworkError> {
         let sizes = match self.info.accelerated {
             true => powers_of_two_and(max_batch_size),
             false => vec![1],
@@ -209,7 +184,7 @@ impl Classifier {
             let outputs = self.forward_each(&vec![&image; size], &[])?;
             let mut logits = outputs.iter().flat_map(|output| &output.logits);
             if !logits.all(|x| x.is_finite()) {
-                return Err(ModelError::NotFinite);
+                return Err(NetworkError::NotFinite);
             }
         }
         Ok(())
@@ -217,7 +192,7 @@ impl Classifier {
 
     /// Runs images, each planar `[3, height, width]` and normalised, as one batch; the outputs come in the same order. All of them give
     /// what `want` asks for.
-    pub fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, ModelError> {
+    pub fn forward(&self, images: &[&[f32]], want: Want) -> Result<Vec<Output>, NetworkError> {
         self.check(images.iter().map(|image| image.len()))?;
         if images.is_empty() {
             return Ok(Vec::new());
@@ -232,7 +207,7 @@ impl Classifier {
         &self,
         images: &[&Input],
         wants: &[Want],
-    ) -> Result<Vec<Output>, ModelError> {
+    ) -> Result<Vec<Output>, NetworkError> {
         self.check(images.iter().map(|image| image.len()))?;
         let _seat = self.backend.enter();
         let planar: Vec<&[f32]> = images.iter().filter_map(|image| image.planar()).collect();
@@ -256,7 +231,7 @@ impl Classifier {
         planar: &[&[f32]],
         pixels: &[&[u8]],
         wants: impl Iterator<Item = Want>,
-    ) -> Result<Vec<Output>, ModelError> {
+    ) -> Result<Vec<Output>, NetworkError> {
         let wants: Vec<Want> = wants.take(images.len()).collect();
         let mut order: Vec<usize> = (0..images.len()).collect();
         order.sort_by_key(|&i| images[i].pixels().is_some());
@@ -267,22 +242,22 @@ impl Classifier {
         Ok(sorted.into_iter().map(|(_, output)| output).collect())
     }
 
-    fn planar(&self, images: &[&[f32]]) -> Result<Tensor, ModelError> {
+    fn planar(&self, images: &[&[f32]]) -> Result<Tensor, NetworkError> {
         Ok(self
             .backend
-            .batch(images, self.info.pretrained.input_size)?)
+            .batch(images, self.info.checkpoint.pretrained.input_size)?)
     }
 
-    fn normalised(&self, images: &[&[u8]]) -> Result<Tensor, ModelError> {
-        let size = self.info.pretrained.input_size;
+    fn normalised(&self, images: &[&[u8]]) -> Result<Tensor, NetworkError> {
+        let size = self.info.checkpoint.pretrained.input_size;
         Ok(self.normaliser.batch(images, size)?)
     }
 
     /// Every image must have as many numbers as the network reads.
-    fn check(&self, mut lengths: impl Iterator<Item = usize>) -> Result<(), ModelError> {
+    fn check(&self, mut lengths: impl Iterator<Item = usize>) -> Result<(), NetworkError> {
         let expected = self.input_len();
         match lengths.find(|length| *length != expected) {
-            Some(found) => Err(ModelError::Input { expected, found }),
+            Some(found) => Err(NetworkError::Input { expected, found }),
             None => Ok(()),
         }
     }
@@ -292,7 +267,7 @@ impl Classifier {
         &self,
         batch: &Tensor,
         wants: impl Iterator<Item = Want>,
-    ) -> Result<Vec<Output>, ModelError> {
+    ) -> Result<Vec<Output>, NetworkError> {
         let forward = self.net.forward(batch)?;
         let logits = rows(&forward.logits)?;
         let outputs = logits.into_iter().zip(wants).enumerate();
@@ -312,14 +287,14 @@ impl Classifier {
     }
 
     /// [`Classifier::forward_each`], but giving where its time went. Empty on devices other than the CPU.
-    pub fn profile(&self, images: &[&Input]) -> Result<Vec<LayerTime>, ModelError> {
+    pub fn profile(&self, images: &[&Input]) -> Result<Vec<LayerTime>, NetworkError> {
         let (outputs, layers) = profile::record(|| self.forward_each(images, &[]));
         outputs.map(|_| layers)
     }
 
     /// The class activation map of class `index` over an output's feature map: `[h/32 * w/32]`. `None` without such a class or map.
     pub fn class_activation_map(&self, output: &Output, index: usize) -> Option<Vec<f32>> {
-        let features = self.info.architecture.features();
+        let features = self.info.checkpoint.architecture.features();
         let weights = self.class_weights.chunks_exact(features).nth(index)?;
         Some(head::class_activation_map(
             output.feature_map.as_deref()?,

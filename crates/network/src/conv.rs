@@ -8,8 +8,8 @@ use candle_nn::{
     BatchNorm, Conv2d, Conv2dConfig, Linear, Module, VarBuilder, batch_norm, conv2d_no_bias, linear,
 };
 
-use super::packed;
-use crate::kernels::{self, ConvShape, Entered, Isa, ThreadPool};
+use crate::packed;
+use imgclass_kernels::{self as kernels, ConvShape, Entered, Isa, ThreadPool};
 
 /// What computes the layers.
 #[derive(Clone)]

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use candle_core::Device;
 
-use super::dtype::ComputeType;
-use super::error::ModelError;
-use crate::kernels::Isa;
+use crate::dtype::ComputeType;
+use crate::error::NetworkError;
+use imgclass_kernels::Isa;
 
 /// A device as asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,7 +70,7 @@ pub(super) struct OpenDevice {
 
 impl DeviceChoice {
     /// Opens the device for computing in `dtype`, or in the type that suits it best.
-    pub(super) fn open(self, dtype: Option<ComputeType>) -> Result<OpenDevice, ModelError> {
+    pub(super) fn open(self, dtype: Option<ComputeType>) -> Result<OpenDevice, NetworkError> {
         let (device, name) = match self {
             Self::Auto => open_any(),
             named => (named.open_named()?, named),
@@ -86,7 +86,7 @@ impl DeviceChoice {
         })
     }
 
-    fn open_named(self) -> Result<Device, ModelError> {
+    fn open_named(self) -> Result<Device, NetworkError> {
         match self {
             Self::Auto | Self::Cpu | Self::Candle => Ok(Device::Cpu),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(self.not_built("cuda,cudnn")),
@@ -112,21 +112,21 @@ impl DeviceChoice {
     fn guarded(
         self,
         open: impl FnOnce() -> candle_core::Result<Device>,
-    ) -> Result<Device, ModelError> {
+    ) -> Result<Device, NetworkError> {
         match catch_unwind(AssertUnwindSafe(open)) {
             Ok(opened) => opened.map_err(|e| self.absent(&e.to_string())),
             Err(_) => Err(self.absent("this machine has no such device")),
         }
     }
 
-    fn not_built(self, features: &str) -> ModelError {
+    fn not_built(self, features: &str) -> NetworkError {
         self.absent(&format!(
             "this build has no support for it; rebuild with `cargo build --release --features {features}`"
         ))
     }
 
-    fn absent(self, reason: &str) -> ModelError {
-        ModelError::Device {
+    fn absent(self, reason: &str) -> NetworkError {
+        NetworkError::Device {
             asked: self.to_string(),
             reason: reason.to_owned(),
             found: found_beside(self),
@@ -134,7 +134,7 @@ impl DeviceChoice {
     }
 
     /// Whether the opened device computes in `dtype`.
-    fn check(self, dtype: ComputeType, device: &Device) -> Result<(), ModelError> {
+    fn check(self, dtype: ComputeType, device: &Device) -> Result<(), NetworkError> {
         let reason = match (self, dtype) {
             (Self::Cpu, ComputeType::F16 | ComputeType::BF16) => {
                 "our kernels compute in f32; leave --dtype out, or ask for a GPU with --device"
@@ -144,7 +144,7 @@ impl DeviceChoice {
             }
             _ => return Ok(()),
         };
-        Err(ModelError::ComputeType {
+        Err(NetworkError::ComputeType {
             device: self.to_string(),
             dtype,
             reason: reason.to_owned(),

@@ -1,7 +1,7 @@
 //! What a device's error means for the service: too little memory, a device that is gone, a binary for other devices, or something else. It
 //! only reads errors.
 
-use super::error::ModelError;
+use crate::error::NetworkError;
 
 /// Candle hands on the errors of CUDA's driver, cuBLAS, cuDNN and Metal in boxes of different make, some of them as text alone; what they
 /// have in common is the status's name in their text, which is part of those interfaces and does not change.
@@ -50,19 +50,19 @@ const OTHER_GPU: &[&str] = &[
 ];
 
 /// The model's error for one of candle's.
-pub(super) fn classify(error: candle_core::Error) -> ModelError {
+pub(super) fn classify(error: candle_core::Error) -> NetworkError {
     let text = error.to_string();
     let names = |statuses: &[&str]| statuses.iter().any(|status| text.contains(status));
     // Candle appends a backtrace where one is asked for; what people want is the first line.
     let reason = || text.lines().next().unwrap_or_default().to_owned();
     if names(OUT_OF_MEMORY) {
-        ModelError::OutOfDeviceMemory { reason: reason() }
+        NetworkError::OutOfDeviceMemory { reason: reason() }
     } else if names(LOST) {
-        ModelError::DeviceLost { reason: reason() }
+        NetworkError::DeviceLost { reason: reason() }
     } else if names(OTHER_GPU) {
-        ModelError::OtherGpu { reason: reason() }
+        NetworkError::OtherGpu { reason: reason() }
     } else {
-        ModelError::Compute(error)
+        NetworkError::Compute(error)
     }
 }
 
@@ -109,12 +109,12 @@ mod tests {
         for (error, expected) in table {
             let shown = error.to_string();
             let found = match classify(error) {
-                ModelError::OutOfDeviceMemory { reason } => {
+                NetworkError::OutOfDeviceMemory { reason } => {
                     assert!(shown.contains(&reason), "{reason}");
                     "memory"
                 }
-                ModelError::DeviceLost { .. } => "lost",
-                ModelError::OtherGpu { .. } => "built for another",
+                NetworkError::DeviceLost { .. } => "lost",
+                NetworkError::OtherGpu { .. } => "built for another",
                 _ => "other",
             };
             assert_eq!(found, expected, "{shown}");

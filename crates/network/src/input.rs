@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::pretrained::{Channels, PretrainedCfg, Scale};
+use imgclass_checkpoint::{Channels, PretrainedCfg, Scale};
 
 /// One image as the model takes it, of the network's height and width.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,10 +9,10 @@ use candle_core::{
     CpuStorage, CustomOp1, Device, InplaceOp2, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
-use super::profile;
-use crate::kernels::{
-    self, BLOCK, BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
-    global_average_pool,
+use crate::profile;
+use imgclass_kernels::{
+    self as kernels, BLOCK, BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem,
+    ThreadPool, global_average_pool,
 };
 
 /// What is fused behind a convolution that adds no residual.

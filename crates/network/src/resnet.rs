@@ -4,8 +4,8 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::architecture::{Architecture, Block, Variant};
-use super::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, image_of, to_nchw};
+use crate::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, image_of, to_nchw};
+use imgclass_checkpoint::{Architecture, Block, Variant};
 
 /// The network.
 pub struct ResNet {

@@ -14,9 +14,9 @@ use super::{Body, Result, VERSION, answer_all, invalid, known};
 use crate::api::problem::Failure;
 use crate::api::state::ApiState;
 use crate::api::v1::{decode_base64, within};
-use crate::model::Want;
-use crate::model::head;
 use crate::service::{Answer, Ask, Service, Source};
+use imgclass_network::Want;
+use imgclass_network::head;
 
 /// The outputs, in the order in which an answer has them where the request names none.
 const OUTPUTS: [&str; 3] = ["logits", "probabilities", "features"];

@@ -11,8 +11,8 @@ use super::{Body, Result, VERSION, answer_all, invalid, known};
 use crate::api::shortest;
 use crate::api::state::ApiState;
 use crate::api::v1::{decode_base64, within};
-use crate::model::head;
 use crate::service::{Answer, Ask, Source};
+use imgclass_network::head;
 
 /// The one signature; clients may leave it out.
 const SIGNATURE: &str = "serving_default";

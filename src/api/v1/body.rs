@@ -20,8 +20,8 @@ use serde_json::{Map, Value};
 use crate::api::body::{parse, read, typed};
 use crate::api::problem::Failure;
 use crate::api::state::ApiState;
-use crate::image::Format;
 use crate::service::Source;
+use imgclass_image::Format;
 
 /// One image: either where it is, or what it is.
 #[derive(Debug, Clone, Object, Deserialize)]

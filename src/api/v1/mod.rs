@@ -20,8 +20,8 @@ use super::headers::{longest, model_header, server_timing};
 use super::problem::{Failure, Problem};
 use super::shortest;
 use super::state::ApiState;
-use crate::model::head;
 use crate::service::{Answer, Ask, Explanation, Phases, Service};
+use imgclass_network::head;
 
 /// Of the colours over a picture, where the request does not say.
 const DEFAULT_OPACITY: f64 = 0.5;

@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::Format;
 use crate::cli::{Failure, load, progress, runtime};
 use crate::config::ModelArgs;
-use crate::kernels::{self, Isa, ThreadPool};
-use crate::model::{Classifier, Input, LayerTime, ModelError};
+use imgclass_kernels::{self, Isa, ThreadPool};
+use imgclass_network::{Classifier, Input, LayerTime, NetworkError};
 
 /// Options of the forward pass.
 #[derive(Debug, Args)]
@@ -138,8 +138,8 @@ fn measure(
 fn timed(
     args: &ForwardArgs,
     bar: &ProgressBar,
-    mut run: impl FnMut() -> Result<(), ModelError>,
-) -> Result<Vec<Duration>, ModelError> {
+    mut run: impl FnMut() -> Result<(), NetworkError>,
+) -> Result<Vec<Duration>, NetworkError> {
     for _ in 0..WARM_UP {
         run()?;
     }
@@ -163,7 +163,7 @@ fn layers(
         );
     };
     let pool = ThreadPool::new(args.model.threads())?;
-    let peak_gflops = kernels::measure_peak_gflops(Isa::named(isa)?, &pool);
+    let peak_gflops = imgclass_kernels::measure_peak_gflops(Isa::named(isa)?, &pool);
     let first = runs.first().map(Vec::as_slice).unwrap_or_default();
     let of_layer = |(i, layer): (usize, &LayerTime)| {
         let mut times: Vec<Duration> = runs
@@ -198,7 +198,7 @@ fn report(
     let (batch_size, passes) = (usize::from(args.batch_size), usize::from(args.passes));
     let images = (batch_size * passes) as f64;
     Report {
-        model: info.id.clone(),
+        model: info.checkpoint.id.clone(),
         device: info.device.clone(),
         dtype: info.compute_dtype.to_string(),
         instruction_set: info.isa.clone(),

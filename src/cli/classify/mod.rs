@@ -18,9 +18,9 @@ use self::inputs::{Input, Names, Shard};
 use self::output::{Format, Row, Writer};
 use super::{Failure, load, progress, runtime};
 use crate::config::ServiceArgs;
-use crate::engine::NoObserver;
-use crate::fetch::FetchError;
 use crate::service::{Ask, Service, ServiceError};
+use imgclass_engine::NoObserver;
+use imgclass_fetch::FetchError;
 
 /// Classify files, folders and URLs.
 #[derive(Debug, Args)]

@@ -19,8 +19,8 @@ use self::score::{Evaluation, Judged};
 use super::classify::explain;
 use super::{Failure, load, progress, runtime};
 use crate::config::ServiceArgs;
-use crate::engine::NoObserver;
 use crate::service::{Ask, Service};
+use imgclass_engine::NoObserver;
 
 /// Measure accuracy and calibration on labelled images.
 #[derive(Debug, Args)]

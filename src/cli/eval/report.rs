@@ -73,8 +73,8 @@ impl Report {
         };
         let pairs = evaluation.most_confused().into_iter().take(PAIRS);
         Self {
-            model: service.model().id.clone(),
-            sha256: service.model().sha256.clone(),
+            model: service.model().checkpoint.id.clone(),
+            sha256: service.model().checkpoint.sha256.clone(),
             images: all.images,
             top1: all.accuracy(),
             top5: all.share(all.top5 as f64),

@@ -3,14 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::Origin;
-use crate::model::architecture::{Architecture, Block, Variant};
-use crate::model::checkpoint::Checkpoint;
-use crate::model::classifier::Overrides;
-use crate::model::description::Own;
-use crate::model::error::ModelError;
-use crate::model::labels::Label;
-use crate::model::opening::read_labels;
-use crate::model::pretrained::{Channels, Preset, Scale};
+use crate::architecture::{Architecture, Block, Variant};
+use crate::checkpoint::Checkpoint;
+use crate::description::Own;
+use crate::error::CheckpointError;
+use crate::labels::Label;
+use crate::opening::{Overrides, read_labels};
+use crate::pretrained::{Channels, Preset, Scale};
 
 /// Keras' epsilon of its ResNets' batch norms (`keras/src/applications/resnet.py`).
 const KERAS_EPSILON: f64 = 1.001e-5;
@@ -19,7 +18,7 @@ pub(super) fn text(
     checkpoint: &Checkpoint,
     origin: Origin,
     overrides: &Overrides,
-) -> Result<String, ModelError> {
+) -> Result<String, CheckpointError> {
     let architecture = checkpoint.architecture();
     let (variant, preset, epsilon) = match origin {
         Origin::PyTorch => (Variant::V1_5, Preset::Torchvision, None),

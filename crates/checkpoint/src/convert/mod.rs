@@ -13,13 +13,12 @@ use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, View};
 
-use super::architecture::Architecture;
-use super::checkpoint::Checkpoint;
-use super::classifier::{Classifier, ModelOptions, Overrides};
-use super::device::DeviceChoice;
-use super::error::ModelError;
-use super::hub::{CONFIG_FILE, PREPROCESSOR_FILE};
-use super::source::WeightsSource;
+use crate::architecture::Architecture;
+use crate::checkpoint::Checkpoint;
+use crate::error::CheckpointError;
+use crate::hub::{CONFIG_FILE, PREPROCESSOR_FILE};
+use crate::opening::{CheckpointInfo, OpenCheckpoint, Overrides};
+use crate::source::WeightsSource;
 
 /// The most bytes of one file that are read: the hub's bound on weights, too.
 const MAX_BYTES: u64 = 2 << 30;
@@ -94,14 +93,14 @@ enum Origin {
 /// say nothing, who wrote the file: Keras' ResNets are v1, prepared as Caffe's, with an epsilon of 1.001e-5.
 ///
 /// # Errors
-/// [`ModelError::Convert`] for a file that cannot be read or whose place is taken, and every error of loading what it holds. Nothing is
+/// [`CheckpointError::Convert`] for a file that cannot be read or whose place is taken, and every error of loading what it holds. Nothing is
 /// written then.
 pub fn convert(
     input: &Path,
     output: &Path,
     overrides: &Overrides,
-) -> Result<Converted, ModelError> {
-    let failed = |reason: String| ModelError::Convert {
+) -> Result<Converted, CheckpointError> {
+    let failed = |reason: String| CheckpointError::Convert {
         path: input.to_owned(),
         reason,
     };
@@ -126,21 +125,17 @@ pub fn convert(
     Ok(Converted {
         weights: output.to_owned(),
         config: target.config,
-        architecture: loaded.info().architecture,
-        classes: loaded.info().classes,
+        architecture: loaded.architecture,
+        classes: loaded.classes,
     })
 }
 
-/// Goes the whole way that `--weights` goes: what does not load is not written.
-fn check(stage: &Stage) -> Result<Classifier, ModelError> {
-    let options = ModelOptions {
-        device: DeviceChoice::Cpu,
-        dtype: None,
-        isa: None,
-        threads: std::num::NonZeroUsize::MIN,
-        overrides: Overrides::default(),
-    };
-    Classifier::load(&WeightsSource::local(&stage.weights()), &options)
+/// Goes the whole way that `--weights` goes, up to the network itself: what would not load is not written.
+fn check(stage: &Stage) -> Result<CheckpointInfo, CheckpointError> {
+    let source = WeightsSource::local(&stage.weights());
+    let opened = OpenCheckpoint::open(&source, &Overrides::default())?;
+    opened.check_tensors()?;
+    Ok(opened.info)
 }
 
 /// Where the results go.
@@ -186,7 +181,7 @@ impl Target {
         stage: &Stage,
         origin: Origin,
         overrides: &Overrides,
-    ) -> Result<(), ModelError> {
+    ) -> Result<(), CheckpointError> {
         let config = stage.0.join(CONFIG_FILE);
         let Some(beside) = &self.described else {
             let checkpoint = Checkpoint::open(&stage.weights())?;
@@ -202,7 +197,7 @@ impl Target {
     }
 
     /// Moves everything to its place, the weights last.
-    fn take(&self, stage: &Stage) -> Result<(), ModelError> {
+    fn take(&self, stage: &Stage) -> Result<(), CheckpointError> {
         for name in [CONFIG_FILE, PREPROCESSOR_FILE] {
             let (from, to) = (stage.0.join(name), self.weights.with_file_name(name));
             if from.is_file() && !to.exists() {
@@ -217,7 +212,7 @@ impl Target {
 struct Stage(PathBuf);
 
 impl Stage {
-    fn new(output: &Path) -> Result<Self, ModelError> {
+    fn new(output: &Path) -> Result<Self, CheckpointError> {
         let folder = output.with_file_name(format!(".imgclass-{}.tmp", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|e| unwritten(&folder, &e))?;
         Ok(Self(folder))
@@ -299,18 +294,18 @@ fn member(bytes: &[u8], name: &str) -> Result<Vec<u8>, String> {
     Ok(content)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), ModelError> {
+fn copy(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     std::fs::copy(from, to)
         .map_err(|e| unwritten(to, &e))
         .map(drop)
 }
 
-fn rename(from: &Path, to: &Path) -> Result<(), ModelError> {
+fn rename(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     std::fs::rename(from, to).map_err(|e| unwritten(to, &e))
 }
 
-fn unwritten(path: &Path, error: &std::io::Error) -> ModelError {
-    ModelError::Convert {
+fn unwritten(path: &Path, error: &std::io::Error) -> CheckpointError {
+    CheckpointError::Convert {
         path: path.to_owned(),
         reason: format!("it cannot be written: {error}"),
     }

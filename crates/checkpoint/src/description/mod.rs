@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use super::architecture::Architecture;
-use super::error::ModelError;
-use super::labels::Label;
-use super::pretrained::PretrainedCfg;
+use crate::architecture::Architecture;
+use crate::error::CheckpointError;
+use crate::labels::Label;
+use crate::pretrained::PretrainedCfg;
 
 /// No configuration in use is a tenth of it; a file that is larger is something else.
 const MAX_BYTES: u64 = 4 << 20;
@@ -34,11 +34,11 @@ pub struct Description {
 
 impl Description {
     /// Reads `config.json`, and the `preprocessor_config.json` that belongs to one in transformers' form.
-    pub fn read(config: &Path, preprocessor: Option<&Path>) -> Result<Self, ModelError> {
+    pub fn read(config: &Path, preprocessor: Option<&Path>) -> Result<Self, CheckpointError> {
         let (config_text, path) = (text(config)?, config.to_owned());
         let invalid = |path: &PathBuf| {
             let path = path.clone();
-            |reason| ModelError::Config { path, reason }
+            |reason| CheckpointError::Config { path, reason }
         };
         let object: serde_json::Map<String, serde_json::Value> =
             parse(&config_text).map_err(invalid(&path))?;
@@ -66,8 +66,8 @@ impl Description {
     }
 }
 
-fn text(path: &Path) -> Result<String, ModelError> {
-    let invalid = |reason: String| ModelError::Config {
+fn text(path: &Path) -> Result<String, CheckpointError> {
+    let invalid = |reason: String| CheckpointError::Config {
         path: path.to_owned(),
         reason,
     };

@@ -10,7 +10,7 @@
 use serde::Deserialize;
 
 use super::{only, parse as parse_json};
-use crate::model::pretrained::{Centre, Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
+use crate::pretrained::{Centre, Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
 
 #[derive(Deserialize)]
 struct PreprocessorFile {

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Description, only, parse as parse_json};
-use crate::model::architecture::{Architecture, Variant};
-use crate::model::labels::Label;
-use crate::model::pretrained::{Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
+use crate::architecture::{Architecture, Variant};
+use crate::labels::Label;
+use crate::pretrained::{Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
 
 /// The part that we read. `fixed_input_size` and `pool_size` say nothing of a network that pools whatever comes.
 #[derive(Deserialize)]
@@ -43,19 +43,19 @@ struct Cfg {
 /// Our own addition to timm's form.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(in crate::model) struct Own {
+pub(crate) struct Own {
     /// `v1` or `v1.5`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::model) variant: Option<String>,
+    pub(crate) variant: Option<String>,
     /// Under the root of every batch norm.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::model) batch_norm_epsilon: Option<f64>,
+    pub(crate) batch_norm_epsilon: Option<f64>,
     /// `rgb` or `bgr`, of the planes, `mean` and `std`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::model) channels: Option<String>,
+    pub(crate) channels: Option<String>,
     /// 1 or 255: the scale of `mean` and `std`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::model) scale: Option<u32>,
+    pub(crate) scale: Option<u32>,
 }
 
 /// Settings of timm's networks that change no arithmetic of ours, or that the tensors' shapes show.

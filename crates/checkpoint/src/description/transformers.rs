@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::{Description, only, parse as parse_json};
-use crate::model::architecture::{Architecture, Block, Variant};
-use crate::model::labels::Label;
-use crate::model::pretrained::PretrainedCfg;
+use crate::architecture::{Architecture, Block, Variant};
+use crate::labels::Label;
+use crate::pretrained::PretrainedCfg;
 
 /// The part that decides something. What is absent has transformers' default.
 #[derive(Deserialize)]

@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use imgclass::engine::{
+use imgclass_engine::{
     Engine, EngineError, EngineOptions, EngineStartError, Forward, Observer, Refusal, WorkerHealth,
 };
-use imgclass::model::{Input, ModelError, Output, Want};
+use imgclass_network::{Input, NetworkError, Output, Want};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Answers each image with its own first number; says what it was given, then waits for leave.
@@ -20,7 +20,7 @@ struct Gated {
 }
 
 impl Forward for Gated {
-    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         self.begun.send(images.len()).ok();
         self.leave.lock().expect("the gate").recv().ok();
         Ok(images
@@ -188,10 +188,10 @@ async fn jobs_of_callers_that_left_and_jobs_past_their_deadline_cost_no_forward(
 struct Moody;
 
 impl Forward for Moody {
-    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         match images[0].planar().expect("numbers")[0] {
             x if x < 0.0 => panic!("a batch that the model cannot stand"),
-            x if x > 1e6 => Err(ModelError::NotFinite),
+            x if x > 1e6 => Err(NetworkError::NotFinite),
             x => Ok(vec![Output {
                 logits: vec![x],
                 ..Output::default()
@@ -349,15 +349,15 @@ struct SmallDevice {
 }
 
 impl Forward for SmallDevice {
-    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, NetworkError> {
         assert_eq!(images.len(), wants.len());
         self.batches.lock().expect("the list").push(images.len());
         let reason = "CUDA_ERROR_OF_THE_TEST".to_owned();
         if self.lost.load(Ordering::SeqCst) {
-            return Err(ModelError::DeviceLost { reason });
+            return Err(NetworkError::DeviceLost { reason });
         }
         if images.len() > self.images.load(Ordering::SeqCst) {
-            return Err(ModelError::OutOfDeviceMemory { reason });
+            return Err(NetworkError::OutOfDeviceMemory { reason });
         }
         let output = |image: &&Input| Output {
             logits: image.planar().expect("numbers").to_vec(),
@@ -406,7 +406,7 @@ async fn a_batch_that_the_device_has_no_memory_for_runs_in_halves_and_a_single_o
     device.images.store(0, Ordering::SeqCst);
     for job in ask(vec![1.0; 5]) {
         match job.await.expect("joined").expect_err("no memory") {
-            EngineError::Model(e) => assert!(matches!(*e, ModelError::OutOfDeviceMemory { .. })),
+            EngineError::Model(e) => assert!(matches!(*e, NetworkError::OutOfDeviceMemory { .. })),
             other => panic!("{other}"),
         }
     }
@@ -425,7 +425,7 @@ async fn a_batch_that_the_device_has_no_memory_for_runs_in_halves_and_a_single_o
     device.lost.store(true, Ordering::SeqCst);
     for job in ask(vec![1.0; 5]) {
         match job.await.expect("joined").expect_err("lost") {
-            EngineError::Model(e) => assert!(matches!(*e, ModelError::DeviceLost { .. })),
+            EngineError::Model(e) => assert!(matches!(*e, NetworkError::DeviceLost { .. })),
             other => panic!("{other}"),
         }
     }
@@ -443,15 +443,15 @@ impl Cold {
 }
 
 impl Forward for Cold {
-    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, ModelError> {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         self.note(images.len());
         Ok(vec![Output::default(); images.len()])
     }
 
-    fn warm_up(&self, max_batch_size: usize) -> Result<(), ModelError> {
+    fn warm_up(&self, max_batch_size: usize) -> Result<(), NetworkError> {
         self.note(max_batch_size);
         match max_batch_size {
-            1 => Err(ModelError::NotFinite),
+            1 => Err(NetworkError::NotFinite),
             2 => panic!("a model that cannot run at all"),
             _ => Ok(()),
         }
@@ -481,7 +481,7 @@ async fn the_model_is_warmed_up_on_the_thread_that_runs_it_and_failing_there_sta
     assert_ne!(noted[0].1, std::thread::current().id());
     let failed = start(1).1.err().expect("no engine");
     assert!(
-        matches!(failed, EngineStartError::WarmUp(ModelError::NotFinite)),
+        matches!(failed, EngineStartError::WarmUp(NetworkError::NotFinite)),
         "{failed}"
     );
     let panicked = start(2).1.err().expect("no engine");

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use imgclass::fetch::{FetchConfig, FetchError, Fetcher};
+use imgclass_fetch::{FetchConfig, FetchError, Fetcher};
 use proptest::prelude::*;
 
 /// An outcome in words, for tables.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use imgclass::fetch::{Answer, FetchConfig, FetchError, Fetcher, Refusal, Unusable};
+use imgclass_fetch::{Answer, FetchConfig, FetchError, Fetcher, Refusal, Unusable};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 

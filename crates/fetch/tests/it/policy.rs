@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use imgclass::fetch::{AddressPolicy, FetchConfig, Refusal, UrlPolicy, redacted};
+use imgclass_fetch::{AddressPolicy, FetchConfig, Refusal, UrlPolicy, redacted};
 use proptest::prelude::*;
 use url::Url;
 

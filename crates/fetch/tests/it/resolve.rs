@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use imgclass::fetch::{
+use imgclass_fetch::{
     Answer, FetchConfig, FetchError, Fetcher, Refusal, Resolve, SetupError, Unusable,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -9,7 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
-use imgclass::image::{Format, ImageError, Limits, RgbImage, decode, inspect};
+use imgclass_image::{Format, ImageError, Limits, RgbImage, decode, inspect};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use std::io::Cursor;
@@ -30,7 +30,7 @@ struct Recorded {
 }
 
 fn recorded() -> Vec<Recorded> {
-    let bytes = include_bytes!("golden/preprocess_decode.safetensors");
+    let bytes = include_bytes!("../../../../tests/golden/preprocess_decode.safetensors");
     let tensors = SafeTensors::deserialize(bytes).expect("the recorded pictures");
     let mut names: Vec<&str> = tensors
         .names()
@@ -451,7 +451,7 @@ fn a_jpeg_without_its_end_is_refused_even_when_only_the_marker_is_missing() {
 
 #[test]
 fn every_format_of_the_reference_decodes() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/images/formats");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/images/formats");
     let Ok(files) = std::fs::read_dir(&folder) else {
         // Not by a macro: what those print is shown for failing tests only.
         let skipped =

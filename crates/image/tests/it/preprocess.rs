@@ -9,7 +9,7 @@
     reason = "a test fails by panicking"
 )]
 
-use imgclass::image::{
+use imgclass_image::{
     Centre, Filter, Limits, Planes, Preprocessing, PreprocessingError, Resize, RgbImage, decode,
 };
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ fn scene(width: u32, height: u32) -> RgbImage {
 
 #[test]
 fn every_recorded_resize_and_crop_is_what_pillow_and_torchvision_give() {
-    let bytes = include_bytes!("golden/preprocess_resize.safetensors");
+    let bytes = include_bytes!("../../../../tests/golden/preprocess_resize.safetensors");
     let tensors = SafeTensors::deserialize(bytes).expect("the recorded cases");
     assert!(tensors.len() > 30);
     for (case, expected) in tensors.tensors() {
@@ -86,7 +86,7 @@ fn number(text: &str) -> u32 {
 
 /// The folder of reference data, or a loud line that says what is skipped.
 fn shared(test: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
     if folder.is_dir() {
         return Some(folder);
     }

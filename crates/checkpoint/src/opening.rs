@@ -1,0 +1,236 @@
+//! From a source of weights to what a network is built of: the tensors, what the checkpoint says of itself, and the operator's word over
+//! that. It runs nothing.
+
+use std::path::{Path, PathBuf};
+
+use crate::architecture::{Architecture, Variant};
+use crate::checkpoint::Checkpoint;
+use crate::description::Description;
+use crate::error::CheckpointError;
+use crate::formula::FormulaWeights;
+use crate::labels::{self, Label, LabelSource, Labels};
+use crate::pretrained::{Preset, PretrainedCfg};
+use crate::source::{WeightsFiles, WeightsSource};
+use crate::tensors::TensorSource;
+
+/// What an operator may say of a checkpoint that does not say it, or says it wrongly.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Where the stride is.
+    pub variant: Option<Variant>,
+    /// How images are prepared.
+    pub preprocessing: Option<Preset>,
+    /// A file that names the classes, one a line in their order: names, or an id, a tab and names.
+    pub labels: Option<PathBuf>,
+}
+
+/// What is known of a checkpoint before a network is built of it.
+#[derive(Debug, Clone)]
+pub struct CheckpointInfo {
+    /// The hub's `owner/name`, a file's name, or `random`.
+    pub id: String,
+    /// The hub's commit.
+    pub revision: Option<String>,
+    /// SHA-256 of the weights file, in lower-case hexadecimal.
+    pub sha256: Option<String>,
+    /// False for weights by formula, whose answers mean nothing.
+    pub trained: bool,
+    /// The type of the stored weights, such as `F32`.
+    pub stored_type: String,
+    /// The network.
+    pub architecture: Architecture,
+    /// How images must be prepared.
+    pub pretrained: PretrainedCfg,
+    /// How many classes there are.
+    pub classes: usize,
+}
+
+/// A source of weights with its files read and its descriptions checked.
+pub struct OpenCheckpoint {
+    /// Where a network takes its tensors from.
+    pub weights: Weights,
+    /// What is known of them.
+    pub info: CheckpointInfo,
+    /// What the classes are called, as many as there are classes.
+    pub labels: Labels,
+}
+
+/// Where tensors come from.
+#[derive(Debug)]
+pub enum Weights {
+    /// A formula, for untrained networks.
+    Formula(FormulaWeights),
+    /// A safetensors file.
+    Checkpoint(Checkpoint),
+}
+
+/// The number of classes of the formula's network: ImageNet-1k's.
+const RANDOM_CLASSES: usize = 1000;
+
+impl Weights {
+    /// Calls `take` with the tensors. A file's are checked as they are taken, and at the end there must be none that was not.
+    ///
+    /// # Errors
+    /// Whatever `take` gives, else [`CheckpointError::Tensor`] for a tensor that was left over.
+    pub fn take_all<T, E: From<CheckpointError>>(
+        &self,
+        take: impl FnOnce(&dyn TensorSource) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self {
+            Self::Formula(formula) => take(formula),
+            Self::Checkpoint(checkpoint) => {
+                let tensors = checkpoint.checked_tensors()?;
+                let taken = take(&tensors)?;
+                tensors.nothing_left_over()?;
+                Ok(taken)
+            }
+        }
+    }
+}
+
+impl OpenCheckpoint {
+    /// Reads every tensor of the network once: name, shape, type and numbers.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] for the first one that does not fit, or that belongs to another network.
+    pub fn check_tensors(&self) -> Result<(), CheckpointError> {
+        let CheckpointInfo {
+            architecture,
+            classes,
+            ..
+        } = &self.info;
+        self.weights.take_all(|tensors| {
+            for (name, dims) in architecture.tensors(*classes) {
+                tensors.tensor(&name, &dims)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads a source's files and finds out what is to be built of them.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] for files that cannot be read, contradict each other or fit no network that we know. Tensors are read
+    /// later, see [`Weights::take_all`].
+    pub fn open(source: &WeightsSource, overrides: &Overrides) -> Result<Self, CheckpointError> {
+        match source {
+            WeightsSource::Random { seed, architecture } => {
+                Self::untrained(*seed, *architecture, overrides)
+            }
+            WeightsSource::Files(files) => Self::of_files(files, overrides),
+        }
+    }
+
+    fn of_files(files: &WeightsFiles, overrides: &Overrides) -> Result<Self, CheckpointError> {
+        let config = files.config.as_deref();
+        let description = match config {
+            Some(config) => Description::read(config, files.preprocessor.as_deref())?,
+            None => Description::default(),
+        };
+        let checkpoint = Checkpoint::open(&files.weights)?;
+        let said = description
+            .architecture
+            .unwrap_or(checkpoint.architecture());
+        let architecture = overridden(said, overrides);
+        let checkpoint = checkpoint.of_architecture(architecture);
+        let classes = checkpoint.classes()?;
+        let sha256 = checkpoint.verified_sha256(files.declared_sha256.as_deref())?;
+        if let (Some((said, field)), Some(path)) = (description.classes, config)
+            && said != classes
+        {
+            let (layer, file) = (checkpoint.last_layer(), files.weights.display());
+            return Err(CheckpointError::Config {
+                path: path.to_owned(),
+                reason: format!(
+                    "`{field}` says {said} classes, but `{layer}` in {file} has {classes} rows"
+                ),
+            });
+        }
+        let preset = overrides.preprocessing.map(Preset::pretrained);
+        let own = description.labels.zip(config.map(Path::to_owned));
+        Ok(Self {
+            info: CheckpointInfo {
+                id: files.model.clone(),
+                revision: files.revision.clone(),
+                sha256: Some(sha256),
+                trained: true,
+                stored_type: checkpoint.dtype()?,
+                architecture,
+                pretrained: preset.unwrap_or(description.pretrained),
+                classes,
+            },
+            labels: named(own, overrides.labels.as_deref(), classes)?,
+            weights: Weights::Checkpoint(checkpoint),
+        })
+    }
+
+    fn untrained(
+        seed: u64,
+        architecture: Architecture,
+        overrides: &Overrides,
+    ) -> Result<Self, CheckpointError> {
+        let preset = overrides.preprocessing.unwrap_or(Preset::Torchvision);
+        Ok(Self {
+            weights: Weights::Formula(FormulaWeights { seed }),
+            info: CheckpointInfo {
+                id: "random".to_owned(),
+                revision: None,
+                sha256: None,
+                trained: false,
+                stored_type: "F32".to_owned(),
+                architecture: overridden(architecture, overrides),
+                pretrained: preset.pretrained(),
+                classes: RANDOM_CLASSES,
+            },
+            labels: named(None, overrides.labels.as_deref(), RANDOM_CLASSES)?,
+        })
+    }
+}
+
+fn overridden(architecture: Architecture, overrides: &Overrides) -> Architecture {
+    let variant = overrides.variant.unwrap_or(architecture.variant());
+    architecture.with_variant(variant)
+}
+
+/// The largest file of labels that is read.
+const MAX_LABEL_BYTES: u64 = 16 << 20;
+
+/// The operator's labels, else the checkpoint's, else what fits the number of classes.
+pub(super) fn named(
+    own: Option<(Vec<Label>, PathBuf)>,
+    file: Option<&Path>,
+    classes: usize,
+) -> Result<Labels, CheckpointError> {
+    let (labels, path, source) = match (file, own) {
+        (Some(file), _) => (read_labels(file)?, file.to_owned(), LabelSource::File),
+        (None, Some((labels, path))) => (labels, path, LabelSource::Checkpoint),
+        (None, None) => return Ok(Labels::for_classes(classes)),
+    };
+    if labels.len() != classes {
+        return Err(CheckpointError::Labels {
+            path,
+            reason: format!(
+                "there are {} of them, but the checkpoint has {classes} classes",
+                labels.len()
+            ),
+        });
+    }
+    Ok(Labels::named(labels, source))
+}
+
+/// An operator's file of labels.
+pub(super) fn read_labels(path: &Path) -> Result<Vec<Label>, CheckpointError> {
+    let invalid = |reason: String| CheckpointError::Labels {
+        path: path.to_owned(),
+        reason,
+    };
+    let size = std::fs::metadata(path).map_err(|e| invalid(e.to_string()))?;
+    if size.len() > MAX_LABEL_BYTES {
+        return Err(invalid(format!(
+            "it has {} bytes; at most {MAX_LABEL_BYTES} are read",
+            size.len()
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| invalid(e.to_string()))?;
+    labels::parse(&text).map_err(invalid)
+}

@@ -1,0 +1,3 @@
+//! What supplies weights, through the crate's public interface.
+
+mod hub;

@@ -1,0 +1,6 @@
+//! Fetching through the crate's public interface.
+
+mod data_url;
+mod hostile;
+mod policy;
+mod resolve;

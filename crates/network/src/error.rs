@@ -1,0 +1,85 @@
+//! What can go wrong between a checkpoint and its logits. The texts are for operators.
+
+use imgclass_checkpoint::CheckpointError;
+use imgclass_kernels::UnsupportedIsa;
+use thiserror::Error;
+
+use crate::dtype::ComputeType;
+
+/// An error of the network: of its weights, of the device that runs it, or of an input.
+#[derive(Debug, Error)]
+pub enum NetworkError {
+    /// The weights cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The operating system refused a thread for the CPU's kernels.
+    #[error("the threads of the forward pass cannot start: {0}; ask for fewer with --threads")]
+    Threads(#[source] std::io::Error),
+    /// A device that this build or this machine lacks.
+    #[error("the device `{asked}` cannot be used: {reason}; found instead: {found}")]
+    Device {
+        /// What was asked for.
+        asked: String,
+        /// Why not.
+        reason: String,
+        /// What there is.
+        found: String,
+    },
+    /// An instruction set that this processor lacks.
+    #[error(transparent)]
+    Isa(#[from] UnsupportedIsa),
+    /// An input of the wrong length.
+    #[error("the network takes {expected} numbers per image, found {found}")]
+    Input {
+        /// `3 * height * width`.
+        expected: usize,
+        /// What came.
+        found: usize,
+    },
+    /// The network's answer is not a number: the input overflowed it.
+    #[error("the network's logits for this input are not finite")]
+    NotFinite,
+    /// A type that the device does not compute in.
+    #[error("the device `{device}` does not compute in {dtype}: {reason}")]
+    ComputeType {
+        /// The device that was opened.
+        device: String,
+        /// What was asked for.
+        dtype: ComputeType,
+        /// Why not, and what it does.
+        reason: String,
+    },
+    /// The device has no memory for the batch; smaller ones may pass.
+    #[error(
+        "the device is out of memory ({reason}); lower --max-batch-size, take --dtype bf16 or f16, or end what else uses the device"
+    )]
+    OutOfDeviceMemory {
+        /// The device's own words.
+        reason: String,
+    },
+    /// The device failed in a way after which this process cannot use it again.
+    #[error(
+        "the device is lost ({reason}); restart the process, and if that does not help look at the driver's messages in the kernel's log"
+    )]
+    DeviceLost {
+        /// The device's own words.
+        reason: String,
+    },
+    /// The binary holds no code for this GPU.
+    #[error(
+        "this binary has no code for the GPU or its driver ({reason}); build it with CUDA_COMPUTE_CAP set to the GPU's compute capability, such as 80, or update the driver"
+    )]
+    OtherGpu {
+        /// The device's own words.
+        reason: String,
+    },
+    /// Candle failed in another way; on an accelerator this is the device's own error.
+    #[error("the computation failed: {0}")]
+    Compute(candle_core::Error),
+}
+
+impl From<candle_core::Error> for NetworkError {
+    fn from(error: candle_core::Error) -> Self {
+        crate::fault::classify(error)
+    }
+}

@@ -1,0 +1,550 @@
+//! Clients, image hosts and models that behave badly, against the real server on a real socket: each costs itself, and nobody else.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::support::serving::{
+    CONNECTIONS, HTTP, Serving, answer, classify, example, exchange, rest,
+};
+use imgclass::config::{ConnectionLimits, HttpLimits};
+use imgclass_engine::Forward;
+use imgclass_network::{Input, NetworkError, Output, Want};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Answers at once.
+struct Quick;
+
+impl Forward for Quick {
+    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
+        Ok(images.iter().map(|_| output()).collect())
+    }
+}
+
+fn output() -> Output {
+    Output {
+        logits: vec![0.0; 1000],
+        ..Output::default()
+    }
+}
+
+/// Tells when a batch begins, and runs it only when it is allowed to.
+struct Gated {
+    begun: tokio::sync::mpsc::UnboundedSender<usize>,
+    leave: Mutex<Receiver<()>>,
+}
+
+impl Gated {
+    fn new() -> (
+        Arc<Self>,
+        Sender<()>,
+        tokio::sync::mpsc::UnboundedReceiver<usize>,
+    ) {
+        let (begin, begun) = tokio::sync::mpsc::unbounded_channel();
+        let (gate, leave) = channel();
+        let model = Self {
+            begun: begin,
+            leave: Mutex::new(leave),
+        };
+        (Arc::new(model), gate, begun)
+    }
+}
+
+impl Forward for Gated {
+    fn forward(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
+        let _ = self.begun.send(images.len());
+        let _ = self.leave.lock().expect("nobody panics").recv();
+        Quick.forward(images, want)
+    }
+}
+
+/// Panics on its first batch.
+#[derive(Default)]
+struct PanicsOnce(AtomicUsize);
+
+impl Forward for PanicsOnce {
+    fn forward(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
+        assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "injected");
+        Quick.forward(images, want)
+    }
+}
+
+async fn quick(http: HttpLimits, connections: ConnectionLimits) -> Serving {
+    Serving::start(Arc::new(Quick), &[], http, connections).await
+}
+
+/// A service, a host that takes its fetches and says nothing unless told to, and the host's port.
+async fn with_a_silent_host(idle_timeout: &str) -> (Serving, TcpListener, u16) {
+    let host = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = host.local_addr().expect("an address").port();
+    let arguments = [
+        "--fetch-allow-cidr",
+        "127.0.0.0/8",
+        "--fetch-allow-port",
+        &port.to_string(),
+        "--fetch-idle-timeout",
+        idle_timeout,
+    ];
+    let serving = Serving::start(Arc::new(Quick), &arguments, HTTP, CONNECTIONS).await;
+    (serving, host, port)
+}
+
+async fn serves(serving: &Serving) {
+    let text = exchange(serving, &classify(example(), "close")).await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}
+
+const SHORT: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn a_head_that_comes_too_slowly_ends_its_connection_however_it_drips() {
+    let limits = ConnectionLimits {
+        header_timeout: SHORT,
+        ..CONNECTIONS
+    };
+    let serving = quick(HTTP, limits).await;
+    for start in ["", "G", "GET /health/live HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+        let mut stream = serving.connect().await;
+        stream.write_all(start.as_bytes()).await.expect("sent");
+        assert_eq!(
+            rest(&mut stream).await,
+            "",
+            "closed without an answer after {start:?}"
+        );
+    }
+    let (mut read, mut write) = serving.connect().await.into_split();
+    let dripping = tokio::spawn(async move {
+        let head = "GET /health/live HTTP/1.1\r\nX: "
+            .bytes()
+            .chain(std::iter::repeat(b'x'));
+        let mut tick = tokio::time::interval(Duration::from_millis(5));
+        for byte in head {
+            tick.tick().await;
+            if write.write_all(&[byte]).await.is_err() {
+                break;
+            }
+        }
+    });
+    // The end may be a reset here: bytes were still on their way.
+    let mut bytes = Vec::new();
+    let _ = read.read_to_end(&mut bytes).await;
+    assert!(bytes.is_empty());
+    dripping.await.expect("the write fails in the end");
+    serves(&serving).await;
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_is_closed_after_its_time_and_a_busy_one_is_not() {
+    let limits = ConnectionLimits {
+        keep_alive_timeout: SHORT,
+        ..CONNECTIONS
+    };
+    let (model, gate, mut begun) = Gated::new();
+    let serving = Serving::start(model, &[], HTTP, limits).await;
+    let mut busy = serving.connect().await;
+    busy.write_all(classify(example(), "keep-alive").as_bytes())
+        .await
+        .expect("sent");
+    begun.recv().await;
+    let mut idle = serving.connect().await;
+    idle.write_all(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .expect("sent");
+    let text = rest(&mut idle).await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    // The idle one has been closed for its time; the busy one, as old, has not.
+    gate.send(()).expect("the model waits");
+    let text = answer(&mut busy).await.expect("an answer");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}
+
+#[tokio::test]
+async fn a_body_that_comes_too_slowly_is_answered_408() {
+    let limits = HttpLimits {
+        max_images: 32,
+        body_timeout: SHORT,
+        ..HTTP
+    };
+    let serving = quick(limits, CONNECTIONS).await;
+    let mut stream = serving.connect().await;
+    let head = "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let text = rest(&mut stream).await;
+    assert!(
+        text.starts_with("HTTP/1.1 408") && text.contains("request-timeout"),
+        "{text}"
+    );
+    assert_eq!(
+        serving.count("imgclass_rejections_total{reason=\"request-timeout\"}"),
+        1.0
+    );
+    serves(&serving).await;
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_is_cut_at_the_limit() {
+    let serving = quick(HTTP, CONNECTIONS).await;
+    let (mut read, mut write) = serving.connect().await.into_split();
+    let sending = tokio::spawn(async move {
+        let head =
+            "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        write.write_all(head.as_bytes()).await.expect("sent");
+        let chunk = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+        // Endless, until the server has had enough.
+        while write.write_all(chunk.as_bytes()).await.is_ok() {}
+    });
+    let mut text = vec![0; 64];
+    let n = read
+        .read(&mut text)
+        .await
+        .expect("an answer before the end");
+    assert!(
+        text[..n].starts_with(b"HTTP/1.1 413"),
+        "{}",
+        String::from_utf8_lossy(&text)
+    );
+    drop(read);
+    sending.await.expect("it ends");
+    serves(&serving).await;
+}
+
+#[tokio::test]
+async fn a_client_that_sends_on_after_its_refusal_gets_to_read_it() {
+    let serving = quick(HTTP, CONNECTIONS).await;
+    // Far more than sockets buffer: the client is still sending when the answer comes.
+    let body = vec![b'x'; 8 << 20];
+    let mut stream = serving.connect().await;
+    let length = body.len();
+    let head =
+        format!("POST /classify_image/ HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    stream
+        .write_all(&body)
+        .await
+        .expect("sent, though nobody wants it");
+    let text = rest(&mut stream).await;
+    assert!(
+        text.starts_with("HTTP/1.1 413") && text.contains("payload-too-large"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_frees_its_place_and_its_fetch_is_given_up() {
+    let (serving, host, port) = with_a_silent_host("60s").await;
+    let request = classify(&format!("http://127.0.0.1:{port}/a.jpg"), "keep-alive");
+    // A closed socket, and one that is closed half: who does not stay for the answer has left, in either way.
+    for half in [false, true] {
+        let mut client = serving.connect().await;
+        client.write_all(request.as_bytes()).await.expect("sent");
+        let (mut fetch, _) = host.accept().await.expect("the service fetches");
+        assert!(fetch.read(&mut [0; 512]).await.expect("a request") > 0);
+        assert_eq!(serving.service.in_flight(), 1);
+        if half {
+            client.shutdown().await.expect("half closed");
+            assert_eq!(rest(&mut client).await, "");
+        } else {
+            drop(client);
+        }
+        let mut unread = Vec::new();
+        // Ends when the service hangs up on the host, which without a client it does at once.
+        let _ = fetch.read_to_end(&mut unread).await;
+    }
+    serving
+        .until("imgclass_http_requests_abandoned_total", 2.0)
+        .await;
+    serving.until("imgclass_requests_in_flight", 0.0).await;
+    serves(&serving).await;
+}
+
+#[tokio::test]
+async fn jobs_of_clients_that_vanished_cost_no_forward() {
+    let (model, gate, mut begun) = Gated::new();
+    let serving = Serving::start(model, &["--max-batch-size", "1"], HTTP, CONNECTIONS).await;
+    let send = async || {
+        let mut stream = serving.connect().await;
+        stream
+            .write_all(classify(example(), "close").as_bytes())
+            .await
+            .expect("sent");
+        stream
+    };
+    let mut first = send().await;
+    begun.recv().await;
+    let gone = send().await;
+    serving.until("imgclass_queue_depth", 1.0).await;
+    let mut last = send().await;
+    serving.until("imgclass_queue_depth", 2.0).await;
+    drop(gone);
+    serving
+        .until("imgclass_http_requests_abandoned_total", 1.0)
+        .await;
+    (0..2).for_each(|_| gate.send(()).expect("the model waits"));
+    for stream in [&mut first, &mut last] {
+        assert!(rest(stream).await.starts_with("HTTP/1.1 200"));
+    }
+    assert_eq!(
+        serving.count("imgclass_jobs_dropped_total{reason=\"abandoned\"}"),
+        1.0
+    );
+    assert_eq!(serving.count("imgclass_batch_size_count"), 2.0);
+}
+
+#[tokio::test]
+async fn a_host_that_hangs_costs_its_request_and_the_others_go_on() {
+    let (serving, host, port) = with_a_silent_host("200ms").await;
+    let mut hanging = serving.connect().await;
+    let request = classify(&format!("http://127.0.0.1:{port}/a.jpg"), "close");
+    hanging.write_all(request.as_bytes()).await.expect("sent");
+    let _held = host.accept().await.expect("the service fetches");
+    serves(&serving).await;
+    let text = rest(&mut hanging).await;
+    assert!(
+        text.starts_with("HTTP/1.1 422") && text.contains("image-unavailable"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_panic_of_the_model_is_500_for_its_batch_counted_and_survived() {
+    let serving = Serving::start(Arc::new(PanicsOnce::default()), &[], HTTP, CONNECTIONS).await;
+    let text = exchange(&serving, &classify(example(), "close")).await;
+    assert!(
+        text.starts_with("HTTP/1.1 500") && !text.contains("injected"),
+        "{text}"
+    );
+    serves(&serving).await;
+    serving.until("imgclass_worker_panics_total", 1.0).await;
+    assert_eq!(serving.count("imgclass_ready"), 1.0);
+}
+
+#[tokio::test]
+async fn a_stuck_worker_makes_the_service_not_ready_until_it_ends_and_leaves_it_alive() {
+    let (model, gate, mut begun) = Gated::new();
+    let serving = Serving::start_impatient(model, Duration::from_millis(20)).await;
+    let mut waiting = serving.connect().await;
+    let request = classify(example(), "close");
+    waiting.write_all(request.as_bytes()).await.expect("sent");
+    assert_eq!(begun.recv().await, Some(1));
+    serving.until("imgclass_ready", 0.0).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let ready = exchange(&serving, &get("/health/ready")).await;
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains("stuck"),
+        "{ready}"
+    );
+    let live = exchange(&serving, &get("/health/live")).await;
+    assert!(live.starts_with("HTTP/1.1 200"), "{live}");
+    gate.send(()).expect("the model waits");
+    let answer = rest(&mut waiting).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    serving.until("imgclass_ready", 1.0).await;
+    let ready = exchange(&serving, &get("/health/ready")).await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+}
+
+/// How many descriptors this process may have open.
+fn descriptors() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let limit = line.and_then(|line| line.split_whitespace().nth(3)?.parse().ok());
+    limit.unwrap_or(256)
+}
+
+#[tokio::test]
+async fn thousands_of_idle_connections_are_bounded_told_so_and_make_room_again() {
+    // A client's and the server's end are both ours.
+    let many = (descriptors().saturating_sub(150) / 2).min(4000);
+    let limits = ConnectionLimits {
+        max_connections: many - 20,
+        ..CONNECTIONS
+    };
+    let serving = quick(HTTP, limits).await;
+    let mut idle = Vec::new();
+    for _ in 0..limits.max_connections {
+        idle.push(serving.connect().await);
+    }
+    for _ in 0..5 {
+        let text = exchange(&serving, &classify(example(), "close")).await;
+        let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
+        assert!(
+            head.starts_with("HTTP/1.1 503") && head.contains("Retry-After: 1"),
+            "{text}"
+        );
+        let problem: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(problem["code"], "too-many-connections");
+    }
+    assert_eq!(
+        serving.count("imgclass_rejections_total{reason=\"too-many-connections\"}"),
+        5.0
+    );
+    assert_eq!(
+        serving.count("imgclass_connections"),
+        limits.max_connections as f64
+    );
+    drop(idle);
+    serving.until("imgclass_connections", 0.0).await;
+    serves(&serving).await;
+}
+
+#[tokio::test]
+async fn overload_is_refused_with_503_and_what_was_admitted_is_answered() {
+    let (model, gate, mut begun) = Gated::new();
+    let serving = Serving::start(
+        model,
+        &["--max-concurrent-requests", "3", "--queue-capacity", "1"],
+        HTTP,
+        CONNECTIONS,
+    )
+    .await;
+    let mut admitted: Vec<TcpStream> = Vec::new();
+    for places in 1..=3 {
+        let mut stream = serving.connect().await;
+        stream
+            .write_all(classify(example(), "close").as_bytes())
+            .await
+            .expect("sent");
+        admitted.push(stream);
+        serving
+            .until("imgclass_requests_in_flight", f64::from(places))
+            .await;
+    }
+    begun.recv().await;
+    for _ in 0..20 {
+        let text = exchange(&serving, &classify(example(), "close")).await;
+        assert!(
+            text.starts_with("HTTP/1.1 503") && text.to_lowercase().contains("retry-after: 1"),
+            "{text}"
+        );
+    }
+    drop(gate);
+    for stream in &mut admitted {
+        assert!(rest(stream).await.starts_with("HTTP/1.1 200"));
+    }
+}
+
+/// Asks on kept connections until nobody listens any more; tells after each answer.
+async fn ask_on_and_on(address: SocketAddr, told: tokio::sync::mpsc::Sender<()>) {
+    let request = classify(example(), "keep-alive");
+    // A connection that was closed is replaced, until nobody listens any more.
+    while let Ok(mut stream) = TcpStream::connect(address).await {
+        // Who connects in the moment of the end may find nobody: nothing of that was accepted.
+        if stream.write_all(request.as_bytes()).await.is_err()
+            || stream.peek(&mut [0]).await.unwrap_or(0) == 0
+        {
+            break;
+        }
+        loop {
+            let text = answer(&mut stream)
+                .await
+                .expect("what was sent is answered");
+            assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+            let _ = told.try_send(());
+            if text.to_lowercase().contains("connection: close") {
+                break;
+            }
+            stream.write_all(request.as_bytes()).await.expect("sent");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_under_load_answers_everything_that_was_sent_and_resets_nobody() {
+    for _ in 0..10 {
+        let serving = quick(HTTP, CONNECTIONS).await;
+        let address = serving.address;
+        let (told, mut stopping) = tokio::sync::mpsc::channel::<()>(1);
+        let clients: Vec<_> = (0..8)
+            .map(|_| tokio::spawn(ask_on_and_on(address, told.clone())))
+            .collect();
+        stopping.recv().await.expect("a first answer");
+        assert!(
+            serving.stop().await.expect("no panic"),
+            "all connections finished"
+        );
+        for client in clients {
+            client.await.expect("nobody was reset");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_a_request_in_flight_and_not_for_idle_connections() {
+    let (model, gate, mut begun) = Gated::new();
+    let serving = Serving::start(model, &[], HTTP, CONNECTIONS).await;
+    let mut idle = serving.connect().await;
+    let mut busy = serving.connect().await;
+    busy.write_all(classify(example(), "keep-alive").as_bytes())
+        .await
+        .expect("sent");
+    begun.recv().await;
+    let address = serving.address;
+    let ended = serving.stop();
+    assert_eq!(rest(&mut idle).await, "", "the idle one is closed");
+    assert!(
+        TcpStream::connect(address).await.is_err(),
+        "nobody listens any more"
+    );
+    assert!(!ended.is_finished());
+    gate.send(()).expect("the model waits");
+    let text = rest(&mut busy).await;
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.to_lowercase().contains("connection: close"),
+        "{text}"
+    );
+    assert!(ended.await.expect("no panic"));
+}
+
+#[tokio::test]
+async fn bodies_that_are_received_at_one_time_have_a_bound_together() {
+    let serving =
+        Serving::start_with(Arc::new(Quick), |state| state.with_body_memory(200 * 1024)).await;
+    let head = "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+    let hold = async |length: &str, body: &str| {
+        let mut stream = serving.connect().await;
+        stream
+            .write_all(format!("{head}{length}\r\n\r\n{body}").as_bytes())
+            .await
+            .expect("sent");
+        stream
+    };
+    // Two clients that announced 100 and 90 KiB, and send none of it.
+    let first = hold("Content-Length: 102400", "").await;
+    let _second = hold("Content-Length: 92160", "").await;
+    // There is room for small ones only, whether or not they say their length.
+    while serves_or_503(&serving, 30 * 1024).await != 503 {
+        // The two heads may not have been read yet.
+        tokio::task::yield_now().await;
+    }
+    let chunk = format!("7800\r\n{}\r\n", "x".repeat(0x7800));
+    let mut streamed = hold("Transfer-Encoding: chunked", &chunk).await;
+    assert!(rest(&mut streamed).await.starts_with("HTTP/1.1 503"));
+    serves(&serving).await;
+    drop(first);
+    while serves_or_503(&serving, 30 * 1024).await != 200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The status of a request whose body was filled up to `length` bytes with blanks.
+async fn serves_or_503(serving: &Serving, length: usize) -> u16 {
+    let request = classify(example(), "close");
+    let (_, body) = request.split_once("\r\n\r\n").expect("a body");
+    let head = "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nConnection: close";
+    let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body:length$}");
+    let mut stream = serving.connect().await;
+    // A refusal may come before all is sent.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut status = [0; 12];
+    match stream.read_exact(&mut status).await {
+        Ok(_) => String::from_utf8_lossy(&status[9..])
+            .parse()
+            .expect("a status"),
+        Err(_) => 0,
+    }
+}

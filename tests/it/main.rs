@@ -1,0 +1,19 @@
+//! The service, its interfaces and its command line, as their users meet them.
+
+mod support;
+
+mod access;
+mod archive;
+mod bad_checkpoints;
+mod bad_clients;
+mod cli;
+mod contract;
+mod convert;
+mod devices;
+mod families;
+mod images;
+mod inference;
+mod metrics;
+mod observability;
+mod page;
+mod tools;
