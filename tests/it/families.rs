@@ -5,8 +5,8 @@ use std::path::Path;
 
 use imgclass_checkpoint::hub::{HubConfig, HubLimits};
 use imgclass_checkpoint::{
-    Architecture, CheckpointError, Centre, Channels, Interpolation, LabelSource, Overrides, Preset, ResizeTo, Scale,
-    Variant, WeightsChoice, WeightsSource,
+    Architecture, Centre, Channels, CheckpointError, Interpolation, LabelSource, Overrides, Preset,
+    ResizeTo, Scale, Variant, WeightsChoice, WeightsSource,
 };
 use imgclass_network::{Classifier, ModelOptions, Want};
 use imgclass_test_support::checkpoints::{halved, in_transformers, renamed, safetensors, tensors};

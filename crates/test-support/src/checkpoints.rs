@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use imgclass_checkpoint::formula::FormulaWeights;
 use imgclass_checkpoint::Architecture;
+use imgclass_checkpoint::formula::FormulaWeights;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -24,7 +24,8 @@ pub fn tensors(architecture: &Architecture, classes: usize) -> Tensors {
             .collect();
         (name, dims, Dtype::F32, bytes)
     };
-    architecture.tensors(classes)
+    architecture
+        .tensors(classes)
         .into_iter()
         .map(tensor)
         .collect()

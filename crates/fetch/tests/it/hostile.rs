@@ -465,7 +465,7 @@ async fn a_proxy_in_the_environment_is_ignored() {
     let proxy = Server::once(raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nproxy")).await;
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
     child
-        .args(["--exact", "a_proxy_in_the_environment_is_ignored"])
+        .args(["--exact", "hostile::a_proxy_in_the_environment_is_ignored"])
         .env(CHILD, server.url());
     for name in ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"] {
         child.env(name, format!("http://127.0.0.1:{}", proxy.port));
