@@ -2,10 +2,10 @@
 //!
 //! No label ever takes a value that a client chooses, because each value is a series that stays.
 
-mod process;
-
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     Opts, Registry, TextEncoder, core::Collector,
@@ -46,7 +46,6 @@ pub struct Metrics {
     connections: IntGauge,
     connections_total: IntCounter,
     levels: Levels,
-    process: process::Process,
 }
 
 /// The histogram of each phase, looked up once.
@@ -134,6 +133,10 @@ impl Metrics {
     /// [`MetricsError`] where a metric cannot be registered.
     pub fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
+        // Processor time, memory, file descriptors, threads and start, under the names that every
+        // client library of Prometheus uses. The collector reads /proc, which only Linux has.
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         let make = Maker(&registry);
         make.info(
             "imgclass_build_info",
@@ -183,7 +186,6 @@ impl Metrics {
             connections_total: make
                 .counter("imgclass_connections_total", "Connections accepted.")?,
             levels: Levels::new(&make)?,
-            process: process::Process::new(&make)?,
             registry,
         })
     }
@@ -247,7 +249,6 @@ impl Metrics {
     /// [`MetricsError`] where the text cannot be written.
     pub fn text(&self, service: Option<&Service>) -> Result<String, MetricsError> {
         self.levels.read(service);
-        self.process.read();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
