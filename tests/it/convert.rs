@@ -29,7 +29,7 @@ fn logits(weights: &Path) -> Vec<f32> {
     let classifier =
         Classifier::load(&source, &crate::support::model::options()).expect("it loads");
     let image = image(&classifier);
-    let outputs = classifier.forward(&[&image], Want::default());
+    let outputs = classifier.run_prepared(&[&image], Want::default());
     outputs.expect("a forward pass").remove(0).logits
 }
 

@@ -9,8 +9,7 @@ use imgclass::api::{ApiState, Server, Stop, app};
 use imgclass::config::{ConnectionLimits, HttpLimits, ServiceArgs};
 use imgclass::metrics::Metrics;
 use imgclass::service::{Service, ServiceOptions};
-use imgclass_engine::Forward;
-use imgclass_network::Classifier;
+use imgclass_network::{Classifier, Network};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -47,11 +46,11 @@ fn options(arguments: &[&str]) -> ServiceOptions {
 
 /// A service over a model of the test's own.
 fn start(
-    model: Arc<dyn Forward>,
+    model: Arc<dyn Network>,
     options: &ServiceOptions,
     metrics: &Arc<Metrics>,
 ) -> Arc<Service> {
-    let service = Service::start_with_model(model, CLASSIFIER.clone(), options, metrics.clone());
+    let service = Service::start_with_network(model, CLASSIFIER.clone(), options, metrics.clone());
     Arc::new(service.expect("a service"))
 }
 
@@ -66,7 +65,7 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) async fn start(
-        model: Arc<dyn Forward>,
+        model: Arc<dyn Network>,
         arguments: &[&str],
         http: HttpLimits,
         connections: ConnectionLimits,
@@ -81,7 +80,7 @@ impl Serving {
     }
 
     /// With the usual bounds, but calling a batch stuck after a time of the test's own.
-    pub(crate) async fn start_impatient(model: Arc<dyn Forward>, stuck_after: Duration) -> Self {
+    pub(crate) async fn start_impatient(model: Arc<dyn Network>, stuck_after: Duration) -> Self {
         let mut options = options(&[]);
         options.engine.stuck_after = stuck_after;
         Self::over(model, &options, ApiState::loading(HTTP), CONNECTIONS).await
@@ -89,7 +88,7 @@ impl Serving {
 
     /// With the usual bounds and whatever else the state is given.
     pub(crate) async fn start_with(
-        model: Arc<dyn Forward>,
+        model: Arc<dyn Network>,
         change: impl FnOnce(ApiState) -> ApiState,
     ) -> Self {
         let state = change(ApiState::loading(HTTP));
@@ -97,7 +96,7 @@ impl Serving {
     }
 
     async fn over(
-        model: Arc<dyn Forward>,
+        model: Arc<dyn Network>,
         options: &ServiceOptions,
         state: ApiState,
         connections: ConnectionLimits,
