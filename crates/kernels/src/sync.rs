@@ -10,7 +10,6 @@ pub(crate) use loom::{
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::{self, JoinHandle, Thread},
-    thread_local,
 };
 #[cfg(not(loom))]
 pub(crate) use std::{
@@ -18,7 +17,6 @@ pub(crate) use std::{
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     sync::{Arc, Condvar, Mutex, MutexGuard},
     thread::{self, JoinHandle, Thread},
-    thread_local,
 };
 
 /// A clock that starts at zero.

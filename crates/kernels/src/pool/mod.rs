@@ -36,7 +36,7 @@ use std::panic::resume_unwind;
 use std::sync::PoisonError;
 
 use crate::buffer::Buffer;
-use crate::sync::{Arc, Condvar, JoinHandle, Mutex, MutexGuard, spin_loop, thread, thread_local};
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, MutexGuard, spin_loop, thread};
 use board::Job;
 use helper::Shared;
 
@@ -83,9 +83,17 @@ pub(crate) struct Scratch {
 /// The seat of a thread: the pool, which its address identifies, and the number of the seat.
 type Seat = (*const Shared, usize);
 
-thread_local! {
+#[cfg(not(loom))]
+std::thread_local! {
     /// The seat of this thread, if it has one.
     static SEATED: Cell<Option<Seat>> = const { Cell::new(None) };
+}
+
+#[cfg(loom)]
+loom::thread_local! {
+    /// The seat of this thread, if it has one. loom runs all threads of a model on one of the system's, so
+    /// it needs its own kind of variable.
+    static SEATED: Cell<Option<Seat>> = Cell::new(None);
 }
 
 /// A seat among the callers that compute, until this is dropped. Helpers leave this thread its core for all

@@ -72,6 +72,25 @@ fn a_helper_comes_to_every_job() {
     });
 }
 
+/// Counters in plain memory, one for each task.
+struct Counters(Vec<UnsafeCell<u32>>);
+
+// SAFETY: each task counts in a cell of its own, and the caller reads when the job is over. loom reports
+// every access that breaks this.
+unsafe impl Sync for Counters {}
+
+impl Counters {
+    fn count(&self, task: usize) {
+        // SAFETY: loom has checked that nobody else has access to the cell meanwhile.
+        self.0[task].with_mut(|count| unsafe { *count += 1 });
+    }
+
+    fn read(&self, task: usize) -> u32 {
+        // SAFETY: loom has checked that nobody writes to the cell meanwhile.
+        self.0[task].with(|count| unsafe { *count })
+    }
+}
+
 /// The caller reads what the tasks wrote without any synchronisation of its own: loom reports a read that
 /// does not happen after the write.
 #[test]
@@ -79,17 +98,10 @@ fn every_task_runs_once_and_its_results_are_the_callers() {
     explore(3, || {
         let pool = pool(2);
         for tasks in [3, 2] {
-            let runs: Vec<_> = (0..tasks).map(|_| UnsafeCell::new(0)).collect();
-            // A type that may be shared, since each task writes a cell of its own.
-            struct Cells<'a>(&'a [UnsafeCell<u32>]);
-            unsafe impl Sync for Cells<'_> {}
-            let cells = Cells(&runs);
-            let cells = &cells;
-            pool.for_each(tasks, |task| {
-                cells.0[task].with_mut(|count| unsafe { *count += 1 });
-            });
-            for run in &runs {
-                assert_eq!(run.with(|count| unsafe { *count }), 1);
+            let runs = Counters((0..tasks).map(|_| UnsafeCell::new(0)).collect());
+            pool.for_each(tasks, |task| runs.count(task));
+            for task in 0..tasks {
+                assert_eq!(runs.read(task), 1);
             }
         }
     });
