@@ -184,7 +184,7 @@ impl Kept {
 unsafe impl GlobalAlloc for LargeBlocks {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(size) = class(layout) else {
-            // SAFETY: the caller's contract is the system allocator's.
+            // SAFETY: this block is the system allocator's, whose contract for `alloc` the caller keeps to.
             return unsafe { System.alloc(layout) };
         };
         let kept = lock().take(size);
@@ -194,7 +194,7 @@ unsafe impl GlobalAlloc for LargeBlocks {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let Some(size) = class(layout) else {
-            // SAFETY: the caller's contract is the system allocator's.
+            // SAFETY: this block is the system allocator's, whose contract for `alloc_zeroed` the caller keeps to.
             return unsafe { System.alloc_zeroed(layout) };
         };
         let Some(kept) = lock().take(size) else {
@@ -209,7 +209,7 @@ unsafe impl GlobalAlloc for LargeBlocks {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let Some(size) = class(layout) else {
-            // SAFETY: the caller's contract is the system allocator's.
+            // SAFETY: a block of this layout came from the system allocator by the same layout.
             return unsafe { System.dealloc(block, layout) };
         };
         if !lock().put(block, size) {

@@ -338,7 +338,9 @@ impl PackedConv {
             relu,
         };
         let mut session = pool.session();
-        // SAFETY: the lengths were asserted, and `out` is exclusively borrowed.
+        // SAFETY: the lengths of input, output and residual were asserted, and the bias was made as long as the
+        // last panel asks for. `out` is exclusively borrowed, so it overlaps nothing that is borrowed too;
+        // only the residual may be `out` itself.
         unsafe {
             match &self.weights {
                 Weights::Panels(panels) => self.multiply(&mut session, panels, &call, output),
@@ -347,8 +349,13 @@ impl PackedConv {
         }
     }
 
+    /// Computes the layer as a matrix product: in place, or over a table of offsets.
+    ///
     /// # Safety
-    /// As [`Gemm::run`].
+    /// - The operands of `call` span what their fields say, with `output` as the output's images, rows and
+    ///   columns.
+    /// - The output overlaps no other operand, unless the residual is the output itself, float for float.
+    /// - Nobody else writes to the operands meanwhile, or reads the output.
     unsafe fn multiply(
         &self,
         session: &mut Session<'_>,
@@ -386,7 +393,8 @@ impl PackedConv {
             relu: call.relu,
             next: self.next.get(),
         };
-        // SAFETY: this function's contract.
+        // SAFETY: the caller vouches for the operands of `call`, which these are. A window's offsets lie within the
+        // pixels of the input, as it leaves out those outside the image.
         unsafe { gemm.run(session) }
     }
 }

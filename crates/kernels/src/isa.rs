@@ -211,6 +211,10 @@ macro_rules! kernels {
                 unsafe { transform::output::<$vector, S, M, Y, X>(t) }
             }
             $(#[$feature])?
+            #[allow(
+                clippy::missing_safety_doc,
+                reason = "clippy takes a safe function with target features for an unsafe one"
+            )]
             pub(super) fn down(
                 samples: &[u8],
                 row_bytes: usize,

