@@ -1,9 +1,9 @@
 //! Which instruction sets this processor has, and the kernels that are compiled for each.
 //!
-//! An [`Isa`] is the proof that the processor has an instruction set: nothing but detection makes one. Whoever
-//! packs a layer's weights chooses it, and the layer keeps it. [`Isa::kernels`] leads from it to the entry
-//! points that the macro [`kernels`] compiles, once for each set, from the code that is generic over
-//! [`simd::Vector`].
+//! An [`Isa`] is the proof that the processor has an instruction set: nothing but detection makes
+//! one. Whoever packs a layer's weights chooses it, and the layer keeps it. [`Isa::kernels`] leads
+//! from it to the entry points that the macro `kernels` compiles, once for each set, from the
+//! code that is generic over [`simd::Vector`].
 
 use std::fmt;
 
@@ -13,8 +13,8 @@ use super::stem::{PoolRow, StemTile};
 use super::tile::{self, Tile, TileFn};
 use super::winograd::transform::{self, InputTile, OutputTile};
 
-/// An instruction set that this processor has. Only [`Isa::detect`], [`Isa::available`] and [`Isa::named`]
-/// make one.
+/// An instruction set that this processor has. Only [`Isa::detect`], [`Isa::available`] and
+/// [`Isa::named`] make one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Isa(Kind);
 
@@ -54,7 +54,8 @@ impl Isa {
         Self::available()[0]
     }
 
-    /// Returns every instruction set that this processor has, the fastest first. `portable` is always the last.
+    /// Returns every instruction set that this processor has, the fastest first. `portable` is
+    /// always the last.
     #[must_use]
     pub fn available() -> Vec<Self> {
         let mut found = Vec::new();
@@ -125,13 +126,15 @@ impl fmt::Debug for Isa {
 
 /// The entry points compiled for one instruction set.
 ///
-/// Calling one is `unsafe`, because its arguments carry raw pointers: each has the contract of the generic
-/// function that it is compiled from. That the processor has the target features is settled, since only an
-/// [`Isa`] leads here.
+/// Calling one is `unsafe`, because its arguments carry raw pointers: each has the contract of the
+/// generic function that it is compiled from. That the processor has the target features is
+/// settled, since only an [`Isa`] leads here.
 pub(crate) struct Kernels {
-    /// Output channels of a weight panel: the vectors of a tile times their lanes, a multiple of 16.
+    /// Output channels of a weight panel: the vectors of a tile times their lanes, a multiple of
+    /// 16.
     pub width: usize,
-    /// [`tile::dense`]: `dense[r - 1]` computes tiles of `r` pixels, so its length is the tallest tile.
+    /// [`tile::dense`]: `dense[r - 1]` computes tiles of `r` pixels, so its length is the tallest
+    /// tile.
     pub dense: &'static [TileFn],
     /// [`tile::indirect`], likewise.
     pub indirect: &'static [TileFn],
@@ -141,8 +144,8 @@ pub(crate) struct Kernels {
     pub max_pool: unsafe fn(&PoolRow),
     /// [`super::peak::chains`], which measures the peak.
     pub chains: unsafe fn() -> (f32, u64),
-    /// [`transform::input`] of F(2x2, 3x3) and F(4x4, 3x3): each for full tiles, those a column short, those a
-    /// row short, and those short by both.
+    /// [`transform::input`] of F(2x2, 3x3) and F(4x4, 3x3): each for full tiles, those a column
+    /// short, those a row short, and those short by both.
     pub winograd_input: [[unsafe fn(&InputTile); 4]; 2],
     /// [`transform::output`], likewise.
     pub winograd_output: [[unsafe fn(&OutputTile); 4]; 2],
@@ -152,9 +155,9 @@ pub(crate) struct Kernels {
     pub down: resample::Pass,
 }
 
-/// Compiles the kernels for one instruction set, of which a tile is `$vectors` vectors wide and up to as many
-/// pixels tall as the last of `$rows` says. Its accumulators (`$vectors` times that number), `$vectors`
-/// weights and a broadcast pixel must fit the registers.
+/// Compiles the kernels for one instruction set, of which a tile is `$vectors` vectors wide and up
+/// to as many pixels tall as the last of `$rows` says. Its accumulators (`$vectors` times that
+/// number), `$vectors` weights and a broadcast pixel must fit the registers.
 macro_rules! kernels {
     ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $vectors:literal, [$($rows:literal)+], $across:path) => {
         mod $module {
@@ -163,42 +166,48 @@ macro_rules! kernels {
             /// As [`tile::dense`].
             $(#[$feature])?
             pub(super) unsafe fn dense<const MR: usize>(t: &Tile) {
-                // SAFETY: the tile is as `tile::dense` asks for, and this function enables the vector's features.
+                // SAFETY: the tile is as `tile::dense` asks for, and this function enables the
+                // vector's features.
                 unsafe { tile::dense::<$vector, MR, $vectors>(t) }
             }
             /// # Safety
             /// As [`tile::indirect`].
             $(#[$feature])?
             pub(super) unsafe fn indirect<const MR: usize>(t: &Tile) {
-                // SAFETY: the tile is as `tile::indirect` asks for, and this function enables the vector's features.
+                // SAFETY: the tile is as `tile::indirect` asks for, and this function enables the
+                // vector's features.
                 unsafe { tile::indirect::<$vector, MR, $vectors>(t) }
             }
             /// # Safety
             /// As [`super::super::stem::tile`].
             $(#[$feature])?
             pub(super) unsafe fn stem<const MR: usize>(t: &StemTile) {
-                // SAFETY: the tile is as `stem::tile` asks for, and this function enables the vector's features.
+                // SAFETY: the tile is as `stem::tile` asks for, and this function enables the
+                // vector's features.
                 unsafe { super::super::stem::tile::<$vector, MR, $vectors>(t) }
             }
             /// # Safety
             /// As [`super::super::stem::max_pool`].
             $(#[$feature])?
             pub(super) unsafe fn max_pool(row: &PoolRow) {
-                // SAFETY: the row is as `stem::max_pool` asks for, and this function enables the vector's features.
+                // SAFETY: the row is as `stem::max_pool` asks for, and this function enables the
+                // vector's features.
                 unsafe { super::super::stem::max_pool::<$vector>(row) }
             }
             /// # Safety
             /// The processor has the target features.
             $(#[$feature])?
             pub(super) unsafe fn chains() -> (f32, u64) {
-                // SAFETY: this function enables the vector's features, and its caller vouches for their presence.
+                // SAFETY: this function enables the vector's features, and its caller vouches for
+                // their presence.
                 unsafe { super::super::peak::chains::<$vector>() }
             }
             /// # Safety
             /// As [`transform::input`].
             $(#[$feature])?
             pub(super) unsafe fn input<const S: usize, const Y: bool, const X: bool>(t: &InputTile) {
-                // SAFETY: the tile is as `transform::input` asks for, and this function enables the vector's features.
+                // SAFETY: the tile is as `transform::input` asks for, and this function enables the
+                // vector's features.
                 unsafe { transform::input::<$vector, S, Y, X>(t) }
             }
             /// # Safety
@@ -207,7 +216,8 @@ macro_rules! kernels {
             pub(super) unsafe fn output<const S: usize, const M: usize, const Y: bool, const X: bool>(
                 t: &OutputTile,
             ) {
-                // SAFETY: the tile is as `transform::output` asks for, and this function enables the vector's features.
+                // SAFETY: the tile is as `transform::output` asks for, and this function enables
+                // the vector's features.
                 unsafe { transform::output::<$vector, S, M, Y, X>(t) }
             }
             $(#[$feature])?
@@ -271,6 +281,6 @@ kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F3
 // 12 accumulators, 2 weights and a pixel take 15 of 16 registers.
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, 2, [1 2 3 4 5 6], resample::avx2::across);
-// 8 accumulators, 4 weights, a pixel and a product take 14 of SSE2's 16 registers. Three rows would spill,
-// and lose a third of the speed.
+// 8 accumulators, 4 weights, a pixel and a product take 14 of SSE2's 16 registers. Three rows would
+// spill, and lose a third of the speed.
 kernels!(PORTABLE, portable, , simd::portable::F32x4, 4, [1 2], resample::across);

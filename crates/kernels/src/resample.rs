@@ -1,13 +1,14 @@
-//! The two passes of a separable resize: weighted sums of 8-bit pixels in fixed point, the same bit for bit on
-//! every instruction set. The caller says by [`Taps`] which pixels count how much, so filters are not known
-//! here.
+//! The two passes of a separable resize: weighted sums of 8-bit pixels in fixed point, the same bit
+//! for bit on every instruction set. The caller says by [`Taps`] which pixels count how much, so
+//! filters are not known here.
 
 use super::isa::Isa;
 
 /// How many bits of a weight stand behind the binary point.
 pub const FRACTION_BITS: u32 = 22;
 
-/// One half in fixed point. Every sum starts from it, so that cutting off the fraction rounds the sum.
+/// One half in fixed point. Every sum starts from it, so that cutting off the fraction rounds the
+/// sum.
 const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
 /// The bytes of a pixel: red, green, blue.
@@ -18,8 +19,9 @@ const PIXEL: usize = 3;
 pub struct Taps {
     /// The first source pixel.
     pub first: usize,
-    /// The weights of the source pixels from there on, in fixed point with [`FRACTION_BITS`]. Their absolute
-    /// values sum to less than 2 in fixed point, so that no sum of 8-bit samples overflows.
+    /// The weights of the source pixels from there on, in fixed point with [`FRACTION_BITS`]. Their
+    /// absolute values sum to less than 2 in fixed point, so that no sum of 8-bit samples
+    /// overflows.
     pub weights: Vec<i32>,
 }
 
@@ -30,7 +32,8 @@ impl Taps {
     }
 }
 
-/// Resizes rows of `width` pixels across. Returns `[rows, columns, 3]`, with each column as its taps say.
+/// Resizes rows of `width` pixels across. Returns `[rows, columns, 3]`, with each column as its
+/// taps say.
 ///
 /// # Panics
 /// If the samples are not whole rows, or a tap is outside them.
@@ -48,14 +51,15 @@ pub fn resample_across(isa: Isa, samples: &[u8], width: usize, columns: &[Taps])
     );
     let mut out = vec![0; samples.len() / row_bytes.max(1) * columns.len() * PIXEL];
     if !out.is_empty() {
-        // SAFETY: an `Isa` names what the processor has, and the pass across rows asks for nothing else: its
-        // arguments are slices.
+        // SAFETY: an `Isa` names what the processor has, and the pass across rows asks for nothing
+        // else: its arguments are slices.
         unsafe { (isa.kernels().across)(samples, row_bytes, columns, &mut out) };
     }
     out
 }
 
-/// Resizes rows of `row_bytes` samples down. Returns `[rows, row_bytes]`, with each row as its taps say.
+/// Resizes rows of `row_bytes` samples down. Returns `[rows, row_bytes]`, with each row as its taps
+/// say.
 ///
 /// # Panics
 /// If the samples are not whole rows, or a tap is outside them.
@@ -73,16 +77,16 @@ pub fn resample_down(isa: Isa, samples: &[u8], row_bytes: usize, rows: &[Taps]) 
     );
     let mut out = vec![0; rows.len() * row_bytes];
     if !out.is_empty() {
-        // SAFETY: an `Isa` names what the processor has, and the pass down columns asks for nothing else: its
-        // arguments are slices.
+        // SAFETY: an `Isa` names what the processor has, and the pass down columns asks for nothing
+        // else: its arguments are slices.
         unsafe { (isa.kernels().down)(samples, row_bytes, rows, &mut out) };
     }
     out
 }
 
-/// A pass compiled for one instruction set. Its arguments are samples in whole rows, the bytes of a row, a
-/// [`Taps`] for each column or row of the output, and the output. It is unsafe to call only in that the
-/// processor must have the instruction set.
+/// A pass compiled for one instruction set. Its arguments are samples in whole rows, the bytes of a
+/// row, a [`Taps`] for each column or row of the output, and the output. It is unsafe to call only
+/// in that the processor must have the instruction set.
 pub(crate) type Pass = unsafe fn(&[u8], usize, &[Taps], &mut [u8]);
 
 /// Returns the 8 bits of a sum. What lies beyond black or white is clipped.
@@ -131,9 +135,9 @@ pub(crate) fn down(samples: &[u8], row_bytes: usize, rows: &[Taps], out: &mut [u
 #[cfg(target_arch = "x86_64")]
 const PIXELS_IN_LANE: usize = 5;
 
-/// Returns how many weights make a group, and the weights of all columns: the same number of groups for each
-/// column, filled up with zeros behind its own weights. There are as few groups as possible, and a group has
-/// at most [`PIXELS_IN_LANE`] weights.
+/// Returns how many weights make a group, and the weights of all columns: the same number of groups
+/// for each column, filled up with zeros behind its own weights. There are as few groups as
+/// possible, and a group has at most [`PIXELS_IN_LANE`] weights.
 #[cfg(target_arch = "x86_64")]
 fn grouped(columns: &[Taps]) -> (usize, Vec<i32>) {
     let most = columns.iter().map(|taps| taps.weights.len()).max();
@@ -175,8 +179,9 @@ pub(crate) mod avx2 {
         pass(samples, row_bytes, columns, &weights, out);
     }
 
-    /// Computes two rows at a time. Each lane holds the pixels of one row, and from one tap to the next only the
-    /// choice of bytes changes. `weights` has the same number of groups of `N` for each column.
+    /// Computes two rows at a time. Each lane holds the pixels of one row, and from one tap to the
+    /// next only the choice of bytes changes. `weights` has the same number of groups of `N` for
+    /// each column.
     #[target_feature(enable = "avx2")]
     fn pairs<const N: usize>(
         samples: &[u8],
@@ -209,7 +214,8 @@ pub(crate) mod avx2 {
                         sums = _mm256_add_epi32(sums, weighted);
                     }
                 }
-                // Saturation clips as `super::clip` does: no sum is too large for the 16 bits in between.
+                // Saturation clips as `super::clip` does: no sum is too large for the 16 bits in
+                // between.
                 let sums = _mm256_srai_epi32::<{ FRACTION_BITS as i32 }>(sums);
                 let words = _mm256_packus_epi32(sums, sums);
                 let bytes = _mm256_packus_epi16(words, words);
@@ -221,8 +227,8 @@ pub(crate) mod avx2 {
         }
     }
 
-    /// Returns the shuffle that moves the three samples of one pixel of each lane into 32 bits each. The fourth
-    /// 32 bits become zero.
+    /// Returns the shuffle that moves the three samples of one pixel of each lane into 32 bits
+    /// each. The fourth 32 bits become zero.
     #[target_feature(enable = "avx2")]
     fn pick(pixel: i32) -> __m256i {
         _mm256_broadcastsi128_si256(pick_in_lane(pixel))

@@ -1,10 +1,10 @@
-//! The network's first two layers in one pass: the 7x7 convolution of stride 2 over planar pixels with ReLU,
-//! and the 3x3 max-pool of stride 2.
+//! The network's first two layers in one pass: the 7x7 convolution of stride 2 over planar pixels
+//! with ReLU, and the 3x3 max-pool of stride 2.
 //!
-//! A task computes a band of pooled rows of one image. It copies the input rows that the band reads between
-//! borders of zeros, computes the convolution row by row into a ring of three rows, and pools those as soon
-//! as they are there. So the convolution's output, which is four times the pooled one, never leaves the
-//! cache.
+//! A task computes a band of pooled rows of one image. It copies the input rows that the band reads
+//! between borders of zeros, computes the convolution row by row into a ring of three rows, and
+//! pools those as soon as they are there. So the convolution's output, which is four times the
+//! pooled one, never leaves the cache.
 
 use super::buffer::{Buffer, Destination, Source};
 use super::isa::{Isa, Kernels};
@@ -19,12 +19,12 @@ const STRIDE: usize = 2;
 const PADDING: usize = 3;
 const TAPS: usize = CHANNELS * KERNEL * KERNEL;
 
-/// The most pooled rows of a task. Each task repeats one convolution row of its upper neighbour, so shorter
-/// bands cost more.
+/// The most pooled rows of a task. Each task repeats one convolution row of its upper neighbour, so
+/// shorter bands cost more.
 const BAND_ROWS: usize = 14;
 
-/// The packed weights of the stem: a 7x7 convolution from 3 channels with stride 2 and padding 3, ReLU, and a
-/// 3x3 max-pool with stride 2 and padding 1.
+/// The packed weights of the stem: a 7x7 convolution from 3 channels with stride 2 and padding 3,
+/// ReLU, and a 3x3 max-pool with stride 2 and padding 1.
 pub struct PackedStem {
     isa: Isa,
     out_channels: usize,
@@ -34,11 +34,11 @@ pub struct PackedStem {
     bias: Buffer,
 }
 
-/// The operands of one call of the stem's micro-kernel: `MR` convolution pixels of one row, and one panel of
-/// `width` output channels. All lengths are in floats.
+/// The operands of one call of the stem's micro-kernel: `MR` convolution pixels of one row, and one
+/// panel of `width` output channels. All lengths are in floats.
 pub(crate) struct StemTile {
-    /// The padded input: the first tap of the first pixel in channel 0. In each of 3 channels, 7 rows of
-    /// `(MR - 1) * 2 + 7` floats are read.
+    /// The padded input: the first tap of the first pixel in channel 0. In each of 3 channels, 7
+    /// rows of `(MR - 1) * 2 + 7` floats are read.
     pub input: *const f32,
     /// Floats from one padded input row to the next.
     pub row: usize,
@@ -48,8 +48,8 @@ pub(crate) struct StemTile {
     pub panel: *const f32,
     /// The bias: `width` floats.
     pub bias: *const f32,
-    /// The output: the first pixel in the panel's first channel block. In each of the `out_blocks` blocks
-    /// `MR * 16` floats are written.
+    /// The output: the first pixel in the panel's first channel block. In each of the `out_blocks`
+    /// blocks `MR * 16` floats are written.
     pub out: *mut f32,
     /// Floats from one output channel block to the next.
     pub out_block: usize,
@@ -57,9 +57,9 @@ pub(crate) struct StemTile {
     pub out_blocks: usize,
 }
 
-/// Returns `p`, and hides from the compiler where it points. The compiler would otherwise notice that a
-/// pixel's tap is its neighbour's tap two columns on, keep those numbers in registers, and spill
-/// accumulators for them, which costs a quarter of the speed.
+/// Returns `p`, and hides from the compiler where it points. The compiler would otherwise notice
+/// that a pixel's tap is its neighbour's tap two columns on, keep those numbers in registers, and
+/// spill accumulators for them, which costs a quarter of the speed.
 #[inline(always)]
 fn opaque(p: *const f32) -> *const f32 {
     #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
@@ -75,17 +75,20 @@ fn opaque(p: *const f32) -> *const f32 {
     p
 }
 
-/// Computes `MR` pixels of a row of the convolution for a panel of `NV` vectors, with bias and ReLU.
+/// Computes `MR` pixels of a row of the convolution for a panel of `NV` vectors, with bias and
+/// ReLU.
 ///
 /// # Safety
 /// - The target features of `V` are enabled and present.
-/// - `input`, `panel`, `bias` and `out` of `t` span what their fields say, with a width of `NV * V::LANES`.
+/// - `input`, `panel`, `bias` and `out` of `t` span what their fields say, with a width of
+///   `NV * V::LANES`.
 /// - `out` overlaps nothing that is read, and nobody else has access to it.
 #[inline(always)]
 pub(crate) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &StemTile) {
-    // SAFETY: `v` is below NV, so the bias is read within its width. `weights` moves on by that width for each of
-    // the `3 * 7 * 7` taps of the panel. Pixel `r` below MR is read at tap (`channel`, `ky`, `kx`), which is
-    // among the columns that the tile's input spans. Stores go to pixel `r` of a block below `out_blocks`.
+    // SAFETY: `v` is below NV, so the bias is read within its width. `weights` moves on by that
+    // width for each of the `3 * 7 * 7` taps of the panel. Pixel `r` below MR is read at tap
+    // (`channel`, `ky`, `kx`), which is among the columns that the tile's input spans. Stores go to
+    // pixel `r` of a block below `out_blocks`.
     unsafe {
         let mut bias = [V::zero(); NV];
         for (v, lanes) in bias.iter_mut().enumerate() {
@@ -126,8 +129,8 @@ pub(crate) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &StemT
 
 /// The operands for one row of the max-pool, 3x3 with stride 2, in one channel block.
 pub(crate) struct PoolRow {
-    /// The three convolution rows under the pooled row: `width * 16` floats each. At the edge of the image
-    /// one of them is there twice, which changes no maximum.
+    /// The three convolution rows under the pooled row: `width * 16` floats each. At the edge of
+    /// the image one of them is there twice, which changes no maximum.
     pub lines: [*const f32; 3],
     /// Pixels of a convolution row, at least 1.
     pub width: usize,
@@ -139,14 +142,14 @@ pub(crate) struct PoolRow {
 ///
 /// # Safety
 /// - The target features of `V` are enabled and present.
-/// - `lines` and `out` of `row` span what their fields say. `out` overlaps none of the lines, and nobody else
-///   has access to it.
+/// - `lines` and `out` of `row` span what their fields say. `out` overlaps none of the lines, and
+///   nobody else has access to it.
 #[inline(always)]
 pub(crate) unsafe fn max_pool<V: Vector>(row: &PoolRow) {
     let mut v = 0;
     while v < BLOCK {
-        // SAFETY: lanes `v..v + LANES` lie within the 16 floats of a pixel. Columns are below `width`, of which
-        // each line has 16 floats, and `x / 2` is below the pooled row's width.
+        // SAFETY: lanes `v..v + LANES` lie within the 16 floats of a pixel. Columns are below
+        // `width`, of which each line has 16 floats, and `x / 2` is below the pooled row's width.
         unsafe {
             let [a, b, c] = row.lines.map(|line| line.wrapping_add(v));
             let column = |x: usize| {
@@ -232,8 +235,8 @@ impl Geometry {
 }
 
 impl PackedStem {
-    /// Packs `weight`, which is `[out_channels, 3, 7, 7]` with the batch norm folded into it, and `bias`, which
-    /// has a number for each output channel.
+    /// Packs `weight`, which is `[out_channels, 3, 7, 7]` with the batch norm folded into it, and
+    /// `bias`, which has a number for each output channel.
     ///
     /// # Panics
     /// If `weight` does not have `147` numbers for each of `bias`.
@@ -303,7 +306,7 @@ impl PackedStem {
     /// Computes what [`Self::forward`] does, and writes it over every element of `out`.
     ///
     /// # Panics
-    /// As [`Self::forward`], or if `out` has the wrong length.
+    /// Panics as [`Self::forward`] does, or if `out` has the wrong length.
     pub fn forward_into(&self, pool: &ThreadPool, x: &[f32], input: BatchDims, out: &mut [f32]) {
         assert!(
             input.pixels() > 0,
@@ -334,9 +337,9 @@ impl PackedStem {
                 first: task % bands * geometry.band,
             };
             let padded = scratch.grow(own).as_mut_ptr();
-            // SAFETY: the lengths of `x` and `out` were asserted, and `out` is exclusively borrowed. The scratch
-            // memory has room for the padded rows and the ring after them, and is this thread's own. Tasks
-            // write different pooled rows or different images.
+            // SAFETY: the lengths of `x` and `out` were asserted, and `out` is exclusively
+            // borrowed. The scratch memory has room for the padded rows and the ring after them,
+            // and is this thread's own. Tasks write different pooled rows or different images.
             unsafe {
                 band.run(
                     x.at(0),
@@ -364,19 +367,20 @@ impl Band<'_> {
     ///
     /// # Safety
     /// - `x` spans the whole input, `[n, 3, h, w]` floats, and nobody writes to it meanwhile.
-    /// - `padded` spans [`Geometry::padded_floats`] floats, and `ring` [`Geometry::ring_floats`]. They do not
-    ///   overlap, and nobody else has access to them.
-    /// - `out` spans the whole output: 16 floats for each channel block and pooled pixel. Nobody else has
-    ///   access to the rows of this band.
+    /// - `padded` spans [`Geometry::padded_floats`] floats, and `ring` [`Geometry::ring_floats`].
+    ///   They do not overlap, and nobody else has access to them.
+    /// - `out` spans the whole output: 16 floats for each channel block and pooled pixel. Nobody
+    ///   else has access to the rows of this band.
     unsafe fn run(&self, x: *const f32, padded: *mut f32, ring: *mut f32, out: Destination<'_>) {
         let g = &self.geometry;
         let last = g.pooled.h.min(self.first + g.band);
         // Pooled row p looks at convolution rows 2p - 1, 2p and 2p + 1.
         let start = (2 * self.first).saturating_sub(1);
         let end = g.conv.h.min(2 * last);
-        // SAFETY: `start..end` are the convolution rows under this band, which read no more input rows than
-        // `padded_rows`. Each pooled row is computed when the convolution rows under it are in the ring, and
-        // the ring's three slots hold them, as a later row takes the slot of one three rows before.
+        // SAFETY: `start..end` are the convolution rows under this band, which read no more input
+        // rows than `padded_rows`. Each pooled row is computed when the convolution rows under it
+        // are in the ring, and the ring's three slots hold them, as a later row takes the slot of
+        // one three rows before.
         unsafe {
             self.pad(x, padded, start, end);
             let mut next = start;
@@ -389,7 +393,8 @@ impl Band<'_> {
         }
     }
 
-    /// Copies the input rows that convolution rows `start..end` read to `padded`, with zeros around the image.
+    /// Copies the input rows that convolution rows `start..end` read to `padded`, with zeros around
+    /// the image.
     ///
     /// # Safety
     /// - `x` and `padded` are as [`Self::run`] asks for.
@@ -401,9 +406,9 @@ impl Band<'_> {
         for channel in 0..CHANNELS {
             for row in 0..rows {
                 let to = padded.wrapping_add((channel * g.padded_rows() + row) * g.padded_width);
-                // SAFETY: `row` is below `padded_rows`, of which `padded` holds as many for each channel, and the
-                // three parts together are one row of `padded_width`. Row `y` is below `h`, so `columns`, at
-                // most `w`, numbers of `x` are in the image's row.
+                // SAFETY: `row` is below `padded_rows`, of which `padded` holds as many for each
+                // channel, and the three parts together are one row of `padded_width`. Row `y` is
+                // below `h`, so `columns`, at most `w`, numbers of `x` are in the image's row.
                 unsafe {
                     match (start * STRIDE + row)
                         .checked_sub(PADDING)
@@ -429,8 +434,8 @@ impl Band<'_> {
     /// `[slot][block][column][16]`.
     ///
     /// # Safety
-    /// - `padded` and `ring` are as [`Self::run`] asks for, and `padded` holds what [`Self::pad`] writes for
-    ///   convolution rows from `start` on, these rows included.
+    /// - `padded` and `ring` are as [`Self::run`] asks for, and `padded` holds what [`Self::pad`]
+    ///   writes for convolution rows from `start` on, these rows included.
     unsafe fn convolve(
         &self,
         padded: *const f32,
@@ -469,10 +474,11 @@ impl Band<'_> {
                         out_block: g.conv.w * BLOCK,
                         out_blocks: (width / BLOCK).min(blocks - block),
                     };
-                    // SAFETY: the tile's pixels `from..to` are in the convolution's row, and a padded row holds
-                    // the `(w - 1) * 2 + 7` columns that all `w` pixels of it read. The slot holds `w` pixels
-                    // in each block. The tile has at least one pixel and at most the tallest tile's. An `Isa`
-                    // led to the kernels, so the processor has their features.
+                    // SAFETY: the tile's pixels `from..to` are in the convolution's row, and a
+                    // padded row holds the `(w - 1) * 2 + 7` columns that all `w` pixels of it
+                    // read. The slot holds `w` pixels in each block. The tile has at least one
+                    // pixel and at most the tallest tile's. An `Isa` led to the kernels, so the
+                    // processor has their features.
                     unsafe { kernels.stem[to - from - 1](&t) };
                 }
             }
@@ -483,7 +489,8 @@ impl Band<'_> {
     ///
     /// # Safety
     /// - `ring` and `out` are as [`Self::run`] asks for.
-    /// - The ring holds the convolution rows `2 * row - 1` to `2 * row + 1`, as far as they lie in the image.
+    /// - The ring holds the convolution rows `2 * row - 1` to `2 * row + 1`, as far as they lie in
+    ///   the image.
     unsafe fn pool(&self, ring: *const f32, row: usize, out: Destination<'_>) {
         let g = &self.geometry;
         let blocks = self.stem.out_channels.div_ceil(BLOCK);
@@ -503,9 +510,9 @@ impl Band<'_> {
                 width: g.conv.w,
                 out: out.at(to),
             };
-            // SAFETY: the lines are rows of `w` pixels that the ring holds, and the output row is one of this
-            // band's, with a pixel for every two of them. An `Isa` led to the kernel, so the processor has
-            // its features.
+            // SAFETY: the lines are rows of `w` pixels that the ring holds, and the output row is
+            // one of this band's, with a pixel for every two of them. An `Isa` led to the kernel,
+            // so the processor has its features.
             unsafe { max_pool(&row) };
         }
     }

@@ -40,7 +40,8 @@ impl Vector for F32x8 {
 
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the caller vouches for AVX2 and FMA, and for eight floats to write at `p`, unaligned.
+        // SAFETY: the caller vouches for AVX2 and FMA, and for eight floats to write at `p`,
+        // unaligned.
         unsafe { _mm256_storeu_ps(p, self.0) }
     }
 

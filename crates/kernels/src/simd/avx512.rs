@@ -40,7 +40,8 @@ impl Vector for F32x16 {
 
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the caller vouches for AVX-512F, and for sixteen floats to write at `p`, unaligned.
+        // SAFETY: the caller vouches for AVX-512F, and for sixteen floats to write at `p`,
+        // unaligned.
         unsafe { _mm512_storeu_ps(p, self.0) }
     }
 

@@ -1,5 +1,5 @@
-//! The vector operations that the kernels are written over, with one file for each instruction set. Which of
-//! them runs is decided in [`super::isa`].
+//! The vector operations that the kernels are written over, with one file for each instruction set.
+//! Which of them runs is decided in [`super::isa`].
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -10,9 +10,9 @@ pub(crate) mod portable;
 /// A register of `LANES` single-precision numbers.
 ///
 /// # Safety
-/// Every method of this trait has the same first condition: the caller runs in a function that enables the
-/// target features of the instruction set, on a processor that has them. Those with a pointer have a second
-/// one, which they state. No pointer needs more alignment than an `f32`.
+/// Every method of this trait has the same first condition: the caller runs in a function that
+/// enables the target features of the instruction set, on a processor that has them. Those with a
+/// pointer have a second one, which they state. No pointer needs more alignment than an `f32`.
 pub(crate) trait Vector: Copy {
     /// How many numbers a register holds. It divides the channel block of 16.
     const LANES: usize;
@@ -80,8 +80,8 @@ pub(crate) trait Vector: Copy {
     /// - The target features are enabled and present.
     unsafe fn mul(self, b: Self) -> Self;
 
-    /// Returns the greater of each pair of lanes, and `b` where either is NaN. So `zero().max(x)` keeps a NaN
-    /// visible.
+    /// Returns the greater of each pair of lanes, and `b` where either is NaN. So `zero().max(x)`
+    /// keeps a NaN visible.
     ///
     /// # Safety
     /// - The target features are enabled and present.
@@ -97,7 +97,8 @@ macro_rules! prefetches {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             {
                 use std::arch::x86_64::{$hint, _mm_prefetch};
-                // SAFETY: a prefetch changes nothing visible and never faults; SSE is part of x86-64.
+                // SAFETY: a prefetch changes nothing visible and never faults; SSE is part of
+                // x86-64.
                 unsafe { _mm_prefetch::<$hint>(p.cast()) };
             }
             #[cfg(any(not(target_arch = "x86_64"), miri))]
@@ -111,6 +112,7 @@ prefetches! {
     prefetch(*const f32) = _MM_HINT_T1;
     /// Asks for the cache line at `p` in the first-level cache; any address is allowed.
     prefetch_read(*const f32) = _MM_HINT_T0;
-    /// Asks for the cache line at `p` in the first-level cache, to be written; any address is allowed.
+    /// Asks for the cache line at `p` in the first-level cache, to be written; any address is
+    /// allowed.
     prefetch_write(*mut f32) = _MM_HINT_ET0;
 }

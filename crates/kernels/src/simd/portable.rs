@@ -1,5 +1,5 @@
-//! Vectors as plain Rust arrays, which the compiler turns into whatever the target's baseline offers. There
-//! are no intrinsics here, so Miri can run it.
+//! Vectors as plain Rust arrays, which the compiler turns into whatever the target's baseline
+//! offers. There are no intrinsics here, so Miri can run it.
 
 use super::Vector;
 
@@ -35,14 +35,15 @@ impl Vector for F32x4 {
 
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: the caller vouches for four floats from `p` on. An array of them is aligned as one of them.
+        // SAFETY: the caller vouches for four floats from `p` on. An array of them is aligned as
+        // one of them.
         Self(unsafe { *p.cast() })
     }
 
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the caller vouches for four floats to write at `p`. An array of them is aligned as one of
-        // them.
+        // SAFETY: the caller vouches for four floats to write at `p`. An array of them is aligned
+        // as one of them.
         unsafe { *p.cast() = self.0 }
     }
 

@@ -1,15 +1,16 @@
 //! How the images of a batch are covered with output tiles.
 //!
-//! Where the side of a tile does not divide the side of an image, the last tiles are one pixel shorter, as
-//! many of them as it takes: 14 is 4 + 4 + 3 + 3, and not 4 + 4 + 4 and half a tile. A short line of
-//! outputs needs one product less, so short tiles take no part in the positions of one line of the
-//! transform ([`super::transform::omitted`]).
+//! Where the side of a tile does not divide the side of an image, the last tiles are one pixel
+//! shorter, as many of them as it takes: 14 is 4 + 4 + 3 + 3, and not 4 + 4 + 4 and half a tile. A
+//! short line of outputs needs one product less, so short tiles take no part in the positions of
+//! one line of the transform ([`super::transform::omitted`]).
 
 use std::ops::Range;
 
 use super::super::layout::BatchDims;
 
-/// How many tiles cover one dimension of an image: first the full ones, then those one pixel shorter.
+/// How many tiles cover one dimension of an image: first the full ones, then those one pixel
+/// shorter.
 #[derive(Clone, Copy)]
 struct Cover {
     full: usize,
@@ -34,8 +35,8 @@ impl Cover {
     }
 }
 
-/// The tiles of a batch. Their order is by kind ([`Grid::kinds`]), then by image: so the tiles that take part
-/// in a position are neighbours.
+/// The tiles of a batch. Their order is by kind ([`Grid::kinds`]), then by image: so the tiles that
+/// take part in a position are neighbours.
 #[derive(Clone, Copy)]
 pub(crate) struct Grid {
     side: usize,
@@ -66,8 +67,8 @@ impl Grid {
         }
     }
 
-    /// Returns the four kinds of tiles in their order. For each: rows and columns of such tiles in one image,
-    /// whether they are a row short, and whether they are a column short.
+    /// Returns the four kinds of tiles in their order. For each: rows and columns of such tiles in
+    /// one image, whether they are a row short, and whether they are a column short.
     fn kinds(&self) -> [(usize, usize, bool, bool); 4] {
         let (rows, columns) = (self.rows, self.columns);
         [
@@ -84,8 +85,8 @@ impl Grid {
         self.images * (rows.full + rows.short) * (columns.full + columns.short)
     }
 
-    /// Returns the tiles that are not a row short if `rows` asks for that, and not a column short if `columns`
-    /// does.
+    /// Returns the tiles that are not a row short if `rows` asks for that, and not a column short
+    /// if `columns` does.
     pub(crate) fn full(&self, rows: bool, columns: bool) -> Range<usize> {
         let mut range = 0..0;
         let mut at = 0;

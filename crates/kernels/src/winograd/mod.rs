@@ -2,14 +2,15 @@
 //!
 //! The output is cut into tiles of 2x2 or 4x4 pixels ([`grid`]). A layer then takes three phases:
 //!
-//! 1. Each input tile is transformed into a number for each of 16 or 36 *positions* ([`transform`]).
-//! 2. For each position the transformed inputs are multiplied by the transformed weights: one matrix
-//!    product of tiles times channels ([`crate::gemm`]).
+//! 1. Each input tile is transformed into a number for each of 16 or 36 *positions*
+//!    ([`transform`]).
+//! 2. For each position the transformed inputs are multiplied by the transformed weights: one
+//!    matrix product of tiles times channels ([`crate::gemm`]).
 //! 3. The products are transformed back into output pixels.
 //!
-//! Tiles pass through the phases in *chunks*, so that a chunk's intermediate numbers stay in a cache. Where
-//! there are many tiles, a chunk is small, and one thread takes it through all phases. Where there are few,
-//! all threads work on one chunk, phase by phase.
+//! Tiles pass through the phases in *chunks*, so that a chunk's intermediate numbers stay in a
+//! cache. Where there are many tiles, a chunk is small, and one thread takes it through all phases.
+//! Where there are few, all threads work on one chunk, phase by phase.
 
 mod grid;
 pub(crate) mod transform;
@@ -26,12 +27,12 @@ use super::tile::BLOCK;
 use grid::{Grid, Place};
 use transform::{InputTile, OutputTile, omitted};
 
-/// The most floats of transformed inputs and products of a chunk that one thread works on alone. They leave
-/// room for weights in a second-level cache.
+/// The most floats of transformed inputs and products of a chunk that one thread works on alone.
+/// They leave room for weights in a second-level cache.
 const FUSED_FLOATS: usize = 72 << 10;
 
-/// The most tiles of a chunk that all threads work on together. Their transformed inputs and products stay in
-/// a shared cache, and the weights are read once for them.
+/// The most tiles of a chunk that all threads work on together. Their transformed inputs and
+/// products stay in a shared cache, and the weights are read once for them.
 const CHUNK_TILES: usize = 128;
 
 /// The side of the output tile.
@@ -88,19 +89,21 @@ pub(crate) struct Call<'a> {
     pub output: Destination<'a>,
     /// Output channel blocks, at least 1.
     pub output_blocks: usize,
-    /// The residual: as many floats as the output, in the same places. It may be nothing, or the output
-    /// itself.
+    /// The residual: as many floats as the output, in the same places. It may be nothing, or the
+    /// output itself.
     pub skip: Source<'a>,
     /// Whether sums below zero are stored as zero.
     pub relu: bool,
 }
 
-/// Returns which of the four transforms for a side serves a tile that is a row short, or a column short.
+/// Returns which of the four transforms for a side serves a tile that is a row short, or a column
+/// short.
 fn kind((rows, columns): (bool, bool)) -> usize {
     2 * usize::from(rows) + usize::from(columns)
 }
 
-/// Some of a batch's tiles, and where their transformed inputs and products lie. All lengths are in floats.
+/// Some of a batch's tiles, and where their transformed inputs and products lie. All lengths are in
+/// floats.
 #[derive(Clone, Copy)]
 struct Chunk<'a> {
     grid: Grid,
@@ -108,8 +111,8 @@ struct Chunk<'a> {
     first: usize,
     /// How many tiles the chunk has, at least 1.
     tiles: usize,
-    /// The transformed inputs: `positions * stride(input_blocks, tiles)` floats. At each position lies
-    /// `[input_blocks][tiles][16]`.
+    /// The transformed inputs: `positions * stride(input_blocks, tiles)` floats. At each position
+    /// lies `[input_blocks][tiles][16]`.
     inputs: Destination<'a>,
     /// The products: `positions * stride(output_blocks, tiles)` floats. At each position lies
     /// `[output_blocks][tiles][16]`.
@@ -117,7 +120,8 @@ struct Chunk<'a> {
 }
 
 impl Winograd {
-    /// Transforms and packs `weight`, which is `[outputs, inputs, 3, 3]`, into panels of `width` channels.
+    /// Transforms and packs `weight`, which is `[outputs, inputs, 3, 3]`, into panels of `width`
+    /// channels.
     pub(crate) fn new(
         side: Side,
         width: usize,
@@ -160,7 +164,8 @@ impl Winograd {
     ///
     /// # Safety
     /// - The operands of `call` span what their fields say, and `call.dims` are not empty.
-    /// - The output overlaps no other operand, unless the residual is the output itself, float for float.
+    /// - The output overlaps no other operand, unless the residual is the output itself, float for
+    ///   float.
     /// - Nobody else writes to the operands meanwhile, or reads the output.
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call<'_>) {
         let grid = Grid::new(call.dims, self.side.outputs());
@@ -177,8 +182,8 @@ impl Winograd {
                 let tiles = fused.min(tiles - task * fused);
                 let range = task * fused..task * fused + tiles;
                 let chunk = self.chunk(call, grid, range, scratch.grow(size));
-                // SAFETY: the operands are as the caller promised. Tasks have different tiles, so they
-                // write different output pixels, and the scratch memory is this thread's own.
+                // SAFETY: the operands are as the caller promised. Tasks have different tiles, so
+                // they write different output pixels, and the scratch memory is this thread's own.
                 unsafe { self.alone(call, &chunk) }
             });
         } else {
@@ -188,8 +193,8 @@ impl Winograd {
             for index in 0..chunks {
                 let (from, to) = (index * tiles / chunks, (index + 1) * tiles / chunks);
                 let chunk = self.chunk(call, grid, from..to, scratch.as_mut_slice());
-                // SAFETY: the operands are as the caller promised, and one chunk is computed after the
-                // other, so nobody else uses the scratch memory.
+                // SAFETY: the operands are as the caller promised, and one chunk is computed after
+                // the other, so nobody else uses the scratch memory.
                 unsafe { self.together(session, call, &chunk) }
             }
             session.keep_scratch(scratch);
@@ -202,9 +207,9 @@ impl Winograd {
     /// - The operands span and overlap as [`Self::run`] asks for.
     /// - Nobody else uses the chunk's memory, or writes to the output pixels of its tiles.
     unsafe fn alone(&self, call: &Call<'_>, chunk: &Chunk<'_>) {
-        // SAFETY: all blocks, positions, panels and tiles are those that the call and the chunk have, so
-        // the pointers stay within what the caller vouches for. The phases run one after the other on this
-        // thread, and nobody else uses what they write.
+        // SAFETY: all blocks, positions, panels and tiles are those that the call and the chunk
+        // have, so the pointers stay within what the caller vouches for. The phases run one after
+        // the other on this thread, and nobody else uses what they write.
         unsafe {
             for block in 0..call.input_blocks {
                 self.transform_inputs(call, chunk, block, 0..chunk.tiles);
@@ -233,8 +238,8 @@ impl Winograd {
         };
         let part = |index: usize| index * chunk.tiles / parts..(index + 1) * chunk.tiles / parts;
         session.run(call.input_blocks * parts, |task, _| {
-            // SAFETY: the block and the tiles are among the chunk's. No two tasks have the same tiles of the
-            // same block, so they write different lines of the transformed inputs.
+            // SAFETY: the block and the tiles are among the chunk's. No two tasks have the same
+            // tiles of the same block, so they write different lines of the transformed inputs.
             unsafe { self.transform_inputs(call, chunk, task / parts, part(task % parts)) }
         });
         let halves = if self.side.positions() < 8 * session.threads() {
@@ -247,19 +252,19 @@ impl Winograd {
             let gemm = self.product(call, chunk, position);
             let all = self.panels.panels;
             let panels = half * all / halves..(half + 1) * all / halves;
-            // SAFETY: the inputs of this position were written by the job before. No two tasks have the same
-            // panels of the same position, so they write different products.
+            // SAFETY: the inputs of this position were written by the job before. No two tasks have
+            // the same panels of the same position, so they write different products.
             unsafe { gemm.block(0..gemm.tiles(), panels, 1) }
         });
         session.run(call.output_blocks * parts, |task, _| {
-            // SAFETY: the products were written by the job before. No two tasks have the same tiles of the
-            // same block, so they write different output pixels or channels.
+            // SAFETY: the products were written by the job before. No two tasks have the same tiles
+            // of the same block, so they write different output pixels or channels.
             unsafe { self.transform_outputs(call, chunk, task / parts, part(task % parts)) }
         });
     }
 
-    /// Returns the floats from one position to the next. They are an odd number of cache lines: a multiple of
-    /// 4 KB would put all positions of a tile into the same cache sets.
+    /// Returns the floats from one position to the next. They are an odd number of cache lines: a
+    /// multiple of 4 KB would put all positions of a tile into the same cache sets.
     fn stride(&self, blocks: usize, tiles: usize) -> usize {
         ((blocks * tiles) | 1) * BLOCK
     }
@@ -363,22 +368,24 @@ impl Winograd {
                 out: chunk.inputs.at((block * chunk.tiles + tile) * BLOCK),
                 position: self.stride(call.input_blocks, chunk.tiles),
             };
-            // SAFETY: `rows` and `columns` leave out the tile's pixels above, left of, below and right of
-            // the image, so what is read lies in the image's plane of this block. What is written is this
-            // tile's line in this block at each position, and each position has one for every tile and
-            // block. An `Isa` led to the kernels, so the processor has their features.
+            // SAFETY: `rows` and `columns` leave out the tile's pixels above, left of, below and
+            // right of the image, so what is read lies in the image's plane of this block. What is
+            // written is this tile's line in this block at each position, and each position has one
+            // for every tile and block. An `Isa` led to the kernels, so the processor has their
+            // features.
             unsafe { call.kernels.winograd_input[self.side as usize][kind(short)](&t) };
         }
     }
 
-    /// Transforms output channel block `block` of `tiles` back, which are counted from the chunk's first, and
-    /// stores them.
+    /// Transforms output channel block `block` of `tiles` back, which are counted from the chunk's
+    /// first, and stores them.
     ///
     /// # Safety
-    /// - `call.output` and `call.skip` span and overlap as [`Self::run`] asks for, and `call.bias` spans
-    ///   what its field says.
+    /// - `call.output` and `call.skip` span and overlap as [`Self::run`] asks for, and `call.bias`
+    ///   spans what its field says.
     /// - `block` is below `call.output_blocks`, and `tiles` lie below `chunk.tiles`.
-    /// - Nobody writes to the products of these tiles in this block meanwhile, or uses their output pixels.
+    /// - Nobody writes to the products of these tiles in this block meanwhile, or uses their output
+    ///   pixels.
     unsafe fn transform_outputs(
         &self,
         call: &Call<'_>,
@@ -403,17 +410,18 @@ impl Winograd {
                 inside: (height.min(h - y), width.min(w - x)),
                 relu: call.relu,
             };
-            // SAFETY: `inside` leaves out the tile's pixels below and right of the image, so what is read of
-            // the residual and written lies in the image's plane of this block. What is read of the
-            // products is this tile's line in this block at each position. The bias has 16 floats for each
-            // block. An `Isa` led to the kernels, so the processor has their features.
+            // SAFETY: `inside` leaves out the tile's pixels below and right of the image, so what
+            // is read of the residual and written lies in the image's plane of this block. What is
+            // read of the products is this tile's line in this block at each position. The bias has
+            // 16 floats for each block. An `Isa` led to the kernels, so the processor has their
+            // features.
             unsafe { call.kernels.winograd_output[self.side as usize][kind(short)](&t) };
         }
     }
 }
 
-/// Returns `G g G^T` for one 3x3 kernel. It is computed in double precision, so that only the last rounding
-/// counts.
+/// Returns `G g G^T` for one 3x3 kernel. It is computed in double precision, so that only the last
+/// rounding counts.
 fn weights(side: Side, kernel: &[f32]) -> [f32; 36] {
     let two: &[[f64; 3]] = &[
         [1.0, 0.0, 0.0],
