@@ -85,8 +85,8 @@ impl From<ProtocolError> for poem::Error {
 
 type Result<T> = std::result::Result<T, ProtocolError>;
 
-/// Makes the error for a request that breaks the rules of its protocol; `detail` says what is wrong and
-/// where.
+/// Makes the error for a request that breaks the rules of its protocol; `detail` says what is wrong
+/// and where.
 fn invalid(detail: impl Into<Cow<'static, str>>) -> ProtocolError {
     let (code, title) = ("bad-request", "The request is malformed");
     Failure::new(StatusCode::BAD_REQUEST, code, title, detail).into()

@@ -1,5 +1,5 @@
-//! The Open Inference Protocol V2 over REST, as clients of KServe and Triton speak it, with Triton's
-//! extensions for classification and binary tensor data:
+//! The Open Inference Protocol V2 over REST, as clients of KServe and Triton speak it, with
+//! Triton's extensions for classification and binary tensor data:
 //! <https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md>
 
 use bytes::Bytes;
@@ -41,8 +41,8 @@ pub(super) fn live() -> Json<Value> {
 /// Checks that requests will be served.
 ///
 /// # Errors
-/// A [`ProtocolError`](super::ProtocolError) with status 503 until the model is loaded and while the
-/// service shuts down.
+/// A [`ProtocolError`](super::ProtocolError) with status 503 until the model is loaded and while
+/// the service shuts down.
 fn readiness(state: &ApiState) -> Result<()> {
     Ok(state.service()?.ready().map_err(Failure::from)?)
 }
@@ -277,8 +277,8 @@ fn sources(
     Ok(sources)
 }
 
-/// Reads a tensor of prepared inputs. Returns how many numbers it holds, which the caller compares with
-/// its shape, and the inputs that it makes if that is right.
+/// Reads a tensor of prepared inputs. Returns how many numbers it holds, which the caller compares
+/// with its shape, and the inputs that it makes if that is right.
 fn prepared(content: Content, images: usize) -> Result<(usize, Vec<Source>)> {
     let numbers = match content {
         Content::Json(elements) if elements.texts.is_empty() => elements.numbers,
@@ -295,8 +295,8 @@ fn prepared(content: Content, images: usize) -> Result<(usize, Vec<Source>)> {
     Ok((numbers.len(), sources.collect()))
 }
 
-/// Reads a tensor of encoded images: their bytes, or in JSON their base64 or their URLs. Returns how
-/// many there are too.
+/// Reads a tensor of encoded images: their bytes, or in JSON their base64 or their URLs. Returns
+/// how many there are too.
 fn encoded(content: Content) -> Result<(usize, Vec<Source>)> {
     let sources: Vec<Source> = match content {
         Content::Binary(bytes) => {
@@ -354,8 +354,8 @@ fn output(
     OutputTensor::new(wanted.name, shape, elements, wanted.binary.then_some(tail))
 }
 
-/// Makes the response: JSON alone, or JSON with the binary tensors of `tail` behind it and its length in
-/// a header.
+/// Makes the response: JSON alone, or JSON with the binary tensors of `tail` behind it and its
+/// length in a header.
 fn respond(answer: &InferAnswer, tail: Vec<u8>) -> Result<Response> {
     let mut body = serde_json::to_vec(answer).map_err(Failure::internal_because)?;
     if tail.is_empty() {

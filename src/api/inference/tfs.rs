@@ -1,5 +1,6 @@
 //! TensorFlow Serving's REST interface (<https://www.tensorflow.org/tfx/serving/api_rest>), so that
-//! applications written for it can move over: status, metadata and predict, in row and column format.
+//! applications written for it can move over: status, metadata and predict, in row and column
+//! format.
 
 use poem::web::{Data, Json};
 use poem::{Request, handler};
@@ -58,8 +59,8 @@ pub(super) fn metadata(request: &Request, Data(state): Data<&ApiState>) -> Resul
     })))
 }
 
-/// The JSON of a request to predict. In row format it has `instances`, and the answer `predictions`; in
-/// column format it has `inputs`, and the answer `outputs`.
+/// The JSON of a request to predict. In row format it has `instances`, and the answer
+/// `predictions`; in column format it has `inputs`, and the answer `outputs`.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a JSON object with instances")]
 struct PredictRequest {
