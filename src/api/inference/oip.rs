@@ -9,9 +9,9 @@ use poem::{IntoResponse, Request, Response, handler};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid, text_source};
 use super::tensor::{Content, Flat, InputTensor, OutputTensor, byte_strings, numbers};
-use super::{Body, Result, VERSION, answer_all, check_model, invalid};
-use crate::api::images::{check_count, decode_base64};
+use crate::api::images::check_count;
 use crate::api::problem::Failure;
 use crate::api::state::ApiState;
 use crate::service::{Answer, Ask, Service, Source};
@@ -41,7 +41,7 @@ pub(super) fn live() -> Json<Value> {
 /// Checks that requests will be served.
 ///
 /// # Errors
-/// A [`ProtocolError`](super::ProtocolError) with status 503 until the model is loaded and while
+/// A [`ProtocolError`](super::protocol::ProtocolError) with status 503 until the model is loaded and while
 /// the service shuts down.
 fn readiness(state: &ApiState) -> Result<()> {
     Ok(state.service()?.ready().map_err(Failure::from)?)
@@ -311,16 +311,6 @@ fn encoded(content: Content) -> Result<(usize, Vec<Source>)> {
         Content::Json(_) => return Err(invalid("a BYTES tensor in JSON holds texts, not numbers")),
     };
     Ok((sources.len(), sources))
-}
-
-/// Reads an image from a text of JSON: a URL if it has a colon, as every scheme ends with one, else
-/// base64, whose alphabet has none.
-pub(super) fn text_source(text: String) -> std::result::Result<Source, String> {
-    if text.contains(':') {
-        Ok(Source::Url(text))
-    } else {
-        decode_base64(&text)
-    }
 }
 
 /// Makes one output, over all images. A binary one is added to `tail`.

@@ -7,8 +7,7 @@ use poem::{Request, handler};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::oip::text_source;
-use super::{Body, Result, VERSION, answer_all, check_model, invalid};
+use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid, text_source};
 use crate::api::images::{check_count, decode_base64};
 use crate::api::options::shortest;
 use crate::api::state::ApiState;
