@@ -2,11 +2,11 @@
 //!
 //! | to read about | see |
 //! |---|---|
-//! | listening, stopping, one connection | [`server`], [`connection`] |
-//! | what surrounds every request | [`middleware`], [`guard`], [`cors`], [`trace`] |
-//! | the contract, and the path of a request | [`classify_image`] |
-//! | further routes | [`v1`], [`inference`], [`model`], [`health`], [`metrics`], [`page`] |
-//! | failures and their statuses | [`problem`], [`failures`] |
+//! | listening, stopping, one connection | `server`, `connection` |
+//! | what surrounds every request | `middleware`, `guard`, `cors`, `trace` |
+//! | the contract, and the path of a request | `classify_image` |
+//! | further routes | `v1`, `inference`, `model`, `health`, `metrics`, `page` |
+//! | failures and their statuses | `problem`, `failures` |
 //!
 //! Statuses and headers occur here and in no other module of the service.
 
