@@ -278,3 +278,40 @@ fn table<const N: usize>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::{Confusion, FailedImage};
+    use super::*;
+
+    #[test]
+    fn names_from_outside_are_shown_as_text_and_never_read_as_markup() {
+        let hostile = "<script>alert(1)</script> & \"quotes\"";
+        let page = page(&EvalReport {
+            model: hostile.to_owned(),
+            sha256: None,
+            images: 1,
+            top1: 0.0,
+            top5: 0.0,
+            mean_confidence: 0.5,
+            expected_calibration_error: 0.5,
+            calibration: Vec::new(),
+            classes: Vec::new(),
+            confusions: vec![Confusion {
+                class: 0,
+                label: hostile.to_owned(),
+                taken_for: 1,
+                taken_for_label: hostile.to_owned(),
+                images: 1,
+            }],
+            failures: vec![FailedImage {
+                file: hostile.to_owned(),
+                error: hostile.to_owned(),
+            }],
+        });
+        assert!(!page.contains("<script"), "{page}");
+        let escaped = "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quotes&quot;";
+        // The title and the heading, two labels, and a file with its error.
+        assert_eq!(page.matches(escaped).count(), 6, "{page}");
+    }
+}
