@@ -10,8 +10,7 @@ import process
 import program
 
 WORKER = Path(__file__).resolve().with_name("peer_worker.py")
-# The ways in which each engine is measured, in the table's order. Those that compile come after
-# those that do not, as each compilation takes tens of seconds.
+# The ways in which each engine is measured, in the table's order.
 WAYS = {
     "pytorch": ["eager", "graph", "compiled", "compiled, graphs"],
     "onnxruntime": ["CUDA provider"],

@@ -236,15 +236,19 @@ def part_peers(run: Run) -> None:
 def peer(run: Run, engine: str, dtype: str, timeout: float) -> None:
     """Measures what is missing of one engine; every cell of the table gets a figure or a reason."""
 
+    on_gpu = run.options.device.startswith("cuda")
+
     def cell(way: str, batch: int) -> tuple:
-        return f"{engine}: {way}", dtype, batch
+        # ONNX Runtime takes its other provider where there is no GPU, so that it can be tried.
+        shown = way if on_gpu else way.replace("CUDA", "CPU")
+        return f"{engine}: {shown}", dtype, batch
 
     wanted = []
     for way, batch in ((way, batch) for way in peers.WAYS[engine] for batch in run.options.batch_sizes):
         found = run.store.get(run.peer_key(engine, way, dtype, batch))
         if found is not None:
             run.speeds[cell(way, batch)] = found["images_per_second"]
-        elif way in peers.GPU_ONLY and not run.options.device.startswith("cuda"):
+        elif way in peers.GPU_ONLY and not on_gpu:
             run.speeds[cell(way, batch)] = "needs a GPU"
         else:
             # Its place in the table, until there is a figure.
@@ -267,13 +271,17 @@ def peer(run: Run, engine: str, dtype: str, timeout: float) -> None:
 
     why = "the worker gave no figure"
     try:
-        passes = [[way, batch, run.iterations(batch)] for way, batch in wanted]
+        # What compiles comes last and one batch size after the other: each takes tens of seconds.
+        sizes = run.options.batch_sizes
+        order = sorted(wanted, key=lambda w: (w[0].startswith("compiled"), sizes.index(w[1])))
+        passes = [[way, batch, run.iterations(batch)] for way, batch in order]
         peers.measure(engine, run.options.device, dtype, passes, timeout, report)
     except process.OutOfTime:
         why = NOT_RUN
     except process.Failed as error:
-        why = f"failed: {error}"
         progress(f"{engine}, {dtype}: {error}")
+        # A Python traceback ends with the error itself.
+        why = f"failed: {str(error).splitlines()[-1]}"
     left_out = [[way, batch] for way, batch in wanted if run.speeds[cell(way, batch)] is None]
     run.speeds.update({cell(way, batch): why for way, batch in left_out})
     if why == NOT_RUN:

@@ -30,7 +30,7 @@ def logits(rows: list, allowed: dict) -> None:
 def speeds(found: dict) -> None:
     """Prints one table a type, in images per second; `found` is by (column, type, batch size).
 
-    A reason that is longer than a cell stands below its table, once for each column.
+    A reason that is longer than a cell stands below its table, once for all cells that it holds for.
     """
     for dtype in dict.fromkeys(dtype for _, dtype, _ in found):
         columns = list(dict.fromkeys(column for column, d, _ in found if d == dtype))
@@ -43,7 +43,7 @@ def speeds(found: dict) -> None:
             for column in columns:
                 value = found.get((column, dtype, batch), "")
                 if isinstance(value, str) and len(value) > 12:
-                    reasons.setdefault((column, value), []).append(batch)
+                    reasons.setdefault(value, []).append(f"{column} at {batch}")
                     value = "see below"
                 row.append(value if isinstance(value, str) else f"{value:.1f}")
             goal = found.get((GOAL, dtype, batch))
@@ -53,8 +53,8 @@ def speeds(found: dict) -> None:
                 row.append(f"{value / goal:.2f}" if both else "")
             rows.append(row)
         table(["type", "batch", *columns, *(f"{column} as a share of {GOAL}" for column in shares)], rows)
-        for (column, reason), where in reasons.items():
-            print(f"\n{column}, {dtype}, batches of {', '.join(map(str, where))}: {reason}", flush=True)
+        for reason, where in reasons.items():
+            print(f"\n{', '.join(where)}: {reason}", flush=True)
 
 
 def memory(rows: list, batch: int) -> None:
