@@ -17,7 +17,10 @@ CHUNK = 1 << 16
 
 
 def halves(numbers: memoryview) -> bytes:
-    """Returns little-endian float32 numbers as f16, rounded to nearest; raises OverflowError above 65504."""
+    """Returns little-endian float32 numbers as f16, rounded to the nearest.
+
+    Raises OverflowError where one is above 65504, the largest number of f16.
+    """
     try:
         import numpy
     except ImportError:
@@ -57,7 +60,11 @@ def main() -> None:
                 part, dtype = halves(data[begin:end]), "F16"
             except OverflowError as error:
                 sys.exit(f"{source}: {name} does not fit into f16: {error}")
-        made[name] = {"dtype": dtype, "shape": tensor["shape"], "data_offsets": [offset, offset + len(part)]}
+        made[name] = {
+            "dtype": dtype,
+            "shape": tensor["shape"],
+            "data_offsets": [offset, offset + len(part)],
+        }
         parts.append(part)
         offset += len(part)
     if metadata is not None:

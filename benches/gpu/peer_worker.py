@@ -61,7 +61,7 @@ def each(work: dict, prepare) -> None:
 
 
 def pytorch(work: dict) -> None:
-    """PyTorch in channels last: eager, in a CUDA graph, compiled, compiled with CUDA graphs."""
+    """Times PyTorch in channels last: eager, in a CUDA graph, compiled, compiled with graphs."""
     if missing("torch"):
         return
     import torch
@@ -102,7 +102,7 @@ def pytorch(work: dict) -> None:
             self.register_buffer("deviation", torch.tensor(DEVIATION).view(1, 3, 1, 1) * 255)
 
         def forward(self, pixels):
-            # A permuted view of [batch, height, width, channels] is what PyTorch calls channels last.
+            # PyTorch calls this permuted view of [batch, height, width, channels] channels last.
             x = (pixels.permute(0, 3, 1, 2).to(self.mean.dtype) - self.mean) / self.deviation
             return self.layers(x).float()
 
@@ -124,7 +124,9 @@ def pytorch(work: dict) -> None:
         called = net
         if way.startswith("compiled"):
             torch.compiler.reset()
-            called = torch.compile(net, mode="reduce-overhead" if way == "compiled, graphs" else None)
+            called = torch.compile(
+                net, mode="reduce-overhead" if way == "compiled, graphs" else None
+            )
         return lambda: called(pixels.to(device, non_blocking=True)).cpu()
 
     def captured(pixels):
@@ -154,7 +156,7 @@ def pytorch(work: dict) -> None:
 
 
 def onnx_runtime(work: dict, provider: str, options: dict) -> None:
-    """ONNX Runtime with one of its providers, on the graph of benches/peers and weights by formula."""
+    """Times ONNX Runtime with one of its providers, on benches/peers' graph and formula weights."""
     if missing("numpy", "onnx", "safetensors", "onnxruntime"):
         return
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "peers"))
@@ -176,10 +178,12 @@ def onnx_runtime(work: dict, provider: str, options: dict) -> None:
     say(version=onnxruntime.__version__)
 
     def from_bytes(model, batch: int) -> bytes:
-        """The model in the wanted type, with pixels in bytes before it and float32 logits behind it."""
+        """Returns the model in the wanted type, from pixels in bytes to float32 logits."""
         graph = model.graph
         for tensor in graph.initializer:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(scalar), tensor.name))
+            tensor.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(tensor).astype(scalar), tensor.name)
+            )
         constants = {"mean": np.array(MEAN) * 255, "deviation": np.array(DEVIATION) * 255}
         graph.initializer.extend(
             numpy_helper.from_array(value.astype(scalar), name) for name, value in constants.items()
@@ -190,7 +194,11 @@ def onnx_runtime(work: dict, provider: str, options: dict) -> None:
             helper.make_node("Div", ["centred", "deviation"], ["normalised"]),
             helper.make_node("Transpose", ["normalised"], ["input"], perm=[0, 3, 1, 2]),
         ]
-        nodes = [*before, *graph.node, helper.make_node("Cast", ["logits"], ["answer"], to=TensorProto.FLOAT)]
+        nodes = [
+            *before,
+            *graph.node,
+            helper.make_node("Cast", ["logits"], ["answer"], to=TensorProto.FLOAT),
+        ]
         pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, [batch, SIDE, SIDE, 3])
         answer = helper.make_tensor_value_info("answer", TensorProto.FLOAT, [batch, CLASSES])
         whole = helper.make_graph(nodes, "resnet50", [pixels], [answer], graph.initializer)
@@ -200,13 +208,19 @@ def onnx_runtime(work: dict, provider: str, options: dict) -> None:
         return made.SerializeToString()
 
     weights = formula.weights(0, CLASSES)
-    given = [(provider, options)] if provider == "CPUExecutionProvider" else [(provider, options | device_id(work))]
+    given = (
+        [(provider, options)]
+        if provider == "CPUExecutionProvider"
+        else [(provider, options | device_id(work))]
+    )
 
     def prepare(_way: str, batch: int):
         model = from_bytes(resnet50_onnx.build(weights), batch)
         session = onnxruntime.InferenceSession(model, providers=given)
         if session.get_providers()[0] != provider:
-            raise RuntimeError(f"{provider} did not load: its libraries are missing or of another version")
+            raise RuntimeError(
+                f"{provider} did not load: its libraries are missing or of another version"
+            )
         pixels = np.random.default_rng(0).integers(0, 256, (batch, SIDE, SIDE, 3), np.uint8)
         return lambda: session.run(["answer"], {"pixels": pixels})
 
@@ -218,7 +232,7 @@ def device_id(work: dict) -> dict:
 
 
 def onnx_runtime_cuda(work: dict) -> None:
-    """ONNX Runtime's CUDA provider; its CPU provider where the device is the CPU, to try this."""
+    """Times ONNX Runtime's CUDA provider; on the CPU, to try this, its CPU provider."""
     if work["device"] == "cpu":
         onnx_runtime(work, "CPUExecutionProvider", {})
     else:
@@ -226,7 +240,7 @@ def onnx_runtime_cuda(work: dict) -> None:
 
 
 def tensorrt(work: dict) -> None:
-    """TensorRT, which ONNX Runtime's provider of that name calls."""
+    """Times TensorRT, which ONNX Runtime's provider of that name calls."""
     if work["device"] == "cpu":
         say(missing="TensorRT computes on GPUs only")
     elif not missing("tensorrt"):

@@ -1,4 +1,4 @@
-"""Other engines beside ours: which there are, in which ways each runs, and how a worker is asked."""
+"""Lists the other engines and the ways in which each runs, and starts their workers."""
 
 import importlib.metadata
 import json
@@ -40,8 +40,9 @@ def version(engine: str) -> str:
 def measure(engine: str, device: str, dtype: str, wanted: list, timeout: float, report) -> None:
     """Measures one engine in a process of its own, whose memory is free again when ours runs.
 
-    `wanted` lists [way, batch size, timed passes] in the order of measuring. `report(line)` gets each line of the
-    worker as a dictionary; peer_worker.py says what they hold. Raises what `process.run` raises.
+    `wanted` lists [way, batch size, timed passes] in the order of measuring. `report(line)` gets
+    each line of the worker as a dictionary; peer_worker.py says what they hold. Raises what
+    `process.run` raises.
     """
     work = {
         "engine": engine,

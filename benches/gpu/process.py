@@ -28,8 +28,12 @@ def run(command: list, *, timeout: float, environment: dict | None = None, on_li
         raise OutOfTime
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=errors, text=True,
-            env=environment, start_new_session=True,
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+            start_new_session=True,
         )
         expired = threading.Event()
 

@@ -46,7 +46,9 @@ def environment() -> dict:
     known = [os.environ["LD_LIBRARY_PATH"]] if os.environ.get("LD_LIBRARY_PATH") else []
     found = known + [str(folder) for folder in folders if folder.is_dir()]
     # Settings of the user's own service would change what is measured.
-    kept = {name: value for name, value in os.environ.items() if not re.match(r"IMGCLASS_|PORT$", name)}
+    kept = {
+        name: value for name, value in os.environ.items() if not re.match(r"IMGCLASS_|PORT$", name)
+    }
     return kept | {"LD_LIBRARY_PATH": ":".join(found)}
 
 
@@ -97,19 +99,24 @@ class Program:
         missing = re.findall(r"(\S+) => not found", listed)
         if missing:
             raise SystemExit(
-                f"{self.binary} needs {', '.join(missing)}, found neither in {TOOLKIT}, nor beside PyTorch, "
-                "nor in /usr/local/cuda/lib64: install them or set LD_LIBRARY_PATH"
+                f"{self.binary} needs {', '.join(missing)}, found neither in {TOOLKIT}, "
+                "nor beside PyTorch, nor in /usr/local/cuda/lib64: install them, or set "
+                "LD_LIBRARY_PATH"
             )
 
     def version(self) -> str:
-        return process.run([self.binary, "--version"], timeout=20, environment=self.environment).strip()
+        return process.run(
+            [self.binary, "--version"], timeout=20, environment=self.environment
+        ).strip()
 
     def command(self, command: str, path: str | None, device: str, dtype: str, *words) -> list:
-        """Returns a command of the binary that loads the network; without a path, for our CPU kernels."""
+        """Returns a command that loads the network; without a path, for our CPU kernels."""
         chosen = ["--device", device, "--dtype", dtype, "--weights", self.weights]
         return [self.binary, command, *chosen, *(PATHS[path] if path else []), *words]
 
-    def logits(self, pictures: list, path: str | None, device: str, dtype: str, timeout: float) -> dict:
+    def logits(
+        self, pictures: list, path: str | None, device: str, dtype: str, timeout: float
+    ) -> dict:
         """Returns the logits of each picture by its path."""
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
             listed.write("\n".join(pictures))
@@ -121,7 +128,7 @@ class Program:
         bad = [row for row in rows if "logits" not in row]
         if bad or len(rows) != len(pictures):
             raise process.Failed(
-                f"{len(rows)} answers to {len(pictures)} pictures, {len(bad)} of them errors: {bad[:1]}"
+                f"{len(rows)} answers to {len(pictures)} pictures, {len(bad)} errors: {bad[:1]}"
             )
         return {row["file"]: row["logits"] for row in rows}
 
@@ -132,7 +139,7 @@ class Program:
         return json.loads(process.run(command, timeout=timeout, environment=self.environment))
 
     def memory(self, path: str, dtype: str, batch: int, iterations: int, timeout: float) -> dict:
-        """Returns the card's memory in MiB: before a bench of this batch size and at most during it.
+        """Returns the card's memory in MiB: before a bench of this batch size and during it.
 
         The difference is all that the process takes, CUDA's context and libraries included. Another
         process that takes memory meanwhile is counted too.
@@ -152,11 +159,15 @@ class Program:
             ended.set()
             sampler.join()
         if len(samples) < 3:
-            raise process.Failed(f"nvidia-smi answered {len(samples) - 1} times during the bench: raise --iterations")
+            raise process.Failed(
+                f"nvidia-smi answered {len(samples) - 1} times during the bench: raise --iterations"
+            )
         return {"before_mib": before, "most_mib": max(samples), "ours_mib": max(samples) - before}
 
-    def service(self, path: str, dtype: str, clients: int, seconds: float, pictures: list, timeout: float) -> dict:
-        """Returns what `imgclass bench --url` reports of a service that so many clients saturate."""
+    def service(
+        self, path: str, dtype: str, clients: int, seconds: float, pictures: list, timeout: float
+    ) -> dict:
+        """Returns what `imgclass bench --url` reports of a service under so many clients."""
         deadline = time.monotonic() + timeout
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -166,13 +177,19 @@ class Program:
         command = self.command("serve", path, self.device, dtype, *words)
         with tempfile.TemporaryFile("w+") as log:
             served = subprocess.Popen(
-                list(map(str, command)), stdout=log, stderr=log, env=self.environment, start_new_session=True
+                list(map(str, command)),
+                stdout=log,
+                stderr=log,
+                env=self.environment,
+                start_new_session=True,
             )
             try:
                 while not ready(url):
                     if served.poll() is not None:
                         log.seek(0)
-                        raise process.Failed(f"the service ended with {served.returncode}: {log.read()[-600:]}")
+                        raise process.Failed(
+                            f"the service ended with {served.returncode}: {log.read()[-600:]}"
+                        )
                     if time.monotonic() > deadline:
                         raise process.OutOfTime
                     time.sleep(0.1)
@@ -191,18 +208,23 @@ class Program:
         return json.loads(answer)
 
     def sanitize(self, path: str, dtype: str, picture: str, timeout: float) -> dict:
-        """Returns the number of memory errors that compute-sanitizer finds in one classification."""
+        """Returns how many memory errors compute-sanitizer finds in one classification."""
         sanitizer = tool("compute-sanitizer")
         if sanitizer is None:
             raise process.Failed("compute-sanitizer is not installed")
         # cuDNN tries calls that may fail; only wrong memory accesses are counted.
         words = [sanitizer, "--tool", "memcheck", "--report-api-errors", "no"]
-        command = words + self.command("classify", path, self.device, dtype, "--top-k", "1", picture)
+        command = words + self.command(
+            "classify", path, self.device, dtype, "--top-k", "1", picture
+        )
         answer = process.run(command, timeout=timeout, environment=self.environment)
         summary = re.search(r"ERROR SUMMARY: (\d+) error", answer)
         if summary is None:
             raise process.Failed(f"compute-sanitizer gave no summary: {answer.strip()[-600:]}")
-        return {"errors": int(summary.group(1)), "report": answer[-4000:] if int(summary.group(1)) else ""}
+        return {
+            "errors": int(summary.group(1)),
+            "report": answer[-4000:] if int(summary.group(1)) else "",
+        }
 
 
 def ready(url: str) -> bool:

@@ -5,8 +5,9 @@
 
 The parts run in the order of what is most worth knowing, so that a run that is cut off has still
 answered the first question: logits and top-1; speed of ours; speed of PyTorch, ONNX Runtime and
-TensorRT; memory; the service under load; compute-sanitizer. Each figure is kept in --json as soon as
-it is measured. A second start with the same program on the same card measures only what is missing.
+TensorRT; memory; the service under load; compute-sanitizer. Each figure is kept in --json as soon
+as it is measured. A second start with the same program on the same card measures only what is
+missing.
 Markdown tables for docs/benchmarks.md go to stdout, progress to stderr.
 
 Exit code 1 if a logit or a top-1 is further off than its type allows, or if a part of ours failed;
@@ -17,6 +18,7 @@ Exit code 1 if a logit or a top-1 is further off than its type allows, or if a p
 import argparse
 import hashlib
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -46,25 +48,56 @@ NOT_RUN = "not run within the budget"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--imgclass", type=Path, default=ROOT / "target" / "release" / "imgclass",
-                        help="a binary built with --features cuda,cudnn")
-    parser.add_argument("--device", default="cuda:0", help="cuda:N; or candle, cpu: to try this script")
-    parser.add_argument("--dtypes", nargs="+", choices=list(TOLERANCE),
-                        help="default: all that the device computes in; memory, service and sanitizer take the first")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--imgclass",
+        type=Path,
+        default=ROOT / "target" / "release" / "imgclass",
+        help="a binary built with --features cuda,cudnn",
+    )
+    parser.add_argument(
+        "--device", default="cuda:0", help="cuda:N; or candle, cpu: to try this script"
+    )
+    parser.add_argument(
+        "--dtypes",
+        nargs="+",
+        choices=list(TOLERANCE),
+        help="default: all of the device; memory, service and sanitizer take the first",
+    )
     parser.add_argument("--peer-dtypes", nargs="+", choices=list(TOLERANCE), default=["f16"])
-    parser.add_argument("--weights", help="a safetensors file, or random [default: the reference's, else random]")
-    parser.add_argument("--shared", type=Path,
-                        help="a folder with reference/images.tsv (file, top1, margin) and what it names")
+    parser.add_argument(
+        "--weights", help="a safetensors file, or random [default: the reference's, else random]"
+    )
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        help="a folder with reference/images.tsv (file, top1, margin) and what it names",
+    )
     parser.add_argument("--photographs", type=int, default=200, help="of the reference, at most")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES, help="in the order of measuring")
-    parser.add_argument("--iterations", type=int, default=50, help="forward passes that are timed for each figure")
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", default=BATCH_SIZES, help="in the order of measuring"
+    )
+    parser.add_argument(
+        "--iterations", type=int, default=50, help="forward passes that are timed for each figure"
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
-    parser.add_argument("--budget", type=float, default=480, metavar="SECONDS", help="for everything [default: 480]")
-    parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="where figures are kept [default: gpu.json]")
+    parser.add_argument(
+        "--budget", type=float, default=480, metavar="SECONDS", help="for everything [default: 480]"
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path("gpu.json"),
+        help="where figures are kept [default: gpu.json]",
+    )
     options = parser.parse_args()
-    if min([*options.batch_sizes, options.iterations, options.photographs]) < 1 or options.budget <= 0:
+    if (
+        min([*options.batch_sizes, options.iterations, options.photographs]) < 1
+        or options.budget <= 0
+    ):
         parser.error("--batch-sizes, --iterations, --photographs and --budget have to be above 0")
     return options
 
@@ -72,7 +105,9 @@ def arguments() -> argparse.Namespace:
 class Run:
     """One start of this script: what it measures with, and what became of each measurement."""
 
-    def __init__(self, options: argparse.Namespace, program: Program, pictures: list, reference: list):
+    def __init__(
+        self, options: argparse.Namespace, program: Program, pictures: list, reference: list
+    ):
         self.options = options
         self.program = program
         self.pictures = pictures
@@ -108,10 +143,19 @@ class Run:
     def peer_key(self, engine: str, way: str, dtype: str, batch: int) -> dict:
         """Returns the key of a figure of another engine."""
         theirs = {"engine": engine, "version": peers.version(engine), "way": way}
-        return self.about("peer", dtype) | theirs | {"batch": batch, "iterations": self.iterations(batch)}
+        return (
+            self.about("peer", dtype)
+            | theirs
+            | {"batch": batch, "iterations": self.iterations(batch)}
+        )
 
     def about(self, measurement: str, dtype: str) -> dict:
-        return {"measurement": measurement, "card": self.card, "device": self.options.device, "dtype": dtype}
+        return {
+            "measurement": measurement,
+            "card": self.card,
+            "device": self.options.device,
+            "dtype": dtype,
+        }
 
     def iterations(self, batch: int) -> int:
         """Timed passes: fewer at large batches, whose passes are long and vary little."""
@@ -155,16 +199,20 @@ def argmax(logits: list) -> int:
 
 
 def part_logits(run: Run) -> None:
-    """Compares the logits of each path and type with our CPU kernels', and top-1 with the reference."""
+    """Compares each path and type with our CPU kernels, and top-1 with the reference."""
     rows = []
     for path in PATHS:
         for dtype in run.options.dtypes:
             given = {"photographs": len(run.reference), "pictures": len(run.pictures)}
             key = run.key("logits", path, dtype, **given)
-            value = run.measure(f"logits, {path}, {dtype}", key, lambda timeout: compare(run, path, dtype, timeout))
+            value = run.measure(
+                f"logits, {path}, {dtype}", key, lambda timeout: compare(run, path, dtype, timeout)
+            )
             rows.append((path, dtype, value or run.reason(f"logits, {path}, {dtype}")))
             if value and not within(value, dtype):
-                run.failures[f"logits, {path}, {dtype}"] = f"off by {value['furthest']:.2e}; top-1 {value['wrong']}"
+                run.failures[f"logits, {path}, {dtype}"] = (
+                    f"off by {value['furthest']:.2e}; top-1 {value['wrong']}"
+                )
     tables.logits(rows, TOLERANCE)
 
 
@@ -183,7 +231,12 @@ def compare(run: Run, path: str, dtype: str, timeout: float) -> dict:
     furthest = max(shares) if all(share == share for share in shares) else float("inf")
     same = sum(argmax(found[picture]) == argmax(logits) for picture, logits in run.expected.items())
     wrong = [
-        {"file": Path(row.path).name, "found": argmax(found[row.path]), "top1": row.top1, "margin": row.margin}
+        {
+            "file": Path(row.path).name,
+            "found": argmax(found[row.path]),
+            "top1": row.top1,
+            "margin": row.margin,
+        }
         for row in run.reference
         if argmax(found[row.path]) != row.top1
     ]
@@ -193,7 +246,9 @@ def compare(run: Run, path: str, dtype: str, timeout: float) -> dict:
 
 def within(value: dict, dtype: str) -> bool:
     """Whether logits and classes are as near as the type allows."""
-    return value["furthest"] <= TOLERANCE[dtype] and all(row["margin"] < UNSURE[dtype] for row in value["wrong"])
+    return value["furthest"] <= TOLERANCE[dtype] and all(
+        row["margin"] < UNSURE[dtype] for row in value["wrong"]
+    )
 
 
 def part_speed(run: Run) -> None:
@@ -202,7 +257,11 @@ def part_speed(run: Run) -> None:
         for path in PATHS:
             for batch in run.options.batch_sizes:
                 value = speed(run, path, dtype, batch)
-                cell = value["images_per_second"] if value else run.reason(speed_name(path, dtype, batch))
+                cell = (
+                    value["images_per_second"]
+                    if value
+                    else run.reason(speed_name(path, dtype, batch))
+                )
                 run.speeds[f"ours: {path}", dtype, batch] = cell
     if "peers" not in run.options.parts:
         tables.speeds(run.speeds)
@@ -224,7 +283,9 @@ def speed_name(path: str, dtype: str, batch: int) -> str:
 
 def part_peers(run: Run) -> None:
     """Measures other engines on the same card, then prints the table of all speeds."""
-    engines = [engine for engine in peers.WAYS if not (run.options.no_torch and engine == "pytorch")]
+    engines = [
+        engine for engine in peers.WAYS if not (run.options.no_torch and engine == "pytorch")
+    ]
     later = {"memory", "service", "sanitizer"} & set(run.options.parts)
     reserved = RESERVED_S if later and run.options.device.startswith("cuda") else 0
     for dtype in run.options.peer_dtypes:
@@ -244,7 +305,9 @@ def peer(run: Run, engine: str, dtype: str, timeout: float) -> None:
         return f"{engine}: {shown}", dtype, batch
 
     wanted = []
-    for way, batch in ((way, batch) for way in peers.WAYS[engine] for batch in run.options.batch_sizes):
+    for way, batch in (
+        (way, batch) for way in peers.WAYS[engine] for batch in run.options.batch_sizes
+    ):
         found = run.store.get(run.peer_key(engine, way, dtype, batch))
         if found is not None:
             run.speeds[cell(way, batch)] = found["images_per_second"]
@@ -266,8 +329,13 @@ def peer(run: Run, engine: str, dtype: str, timeout: float) -> None:
         elif "images_per_second" in line:
             value = {"images_per_second": line["images_per_second"]}
             run.speeds[cell(line["way"], line["batch"])] = value["images_per_second"]
-            run.store.put(run.peer_key(engine, line["way"], dtype, line["batch"]), value, shlex.join(sys.argv))
-            progress(f"{engine}, {line['way']}, {dtype}, batch of {line['batch']}: {value['images_per_second']:.1f} images/s")
+            run.store.put(
+                run.peer_key(engine, line["way"], dtype, line["batch"]), value, shlex.join(sys.argv)
+            )
+            progress(
+                f"{engine}, {line['way']}, {dtype}, batch of {line['batch']}: "
+                f"{value['images_per_second']:.1f} images/s"
+            )
 
     why = "the worker gave no figure"
     try:
@@ -297,7 +365,9 @@ def part_memory(run: Run) -> None:
         iterations = 4 * run.options.iterations
         key = run.key("memory", path, run.dtype, batch=MEMORY_BATCH, iterations=iterations)
         value = run.measure(
-            name, key, lambda timeout: run.program.memory(path, run.dtype, MEMORY_BATCH, iterations, timeout)
+            name,
+            key,
+            lambda timeout: run.program.memory(path, run.dtype, MEMORY_BATCH, iterations, timeout),
         )
         rows.append((path, run.dtype, value or run.reason(name)))
     tables.memory(rows, MEMORY_BATCH)
@@ -308,11 +378,26 @@ def part_service(run: Run) -> None:
     rows = []
     for path in PATHS:
         name = f"service, {path}, {run.dtype}"
-        key = run.key("service", path, run.dtype, clients=CLIENTS, seconds=SERVICE_S, pictures=len(run.pictures))
-        value = run.measure(name, key, lambda timeout: run.program.service(
-            path, run.dtype, CLIENTS, SERVICE_S, run.pictures, timeout
-        ))
-        alone = speed(run, path, run.dtype, MEMORY_BATCH) if MEMORY_BATCH in run.options.batch_sizes else None
+        key = run.key(
+            "service",
+            path,
+            run.dtype,
+            clients=CLIENTS,
+            seconds=SERVICE_S,
+            pictures=len(run.pictures),
+        )
+        value = run.measure(
+            name,
+            key,
+            lambda timeout: run.program.service(
+                path, run.dtype, CLIENTS, SERVICE_S, run.pictures, timeout
+            ),
+        )
+        alone = (
+            speed(run, path, run.dtype, MEMORY_BATCH)
+            if MEMORY_BATCH in run.options.batch_sizes
+            else None
+        )
         rows.append((path, run.dtype, value or run.reason(name), alone))
     tables.service(rows, CLIENTS, MEMORY_BATCH)
 
@@ -324,7 +409,9 @@ def part_sanitizer(run: Run) -> None:
         name = f"sanitizer, {path}, {run.dtype}"
         key = run.key("sanitizer", path, run.dtype)
         value = run.measure(
-            name, key, lambda timeout: run.program.sanitize(path, run.dtype, run.pictures[0], timeout)
+            name,
+            key,
+            lambda timeout: run.program.sanitize(path, run.dtype, run.pictures[0], timeout),
         )
         if value and value["errors"]:
             run.failures[name] = f"{value['errors']} memory errors: {value['report'][:600]}"
@@ -352,11 +439,14 @@ def heading(run: Run) -> str:
     versions = ", ".join(f"{engine} {peers.version(engine)}" for engine in peers.WAYS)
     return (
         f"`{shlex.join(sys.argv)}` on {machine}; {run.program.version()} "
-        f"(SHA-256 {run.program.sha256[:12]}); {versions}; weights: {Path(run.options.weights).name}"
+        f"(SHA-256 {run.program.sha256[:12]}); {versions}; "
+        f"weights: {Path(run.options.weights).name}"
     )
 
 
 def main() -> None:
+    # As an exception, so that the commands that run are ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     options = arguments()
     if options.weights is None:
         held = options.shared / "weights" / "resnet50.safetensors" if options.shared else None
@@ -378,7 +468,10 @@ def main() -> None:
     for name, why in run.failures.items():
         print(f"\nfailed: {name}: {why}")
     if run.not_run:
-        print(f"\n{NOT_RUN} of {options.budget:.0f} s (start again to go on): {'; '.join(run.not_run)}")
+        print(
+            f"\n{NOT_RUN} of {options.budget:.0f} s (start again to go on): "
+            + "; ".join(run.not_run)
+        )
     sys.exit(1 if run.failures else 2 if run.not_run else 0)
 
 

@@ -20,7 +20,8 @@ class Store:
                 self.entries = json.loads(path.read_text())["measurements"]
             except (ValueError, KeyError, TypeError) as error:
                 raise SystemExit(
-                    f"{path} is not a file of this script ({error!r}): move it away, or name another with --json"
+                    f"{path} is not a file of this script ({error!r}): move it away, "
+                    "or name another with --json"
                 ) from error
 
     def get(self, key: dict):

@@ -22,7 +22,9 @@ def logits(rows: list, allowed: dict) -> None:
         right = value["photographs"] - len(value["wrong"])
         reference = f"{right} of {value['photographs']}" if value["photographs"] else "no reference"
         same = f"{value['same_top1']} of {value['pictures']}"
-        cells.append([path, dtype, f"{value['furthest']:.2e}", f"{allowed[dtype]:.0e}", same, reference])
+        cells.append(
+            [path, dtype, f"{value['furthest']:.2e}", f"{allowed[dtype]:.0e}", same, reference]
+        )
     heads = ["path", "type", "furthest logit, share of the largest", "allowed"]
     table([*heads, "same top-1 as our CPU", "as the reference"], cells)
 
@@ -30,7 +32,7 @@ def logits(rows: list, allowed: dict) -> None:
 def speeds(found: dict) -> None:
     """Prints one table a type, in images per second; `found` is by (column, type, batch size).
 
-    A reason that is longer than a cell stands below its table, once for all cells that it holds for.
+    A reason that is longer than a cell stands below its table, once for all its cells.
     """
     for dtype in dict.fromkeys(dtype for _, dtype, _ in found):
         columns = list(dict.fromkeys(column for column, d, _ in found if d == dtype))
@@ -52,7 +54,10 @@ def speeds(found: dict) -> None:
                 both = isinstance(value, float) and isinstance(goal, float)
                 row.append(f"{value / goal:.2f}" if both else "")
             rows.append(row)
-        table(["type", "batch", *columns, *(f"{column} as a share of {GOAL}" for column in shares)], rows)
+        table(
+            ["type", "batch", *columns, *(f"{column} as a share of {GOAL}" for column in shares)],
+            rows,
+        )
         for reason, where in reasons.items():
             print(f"\n{', '.join(where)}: {reason}", flush=True)
 
@@ -60,11 +65,27 @@ def speeds(found: dict) -> None:
 def memory(rows: list, batch: int) -> None:
     """Rows of (path, type, value or reason)."""
     cells = [
-        [path, dtype, *([value, "", ""] if isinstance(value, str) else
-                        [value["ours_mib"], value["before_mib"], value["most_mib"]])]
+        [
+            path,
+            dtype,
+            *(
+                [value, "", ""]
+                if isinstance(value, str)
+                else [value["ours_mib"], value["before_mib"], value["most_mib"]]
+            ),
+        ]
         for path, dtype, value in rows
     ]
-    table(["path", "type", f"MiB of ours at a batch of {batch}", "on the card before", "on the card at most"], cells)
+    table(
+        [
+            "path",
+            "type",
+            f"MiB of ours at a batch of {batch}",
+            "on the card before",
+            "on the card at most",
+        ],
+        cells,
+    )
 
 
 def service(rows: list, clients: int, batch: int) -> None:
@@ -75,15 +96,25 @@ def service(rows: list, clients: int, batch: int) -> None:
             cells.append([path, dtype, value, "", "", ""])
             continue
         rate = value["images_per_second"]
-        answers = ", ".join(f"{row['count']} times {status}" for status, row in value["statuses"].items())
+        answers = ", ".join(
+            f"{row['count']} times {status}" for status, row in value["statuses"].items()
+        )
         ok = value["statuses"].get("200", {})
         share = f"{rate / alone['images_per_second']:.0%}" if alone else ""
         cells.append([path, dtype, f"{rate:.1f}", share, f"{ok.get('median_ms', 0):.1f}", answers])
-    heads = ["path", "type", f"images/s of {clients} clients", f"share of bench at a batch of {batch}"]
+    heads = [
+        "path",
+        "type",
+        f"images/s of {clients} clients",
+        f"share of bench at a batch of {batch}",
+    ]
     table([*heads, "median, ms", "answers"], cells)
 
 
 def sanitizer(rows: list) -> None:
     """Rows of (path, type, value or reason)."""
-    cells = [[path, dtype, value if isinstance(value, str) else value["errors"]] for path, dtype, value in rows]
+    cells = [
+        [path, dtype, value if isinstance(value, str) else value["errors"]]
+        for path, dtype, value in rows
+    ]
     table(["path", "type", "memory errors found by compute-sanitizer in one pass"], cells)
