@@ -28,6 +28,8 @@ TOOLKIT = ROOT / "target" / "cuda-toolkit" / "wheels" / "nvidia" / "cu13" / "lib
 USUAL_FOLDERS = "/usr/local/nvidia/bin:/usr/local/cuda/bin:/opt/cuda/bin"
 # Ways through the network on a device, by name, with the options that choose each.
 PATHS = {"candle": []}
+# Our kernels on the CPU, which every path is compared with.
+KERNELS = "kernels"
 
 
 def environment() -> dict:
@@ -109,14 +111,12 @@ class Program:
             [self.binary, "--version"], timeout=20, environment=self.environment
         ).strip()
 
-    def command(self, command: str, path: str | None, device: str, dtype: str, *words) -> list:
-        """Returns a command that loads the network; without a path, for our CPU kernels."""
+    def command(self, command: str, path: str, device: str, dtype: str, *words) -> list:
+        """Returns a command of the binary that loads the network."""
         chosen = ["--device", device, "--dtype", dtype, "--weights", self.weights]
-        return [self.binary, command, *chosen, *(PATHS[path] if path else []), *words]
+        return [self.binary, command, *chosen, *([] if path == KERNELS else PATHS[path]), *words]
 
-    def logits(
-        self, pictures: list, path: str | None, device: str, dtype: str, timeout: float
-    ) -> dict:
+    def logits(self, pictures: list, path: str, device: str, dtype: str, timeout: float) -> dict:
         """Returns the logits of each picture by its path."""
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as listed:
             listed.write("\n".join(pictures))

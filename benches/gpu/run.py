@@ -28,7 +28,7 @@ import peers
 import photographs
 import process
 import tables
-from program import PATHS, ROOT, Program, card, query_card
+from program import KERNELS, PATHS, ROOT, Program, card, query_card
 from store import Store
 
 PARTS = ["logits", "speed", "peers", "memory", "service", "sanitizer"]
@@ -119,6 +119,7 @@ class Run:
         self.failures, self.not_run = {}, []
         # Images per second by (column, type, batch size), or the reason why there are none.
         self.speeds = {}
+        self.paths = [KERNELS] if options.device == "cpu" else list(PATHS)
         # Logits of our CPU kernels, which every path and type is compared with.
         self.expected = None
 
@@ -201,7 +202,7 @@ def argmax(logits: list) -> int:
 def part_logits(run: Run) -> None:
     """Compares each path and type with our CPU kernels, and top-1 with the reference."""
     rows = []
-    for path in PATHS:
+    for path in run.paths:
         for dtype in run.options.dtypes:
             given = {"photographs": len(run.reference), "pictures": len(run.pictures)}
             key = run.key("logits", path, dtype, **given)
@@ -220,7 +221,7 @@ def compare(run: Run, path: str, dtype: str, timeout: float) -> dict:
     """Returns the furthest logit and the classes that differ."""
     started = time.monotonic()
     if run.expected is None:
-        run.expected = run.program.logits(run.pictures, None, "cpu", "f32", timeout)
+        run.expected = run.program.logits(run.pictures, KERNELS, "cpu", "f32", timeout)
     left = timeout - (time.monotonic() - started)
     found = run.program.logits(run.pictures, path, run.options.device, dtype, left)
     shares = [
@@ -254,7 +255,7 @@ def within(value: dict, dtype: str) -> bool:
 def part_speed(run: Run) -> None:
     """Measures images per second of every path, type and batch size of ours."""
     for dtype in run.options.dtypes:
-        for path in PATHS:
+        for path in run.paths:
             for batch in run.options.batch_sizes:
                 value = speed(run, path, dtype, batch)
                 cell = (
@@ -359,7 +360,7 @@ def peer(run: Run, engine: str, dtype: str, timeout: float) -> None:
 def part_memory(run: Run) -> None:
     """Measures what the card's memory holds while ours computes batches of 64."""
     rows = []
-    for path in PATHS:
+    for path in run.paths:
         name = f"memory, {path}, {run.dtype}, batch of {MEMORY_BATCH}"
         # nvidia-smi answers about ten times a second: the passes have to last longer than that.
         iterations = 4 * run.options.iterations
@@ -376,7 +377,7 @@ def part_memory(run: Run) -> None:
 def part_service(run: Run) -> None:
     """Measures a saturated service as a share of `imgclass bench` at the service's batch size."""
     rows = []
-    for path in PATHS:
+    for path in run.paths:
         name = f"service, {path}, {run.dtype}"
         key = run.key(
             "service",
@@ -405,7 +406,7 @@ def part_service(run: Run) -> None:
 def part_sanitizer(run: Run) -> None:
     """Looks for wrong memory accesses in one pass."""
     rows = []
-    for path in PATHS:
+    for path in run.paths:
         name = f"sanitizer, {path}, {run.dtype}"
         key = run.key("sanitizer", path, run.dtype)
         value = run.measure(
@@ -476,4 +477,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except process.Failed as error:
+        # Outside of a measurement: nothing can be measured.
+        sys.exit(f"{error} (--device cpu and --device candle need no GPU)")
