@@ -17,17 +17,13 @@ use thiserror::Error;
 use tracing::{Instrument, info_span};
 
 use self::decoding::Decoders;
-use imgclass_checkpoint::{
-    Channels, ClassError, Interpolation, Labels, PretrainedCfg, ResizeTo, Scale,
-};
+use imgclass_checkpoint::{ClassError, Labels};
 use imgclass_engine::{
     Engine, EngineError, EngineOptions, EngineStartError, Forward, NoObserver, Place, Refusal,
     WorkerHealth,
 };
 use imgclass_fetch::{FetchConfig, FetchError, Fetcher, SetupError};
-use imgclass_image::{
-    Centre, Filter, ImageError, Limits, Planes, Preprocessing, PreprocessingError, Resize,
-};
+use imgclass_image::{ImageError, Limits, Preprocessing, PreprocessingError, Preprocessor};
 use imgclass_network::head;
 use imgclass_network::{Classifier, Input, ModelInfo};
 
@@ -102,7 +98,7 @@ pub enum StartError {
 pub struct Service {
     fetcher: Fetcher,
     limits: Limits,
-    preprocessing: Arc<Preprocessing>,
+    preprocessor: Arc<Preprocessor>,
     decoders: Decoders,
     engine: Engine,
     observer: Arc<dyn Observer>,
@@ -136,11 +132,11 @@ impl Service {
         options: &ServiceOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
-        let preprocessing = Arc::new(preprocessing(&classifier.info().checkpoint.pretrained)?);
+        let preprocessing = classifier.info().checkpoint.preprocessing.clone();
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
             limits: options.image,
-            preprocessing,
+            preprocessor: Arc::new(Preprocessor::new(preprocessing)?),
             decoders: Decoders::new(options.decode_threads, options.image.max_decoded_bytes)
                 .map_err(StartError::Decoders)?,
             engine: Engine::start(model, options.engine, observer.clone())?,
@@ -273,15 +269,15 @@ impl Service {
     /// Encoded bytes to the network's input, when a decoding thread is free and the memory for it.
     async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Input, View), ServiceError> {
         let info = imgclass_image::inspect(&bytes, &self.limits)?;
-        let (limits, preprocessing) = (self.limits, self.preprocessing.clone());
+        let (limits, preprocessor) = (self.limits, self.preprocessor.clone());
         let takes_pixels = self.classifier.takes_pixels();
         let work = move || -> Result<(Input, View), ImageError> {
             let picture = imgclass_image::decode(&bytes, &limits)?;
             let input = match takes_pixels {
-                true => Input::Pixels(preprocessing.pixels(&picture)),
-                false => Input::Planar(preprocessing.apply(&picture)),
+                true => Input::Pixels(preprocessor.pixels(&picture)),
+                false => Input::Planar(preprocessor.apply(&picture)),
             };
-            Ok((input, View::of(picture, &preprocessing, keep)))
+            Ok((input, View::of(picture, &preprocessor, keep)))
         };
         Ok(self.decoders.run(info.decoded_bytes, work).await??)
     }
@@ -317,7 +313,7 @@ impl Service {
 
     /// Channels, height and width of the network's input.
     pub fn input_shape(&self) -> (usize, usize, usize) {
-        let (height, width) = self.classifier.info().checkpoint.pretrained.input_size;
+        let (height, width) = self.preprocessing().crop.dims();
         (3, height, width)
     }
 
@@ -355,7 +351,7 @@ impl Service {
 
     /// How images are prepared.
     pub fn preprocessing(&self) -> &Preprocessing {
-        &self.preprocessing
+        self.preprocessor.settings()
     }
 
     /// The largest image that is fetched, in bytes.
@@ -424,34 +420,4 @@ pub enum NotReady {
     /// The device has failed for good.
     #[error("the model's device is lost; the service must be restarted")]
     DeviceLost,
-}
-
-/// The checkpoint's preprocessing in the image layer's terms.
-fn preprocessing(cfg: &PretrainedCfg) -> Result<Preprocessing, PreprocessingError> {
-    let side = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let filter = match cfg.interpolation {
-        Interpolation::Bilinear => Filter::Bilinear,
-        Interpolation::Bicubic => Filter::Bicubic,
-        Interpolation::Lanczos => Filter::Lanczos,
-    };
-    let resize = match cfg.resize {
-        ResizeTo::ShorterSide(n) => Resize::ShorterSide(side(n)),
-        ResizeTo::Exact(height, width) => Resize::Exact {
-            height: side(height),
-            width: side(width),
-        },
-    };
-    let centre = match cfg.centre {
-        imgclass_checkpoint::Centre::HalfToEven => Centre::HalfToEven,
-        imgclass_checkpoint::Centre::Down => Centre::Down,
-    };
-    let planes = match (cfg.channels, cfg.scale) {
-        (Channels::Rgb, Scale::Unit) => Planes::RgbUnit,
-        (Channels::Rgb, Scale::Byte) => Planes::RgbBytes,
-        (Channels::Bgr, Scale::Unit) => Planes::BgrUnit,
-        (Channels::Bgr, Scale::Byte) => Planes::BgrBytes,
-    };
-    let crop = (side(cfg.input_size.0), side(cfg.input_size.1));
-    let preprocessing = Preprocessing::new(resize, filter, crop, cfg.mean, cfg.std)?;
-    Ok(preprocessing.with_centre(centre).with_planes(planes))
 }

@@ -119,7 +119,7 @@ impl Classifier {
             }
         };
         let (net, class_weights) = build(&weights, &checkpoint, &backend)?;
-        let normaliser = Normaliser::new(&checkpoint.pretrained, &device)?;
+        let normaliser = Normaliser::new(&checkpoint.preprocessing, &device)?;
         // Candle gives each thread a stream of its own on CUDA: what this one has uploaded must be there before another computes with it.
         device.synchronize()?;
         let (isa, threads) = match &backend {
@@ -158,7 +158,7 @@ impl Classifier {
 
     /// How many numbers an input has: `3 * height * width`.
     pub fn input_len(&self) -> usize {
-        let (height, width) = self.info.checkpoint.pretrained.input_size;
+        let (height, width) = self.info.checkpoint.preprocessing.crop.dims();
         3 * height * width
     }
 
@@ -245,11 +245,11 @@ impl Classifier {
     fn planar(&self, images: &[&[f32]]) -> Result<Tensor, NetworkError> {
         Ok(self
             .backend
-            .batch(images, self.info.checkpoint.pretrained.input_size)?)
+            .batch(images, self.info.checkpoint.preprocessing.crop.dims())?)
     }
 
     fn normalised(&self, images: &[&[u8]]) -> Result<Tensor, NetworkError> {
-        let size = self.info.checkpoint.pretrained.input_size;
+        let size = self.info.checkpoint.preprocessing.crop.dims();
         Ok(self.normaliser.batch(images, size)?)
     }
 

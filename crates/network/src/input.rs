@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use imgclass_checkpoint::{Channels, PretrainedCfg, Scale};
+use imgclass_image::{Channels, Preprocessing};
 
 /// One image as the model takes it, of the network's height and width.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,24 +55,21 @@ pub(super) struct Normaliser {
 }
 
 impl Normaliser {
-    pub(super) fn new(cfg: &PretrainedCfg, device: &Device) -> Result<Self> {
+    pub(super) fn new(preprocessing: &Preprocessing, device: &Device) -> Result<Self> {
         // (x / top - mean) / std, with everything that does not depend on x worked out beforehand and not in f32.
-        let top = match cfg.scale {
-            Scale::Unit => 255.0,
-            Scale::Byte => 1.0,
-        };
+        let top = 255.0 / f64::from(preprocessing.scale.maximum());
         let per_channel = |f: &dyn Fn(f64, f64) -> f64| {
-            let values: Vec<f32> = cfg
+            let values: Vec<f32> = preprocessing
                 .mean
                 .iter()
-                .zip(&cfg.std)
+                .zip(&preprocessing.std)
                 .map(|(&mean, &std)| f(f64::from(mean), f64::from(std)) as f32)
                 .collect();
             Tensor::from_vec(values, (1, 3, 1, 1), device)
         };
         Ok(Self {
             device: device.clone(),
-            reversed: cfg.channels == Channels::Bgr,
+            reversed: preprocessing.channels == Channels::Bgr,
             factor: per_channel(&|_, std| 1.0 / (top * std))?,
             addend: per_channel(&|mean, std| -mean / std)?,
         })
