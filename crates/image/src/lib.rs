@@ -23,7 +23,7 @@ mod preprocessing;
 mod preprocessor;
 mod resample;
 
-pub use decode::{ImageInfo, Limits, decode, inspect};
+pub use decode::{Encoded, ImageInfo, Limits, decode, inspect};
 pub use error::{ImageError, PreprocessingError};
 pub use format::Format;
 pub use heatmap::{HeatMap, RenderError, colour};
