@@ -1,7 +1,8 @@
 //! The CPU's network: our own kernels over plain memory.
 //!
-//! Activations are `[channels/16][images * height * width][16]` floats. No tensor of candle's takes
-//! part between the images and the logits.
+//! Activations are `[channels/16][images * height * width][16]` floats. Their memory comes from a
+//! [`BufferPool`], which the backend owns and to which each layer's output goes back. No tensor of
+//! candle's takes part between the images and the logits.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -9,8 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use imgclass_kernels::{
-    BLOCK, BatchDims, Entered, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
-    blocked_to_nchw, global_average_pool, join_images,
+    BLOCK, BatchDims, BufferPool, Entered, Isa, PackedConv, PackedLinear, PackedStem, PooledBuffer,
+    ThreadPool, blocked_to_nchw, global_average_pool, join_images_into,
 };
 
 use crate::backend::{Backend, FoldedConv, ImagesTogether, LinearWeights};
@@ -22,10 +23,18 @@ use crate::profile;
 /// of many cores and little memory for each, passes share threads instead.
 const MAX_PASSES: usize = 8;
 
+/// The bytes of activations that one forward pass of four images gives back on its way. It is 40 MB
+/// for a batch of eight and 13 MB for one image.
+const PASS_BYTES: usize = 34 << 20;
+
+/// The fewest bytes of activations that are kept for the next layer.
+const MIN_KEPT_BYTES: usize = 64 << 20;
+
 /// Computes a ResNet's layers with our own kernels, in f32.
 pub struct CpuBackend {
     isa: Isa,
     threads: Arc<ThreadPool>,
+    buffers: BufferPool,
     normalisation: Normalisation,
 }
 
@@ -34,32 +43,71 @@ impl CpuBackend {
     /// come as [`Input::Pixels`] are normalised by `normalisation`.
     #[must_use]
     pub fn new(isa: Isa, threads: Arc<ThreadPool>, normalisation: Normalisation) -> Self {
+        let kept = passes_on(&threads) * PASS_BYTES;
         Self {
             isa,
             threads,
+            buffers: BufferPool::new(kept.max(MIN_KEPT_BYTES)),
             normalisation,
         }
     }
 
-    fn run_conv(&self, conv: &Conv, x: &Activation, relu: bool) -> Activation {
-        let values = conv.timed(x.dims, || {
-            let packed = &conv.packed;
-            packed.forward(&self.threads, &x.values, x.dims, None, relu)
-        });
+    /// Returns memory for an activation. Its content is any numbers.
+    fn activation(&self, channels: usize, dims: BatchDims) -> Activation {
         Activation {
-            values,
-            channels: conv.packed.shape().out_channels,
-            dims: conv.packed.output_dims(x.dims),
+            values: self.buffers.take(dims.blocked_len(channels)),
+            channels,
+            dims,
         }
+    }
+
+    fn run_conv(&self, conv: &Conv, x: &Activation, relu: bool) -> Activation {
+        let packed = &conv.packed;
+        let mut y = self.activation(packed.shape().out_channels, packed.output_dims(x.dims));
+        conv.timed(x.dims, || {
+            packed.forward_into(&self.threads, &x.values, x.dims, None, relu, &mut y.values);
+        });
+        y
+    }
+
+    /// Puts parts one after the other, `blocks` blocks of channels at a time. A single part needs no
+    /// copy.
+    fn join<'a>(&self, parts: &[&'a [f32]], blocks: usize) -> Joined<'a> {
+        if let [part] = parts {
+            return Joined::One(part);
+        }
+        let mut joined = self.buffers.take(parts.iter().map(|part| part.len()).sum());
+        join_images_into(&self.threads, parts, blocks, &mut joined);
+        Joined::Several(joined)
     }
 }
 
 /// Some images' activations between two layers.
 pub struct Activation {
     /// The numbers, `[channels/16][images * height * width][16]`.
-    values: Vec<f32>,
+    values: PooledBuffer,
     channels: usize,
     dims: BatchDims,
+}
+
+/// Images that lie one after the other.
+enum Joined<'a> {
+    One(&'a [f32]),
+    Several(PooledBuffer),
+}
+
+impl Joined<'_> {
+    fn values(&self) -> &[f32] {
+        match self {
+            Self::One(values) => values,
+            Self::Several(values) => values,
+        }
+    }
+}
+
+/// Returns how many forward passes run at one time on these threads.
+fn passes_on(threads: &ThreadPool) -> usize {
+    threads.threads().clamp(1, MAX_PASSES)
 }
 
 /// A convolution packed for the kernels.
@@ -141,14 +189,7 @@ impl Backend for CpuBackend {
                 Input::Pixels(pixels) => Cow::Owned(self.normalisation.planar(pixels)),
             })
             .collect();
-        // A single image needs no copy.
-        let batch = match prepared.as_slice() {
-            [image] => Cow::Borrowed(&**image),
-            several => {
-                let slices: Vec<&[f32]> = several.iter().map(|image| &**image).collect();
-                Cow::Owned(join_images(&self.threads, &slices, 1))
-            }
-        };
+        let slices: Vec<&[f32]> = prepared.iter().map(|image| &**image).collect();
         let dims = BatchDims {
             n: images.len(),
             h: size.0,
@@ -161,12 +202,12 @@ impl Backend for CpuBackend {
                 stem.flops(dims),
             )
         };
-        let values = profile::layer(describe, || stem.forward(&self.threads, &batch, dims));
-        Ok(Activation {
-            values,
-            channels: stem.out_channels(),
-            dims: stem.output_dims(dims),
-        })
+        let mut y = self.activation(stem.out_channels(), stem.output_dims(dims));
+        profile::layer(describe, || {
+            let batch = self.join(&slices, 1);
+            stem.forward_into(&self.threads, batch.values(), dims, &mut y.values);
+        });
+        Ok(y)
     }
 
     fn conv(&self, conv: &Conv, x: &Activation) -> Result<Activation, NetworkError> {
@@ -198,16 +239,15 @@ impl Backend for CpuBackend {
         }
         let (mut slices, mut images, mut joined) = (Vec::new(), 0, (0, 0, 0));
         for part in &parts {
-            slices.push(part.values.as_slice());
+            slices.push(&*part.values);
             images += part.dims.n;
             joined = (part.channels, part.dims.h, part.dims.w);
         }
         let (channels, h, w) = joined;
-        Ok(Activation {
-            values: join_images(&self.threads, &slices, channels.div_ceil(BLOCK)),
-            channels,
-            dims: BatchDims { n: images, h, w },
-        })
+        let mut y = self.activation(channels, BatchDims { n: images, h, w });
+        let blocks = channels.div_ceil(BLOCK);
+        join_images_into(&self.threads, &slices, blocks, &mut y.values);
+        Ok(y)
     }
 
     fn average_pool(&self, x: &Activation) -> Result<Rows, NetworkError> {
@@ -278,7 +318,6 @@ impl Backend for CpuBackend {
     /// As many as there are threads, up to eight: each pass then has a thread to itself and waits
     /// for no other at the end of a layer. Where fewer passes run, they share the threads.
     fn passes(&self) -> NonZeroUsize {
-        let passes = self.threads.threads().clamp(1, MAX_PASSES);
-        NonZeroUsize::new(passes).unwrap_or(NonZeroUsize::MIN)
+        NonZeroUsize::new(passes_on(&self.threads)).unwrap_or(NonZeroUsize::MIN)
     }
 }
