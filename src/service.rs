@@ -1,11 +1,21 @@
-//! The use case: images, however they came, to their classes, features and heat maps. Reads like the flow: admission, fetch, decode, queue,
-//! batch, forward, top-k. It knows no HTTP, no files and no tensors.
+//! From an image to its classes, features and heat map: everything between a request and its
+//! answer that does not depend on how the request came.
+//!
+//! [`Service::answer_one`] is the way of one image, from admission to the model's output:
+//!
+//! ```text
+//! admission ─► fetch ─► place in the queue ─► decode ─► queue ─► forward pass ─► logits
+//! ```
+//!
+//! [`Service::predictions`] and [`Service::explain`] turn the output into classes and heat maps. The
+//! HTTP routes and the command line both call this module, which knows neither HTTP nor files.
 
 mod decoding;
+mod error;
 mod explain;
+mod phases;
 mod request;
 
-use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,88 +23,41 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use thiserror::Error;
 use tracing::{Instrument, info_span};
 
 use self::decoding::Decoders;
+use self::phases::PhaseClock;
 use imgclass_checkpoint::{ClassError, Labels};
 use imgclass_engine::{
-    Engine, EngineError, EngineOptions, EngineStartError, Forward, NoObserver, Place, Refusal,
-    WorkerHealth,
+    Engine, EngineError, EngineOptions, Forward, Place, Refusal, Slot, WorkerHealth,
 };
-use imgclass_fetch::{FetchConfig, FetchError, Fetcher, SetupError};
-use imgclass_image::{ImageError, Limits, Preprocessing, PreprocessingError, Preprocessor};
+use imgclass_fetch::{FetchConfig, Fetcher};
+use imgclass_image::{Encoded, ImageError, Limits, Preprocessing, Preprocessor};
 use imgclass_network::head;
 use imgclass_network::{Classifier, Input, ModelInfo};
 
+pub use error::{NotReady, ServiceError, StartError};
 pub use explain::{ExplainError, Explanation, View};
-pub use request::{Answer, Ask, Classified, Phase, Phases, Prediction, Source};
+pub use phases::{Observer, Phase, Phases};
+pub use request::{Answer, Ask, Prediction, Source};
 
-/// The service's bounds; `config` says what each is for.
+/// The bounds of the service; `config` explains each of them and sets its default.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
-    /// Fetching of image URLs.
+    /// How images are fetched from URLs.
     pub fetch: FetchConfig,
-    /// Sizes of images; `max_decoded_bytes` also bounds all decoding at one time, together.
+    /// How large an image may be. `max_decoded_bytes` also bounds the memory of all images that are
+    /// being decoded at one time, together.
     pub image: Limits,
-    /// Admission, queue and batches.
+    /// How many requests are admitted, how many images wait, and how they are batched.
     pub engine: EngineOptions,
-    /// From a request's admission to its answer.
+    /// How long a request may take from its admission to its answer.
     pub request_timeout: Duration,
-    /// Images that are decoded at one time.
+    /// How many images are decoded at one time.
     pub decode_threads: NonZeroUsize,
 }
 
-/// What the service tells whoever counts: what the engine tells, and each phase as it ends. Must be quick and must not panic.
-pub trait Observer: imgclass_engine::Observer {
-    /// A phase ended, well or badly; of requests that end early the later phases are not told. `Total` is told of every request that
-    /// was admitted and whose caller stayed.
-    fn phase_finished(&self, _phase: Phase, _took: Duration) {}
-}
-
-impl Observer for NoObserver {}
-
-/// Why there is no answer.
-#[derive(Debug, Error)]
-pub enum ServiceError {
-    /// Not admitted.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The URL gave no bytes.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// The bytes gave no image.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// The deadline passed.
-    #[error("the deadline of {0:?} passed")]
-    DeadlinePassed(Duration),
-    /// The model gave no output.
-    #[error(transparent)]
-    Engine(EngineError),
-    /// A task of ours failed.
-    #[error("internal error: {0}")]
-    Internal(String),
-}
-
-/// Why the service cannot start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// The fetcher cannot.
-    #[error(transparent)]
-    Fetch(#[from] SetupError),
-    /// The checkpoint's preprocessing cannot be carried out.
-    #[error("the checkpoint's preprocessing cannot be carried out: {0}")]
-    Preprocessing(#[from] PreprocessingError),
-    /// No threads for decoding.
-    #[error("the decoding threads cannot start: {0}")]
-    Decoders(io::Error),
-    /// The engine cannot, or the model failed on its first images.
-    #[error(transparent)]
-    Engine(#[from] EngineStartError),
-}
-
-/// Everything between a request and its answer. Built once and shared.
+/// Answers requests about images. It is built once and shared by all requests.
 pub struct Service {
     fetcher: Fetcher,
     limits: Limits,
@@ -108,25 +71,36 @@ pub struct Service {
     draining: AtomicBool,
 }
 
-/// A source whose bytes are here.
-enum Material {
+/// What fetching gives: a [`Source`] whose bytes are in memory.
+enum Fetched {
+    /// The bytes of an encoded image.
     Encoded(Bytes),
+    /// The network's input, which the request has prepared itself.
     Prepared(Input),
 }
 
+/// Starting.
 impl Service {
-    /// Warms the model up and starts its worker.
+    /// Warms the model up, then starts its workers and the decoding threads.
+    ///
+    /// # Errors
+    /// [`StartError`] where a part cannot be set up, or where the model fails on the images of its
+    /// warm-up.
     pub fn start(
         classifier: Classifier,
         options: &ServiceOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let classifier = Arc::new(classifier);
-        Self::start_over(classifier.clone(), classifier, options, observer)
+        Self::start_with_model(classifier.clone(), classifier, options, observer)
     }
 
-    /// [`Service::start`] with something else to run batches: tests bring what is slow or panics.
-    pub fn start_over(
+    /// Does what [`Service::start`] does, but runs batches on `model` instead of the classifier.
+    /// Tests pass models that are slow, that fail or that panic.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub fn start_with_model(
         model: Arc<dyn Forward>,
         classifier: Arc<Classifier>,
         options: &ServiceOptions,
@@ -147,142 +121,149 @@ impl Service {
             draining: AtomicBool::new(false),
         })
     }
+}
 
-    /// Takes a request's place; to be held until its answer is made.
-    pub fn admit(&self) -> Result<Place, Refusal> {
-        self.engine.admit(self.request_timeout)
-    }
-
-    /// The `top_k` most probable classes of one image.
-    pub async fn classify(&self, source: Source, top_k: usize) -> Result<Classified, ServiceError> {
-        let answer = self.answer_one(source, Ask::default()).await?;
-        Ok(Classified {
-            predictions: self.predictions(&answer.output.logits, top_k, 0.0),
-            phases: answer.phases,
-        })
-    }
-
-    /// What the model says of one image.
+/// Answering: the functions stand in the order in which a request passes through them.
+impl Service {
+    /// Answers a request for one image.
+    ///
+    /// # Errors
+    /// [`ServiceError`]: the request was not admitted, one of the steps failed, or the deadline
+    /// passed.
     pub async fn answer_one(&self, source: Source, ask: Ask) -> Result<Answer, ServiceError> {
-        let start = Instant::now();
+        let admitted = Instant::now();
         let _place = self.admit()?;
-        self.answer_in_time(start, source, ask).await
+        self.answer_image(admitted, source, ask).await
     }
 
-    /// What the model says of each of a request's images, in their order. They share one place and one deadline; an image that fails leaves
-    /// the others as they are. No more than two batches of them are in work at one time, so that one request cannot fill the queue.
+    /// Answers a request for several images; the answers are in the order of the images.
+    ///
+    /// The images share one place and one deadline. An image that fails does not affect the others. At
+    /// most two batches of images are in work at one time, so that one request cannot fill the queue.
+    ///
+    /// # Errors
+    /// [`Refusal`] where the request was not admitted.
     pub async fn answer(
         &self,
         sources: Vec<Source>,
         ask: Ask,
     ) -> Result<Vec<Result<Answer, ServiceError>>, Refusal> {
-        let start = Instant::now();
+        let admitted = Instant::now();
         let _place = self.admit()?;
         let answers = stream::iter(sources)
-            .map(|source| self.answer_in_time(start, source, ask))
+            .map(|source| self.answer_image(admitted, source, ask))
             .buffered(2 * self.engine.images_at_once());
         Ok(answers.collect().await)
     }
 
-    async fn answer_in_time(
-        &self,
-        start: Instant,
-        source: Source,
-        ask: Ask,
-    ) -> Result<Answer, ServiceError> {
-        let deadline = start + self.request_timeout;
-        let answer = self.answer_by(deadline, source, ask);
-        let answer = tokio::time::timeout_at(deadline.into(), answer)
-            .await
-            .unwrap_or(Err(ServiceError::DeadlinePassed(self.request_timeout)));
-        self.observer.phase_finished(Phase::Total, start.elapsed());
-        answer
+    /// Takes a request's place, which is free again when the returned value is dropped.
+    ///
+    /// # Errors
+    /// [`Refusal`], at once, where all places are taken, where the model's recent pace says that the
+    /// request would miss its deadline, or where the service is shutting down.
+    pub fn admit(&self) -> Result<Place, Refusal> {
+        self.engine.admit(self.request_timeout)
     }
 
-    async fn answer_by(
+    /// Takes one image of an admitted request through all steps, within the request's deadline.
+    async fn answer_image(
         &self,
-        deadline: Instant,
+        admitted: Instant,
         source: Source,
         ask: Ask,
     ) -> Result<Answer, ServiceError> {
-        let start = Instant::now();
-        let fetching = self.fetch(source).instrument(info_span!("fetch"));
-        let material = fetching.await;
-        let fetched = Instant::now();
-        self.observer.phase_finished(Phase::Fetch, fetched - start);
-        let material = material?;
-        let slot = self.engine.slot().await.map_err(|e| self.engine_error(e))?;
-        let decoding = self
-            .input(material, ask.picture)
-            .instrument(info_span!("decode"));
-        let input = decoding.await;
-        let decoded = Instant::now();
-        self.observer
-            .phase_finished(Phase::Decode, decoded - fetched);
-        let (input, view) = input?;
-        let done = self
-            .engine
-            .run(slot, input, ask.want, deadline)
-            .instrument(info_span!("model"))
-            .await;
-        let done = done.map_err(|e| self.engine_error(e))?;
-        self.observer.phase_finished(Phase::Queue, done.queued);
-        self.observer
-            .phase_finished(Phase::Inference, done.inference);
-        let phases = Phases {
-            fetch: fetched - start,
-            decode: decoded - fetched,
-            queue: done.queued,
-            inference: done.inference,
-            total: start.elapsed(),
+        let deadline = admitted + self.request_timeout;
+        let mut clock = PhaseClock::new(admitted, &*self.observer);
+        let steps = async {
+            // Fetch: a URL becomes the bytes behind it.
+            let fetching = self.fetch(source).instrument(info_span!("fetch"));
+            let fetched = clock.time(Phase::Fetch, fetching).await?;
+
+            // Decode: the bytes become the network's input.
+            let decoding = self.decode(fetched, ask.picture);
+            let (slot, input, view) = clock.time(Phase::Decode, decoding).await?;
+
+            // Queue and forward pass: a worker takes the input, in a batch with those of other requests.
+            let running = self.engine.run(slot, input, ask.want, deadline);
+            let done = running.instrument(info_span!("model")).await;
+            let done = done.map_err(|error| self.engine_error(error))?;
+            clock.record(Phase::Queue, done.queued);
+            clock.record(Phase::Inference, done.inference);
+            Ok((done.output, view))
         };
-        Ok(Answer {
-            output: done.output,
+        let outcome = tokio::time::timeout_at(deadline.into(), steps)
+            .await
+            .unwrap_or(Err(ServiceError::DeadlinePassed(self.request_timeout)));
+        let phases = clock.finish();
+        outcome.map(|(output, view)| Answer {
+            output,
             view,
             phases,
         })
     }
 
-    async fn fetch(&self, source: Source) -> Result<Material, ServiceError> {
+    async fn fetch(&self, source: Source) -> Result<Fetched, ServiceError> {
         match source {
-            Source::Url(url) => Ok(Material::Encoded(self.fetcher.fetch(&url).await?)),
-            Source::Bytes(bytes) => Ok(Material::Encoded(bytes)),
-            Source::Prepared(input) => Ok(Material::Prepared(Input::Planar(input))),
+            Source::Url(url) => Ok(Fetched::Encoded(self.fetcher.fetch(&url).await?)),
+            Source::Bytes(bytes) => Ok(Fetched::Encoded(bytes)),
+            Source::Prepared(input) => Ok(Fetched::Prepared(Input::Planar(input))),
         }
     }
 
-    /// The network's input, and what of the picture is kept.
-    async fn input(
+    /// Waits for a place in the model's queue and makes the network's input.
+    ///
+    /// The place comes first because decoded images are large: there are never more of them than the
+    /// queue has places. The [`View`] is that of an encoded image; it holds the picture itself where
+    /// `keep_picture` is set.
+    async fn decode(
         &self,
-        material: Material,
-        keep: bool,
-    ) -> Result<(Input, Option<View>), ServiceError> {
-        match material {
-            Material::Prepared(input) => Ok((input, None)),
-            Material::Encoded(bytes) => {
-                let (input, view) = self.prepare(bytes, keep).await?;
-                Ok((input, Some(view)))
+        fetched: Fetched,
+        keep_picture: bool,
+    ) -> Result<(Slot, Input, Option<View>), ServiceError> {
+        let slot = self.engine.slot().await;
+        let slot = slot.map_err(|error| self.engine_error(error))?;
+        match fetched {
+            Fetched::Prepared(input) => Ok((slot, input, None)),
+            Fetched::Encoded(bytes) => {
+                let preparing = self.prepare(bytes, keep_picture);
+                let (input, view) = preparing.instrument(info_span!("decode")).await?;
+                Ok((slot, input, Some(view)))
             }
         }
     }
 
-    /// Encoded bytes to the network's input, when a decoding thread is free and the memory for it.
-    async fn prepare(&self, bytes: Bytes, keep: bool) -> Result<(Input, View), ServiceError> {
-        let info = imgclass_image::inspect(&bytes, &self.limits)?;
-        let (limits, preprocessor) = (self.limits, self.preprocessor.clone());
+    /// Decodes, resizes and crops an image as soon as a decoding thread and the memory are free.
+    async fn prepare(
+        &self,
+        bytes: Bytes,
+        keep_picture: bool,
+    ) -> Result<(Input, View), ServiceError> {
+        // The header alone says whether the image is within the limits and how much memory it takes.
+        let encoded = Encoded::open(bytes, &self.limits)?;
+        let decoded_bytes = encoded.info().decoded_bytes;
+        let preprocessor = self.preprocessor.clone();
         let takes_pixels = self.classifier.takes_pixels();
         let work = move || -> Result<(Input, View), ImageError> {
-            let picture = imgclass_image::decode(&bytes, &limits)?;
-            let input = match takes_pixels {
-                true => Input::Pixels(preprocessor.pixels(&picture)),
-                false => Input::Planar(preprocessor.apply(&picture)),
+            let picture = encoded.decode()?;
+            let input = if takes_pixels {
+                Input::Pixels(preprocessor.pixels(&picture))
+            } else {
+                Input::Planar(preprocessor.apply(&picture))
             };
-            Ok((input, View::of(picture, &preprocessor, keep)))
+            Ok((input, View::of(picture, &preprocessor, keep_picture)))
         };
-        Ok(self.decoders.run(info.decoded_bytes, work).await??)
+        Ok(self.decoders.run(decoded_bytes, work).await??)
     }
 
-    /// The `top_k` most probable classes of an image whose probability is `min_probability` at least, falling.
+    fn engine_error(&self, error: EngineError) -> ServiceError {
+        match error {
+            EngineError::DeadlinePassed => ServiceError::DeadlinePassed(self.request_timeout),
+            other => ServiceError::Engine(other),
+        }
+    }
+
+    /// Returns the `top_k` most probable classes of an image, most probable first, without those
+    /// whose probability is below `min_probability`. `logits` has one number per class.
     pub fn predictions(
         &self,
         logits: &[f32],
@@ -305,81 +286,87 @@ impl Service {
             probability,
         }
     }
+}
 
-    /// The class that a text names: its index, its WordNet id or one of its names.
+/// What is loaded, and within which bounds it works.
+impl Service {
+    /// Returns the index of the class that `text` names: by its index, its WordNet id or one of its
+    /// names.
+    ///
+    /// # Errors
+    /// [`ClassError`] where no class has that name, or more than one.
     pub fn class(&self, text: &str) -> Result<usize, ClassError> {
         self.labels().find(text)
     }
 
-    /// Channels, height and width of the network's input.
+    /// Returns channels, height and width of the network's input.
     pub fn input_shape(&self) -> (usize, usize, usize) {
         let (height, width) = self.preprocessing().crop.dims();
         (3, height, width)
     }
 
-    /// How many features an embedding has.
+    /// Returns how many numbers an embedding has.
     pub fn features(&self) -> usize {
         self.classifier.info().checkpoint.architecture.features()
     }
 
-    fn engine_error(&self, error: EngineError) -> ServiceError {
-        match error {
-            EngineError::DeadlinePassed => ServiceError::DeadlinePassed(self.request_timeout),
-            other => ServiceError::Engine(other),
-        }
-    }
-
-    /// Requests that are worked on.
-    pub fn in_flight(&self) -> usize {
-        self.engine.admission().in_flight()
-    }
-
-    /// Prepared images that wait for the model.
-    pub fn queue_depth(&self) -> usize {
-        self.engine.queue_depth()
-    }
-
-    /// What is loaded.
+    /// Describes the loaded model.
     pub fn model(&self) -> &ModelInfo {
         self.classifier.info()
     }
 
-    /// What the classes are called.
+    /// Returns the names of the classes.
     pub fn labels(&self) -> &Labels {
         self.classifier.labels()
     }
 
-    /// How images are prepared.
+    /// Describes how images are prepared for the network.
     pub fn preprocessing(&self) -> &Preprocessing {
         self.preprocessor.settings()
     }
 
-    /// The largest image that is fetched, in bytes.
+    /// Returns the size of the largest image that is fetched, in bytes.
     pub fn max_fetched_bytes(&self) -> u64 {
         self.fetcher.config().max_bytes
     }
 
-    /// The most pixels of an image.
+    /// Returns how many pixels an image may have.
     pub fn max_pixels(&self) -> u64 {
         self.limits.max_pixels
     }
 
-    /// Images that the model works on at one time, at most.
+    /// Returns how many images all workers together run at one time, at most.
     pub fn images_at_once(&self) -> usize {
         self.engine.images_at_once()
     }
 
-    /// Images in one forward pass at most.
+    /// Returns how many images one forward pass has, at most.
     pub fn max_batch_size(&self) -> usize {
         self.max_batch_size
     }
 
-    /// From a request's admission to its answer.
+    /// Returns how long a request may take from its admission to its answer.
     pub fn request_timeout(&self) -> Duration {
         self.request_timeout
     }
+}
 
-    /// Whether requests will be served: the worker is well and the service is not shutting down. A full queue changes nothing.
+/// State, and the end.
+impl Service {
+    /// Returns how many requests hold a place.
+    pub fn in_flight(&self) -> usize {
+        self.engine.admission().in_flight()
+    }
+
+    /// Returns how many prepared images wait for a worker.
+    pub fn queue_depth(&self) -> usize {
+        self.engine.queue_depth()
+    }
+
+    /// Says whether requests will be served. A full queue does not make the service unready.
+    ///
+    /// # Errors
+    /// [`NotReady`] where the service is shutting down or where a worker or the device has failed.
     pub fn ready(&self) -> Result<(), NotReady> {
         match self.engine.health() {
             _ if self.draining.load(Ordering::Acquire) => Err(NotReady::Draining),
@@ -391,33 +378,16 @@ impl Service {
         }
     }
 
-    /// Says from now on that it is not ready, and goes on serving whoever comes until [`Service::stop`].
+    /// Makes [`Service::ready`] say from now on that the service is shutting down. Requests are still
+    /// served until [`Service::stop`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
 
-    /// Finishes what waits and ends the worker; blocks for `within` at most and says whether it ended.
+    /// Refuses new requests, finishes the images that wait, and ends the workers.
+    ///
+    /// Blocks until the workers have ended, but no longer than `within`; returns whether they have.
     pub fn stop(&self, within: Duration) -> bool {
         self.engine.stop(within)
     }
-}
-
-/// Why the service is not ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum NotReady {
-    /// It is shutting down.
-    #[error("the service is shutting down")]
-    Draining,
-    /// The worker's thread has ended.
-    #[error("the model's worker has ended")]
-    WorkerGone,
-    /// A batch runs far over its usual time.
-    #[error("the model's worker has been stuck in one batch for {0:?}")]
-    WorkerStuck(Duration),
-    /// The device had no memory for a single image of late.
-    #[error("the model's device is out of memory")]
-    OutOfDeviceMemory,
-    /// The device has failed for good.
-    #[error("the model's device is lost; the service must be restarted")]
-    DeviceLost,
 }

@@ -1,4 +1,16 @@
-//! The contract that must never break: `POST /classify_image/`, names and order exactly as applications know them.
+//! `POST /classify_image/`, the contract that must never break: applications know its names and their
+//! order.
+//!
+//! A request passes through these modules, from the socket to the answer and back:
+//!
+//! ```text
+//! connection   one HTTP connection
+//! middleware   id, log line, metrics, problem documents
+//! guard        keys and rates
+//! body         the body's bytes, within their limits, and the JSON in them
+//! this module  the request in the service's terms; its answer as JSON
+//! service      admission ─► fetch ─► decode ─► queue ─► forward pass
+//! ```
 
 use poem::web::Data;
 use poem_openapi::payload::Json;
@@ -8,16 +20,10 @@ use serde::Deserialize;
 
 use super::body::JsonBody;
 use super::headers::{model_header, server_timing};
+use super::options::{DEFAULT_TOP_K, default_top_k, example_image, shortest, top_k_or_default};
 use super::problem::Failure;
-use super::shortest;
 use super::state::ApiState;
-use crate::service::{Classified, Source};
-
-/// Entries of an answer where the request does not say how many.
-pub(super) const DEFAULT_TOP_K: u32 = 5;
-
-/// The most entries that a request may ask for.
-pub(super) const MAX_TOP_K: u32 = 1000;
+use crate::service::{Ask, Prediction, Source};
 
 /// An image to classify.
 #[derive(Debug, Object, Deserialize)]
@@ -33,32 +39,15 @@ pub(super) struct ClassifyImageRequest {
         validator(minimum(value = "1"), maximum(value = "1000")),
         default = "default_top_k"
     )]
-    #[serde(default = "default_top_k", deserialize_with = "top_k")]
+    #[serde(default = "default_top_k", deserialize_with = "top_k_or_default")]
     top_k: u32,
 }
-
-fn default_top_k() -> u32 {
-    DEFAULT_TOP_K
-}
-
-fn top_k<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    match Option::<i64>::deserialize(deserializer)? {
-        None => Ok(DEFAULT_TOP_K),
-        Some(k) => u32::try_from(k)
-            .ok()
-            .filter(|k| (1..=MAX_TOP_K).contains(k))
-            .ok_or_else(|| serde::de::Error::custom(format!("{k} is outside 1 to {MAX_TOP_K}"))),
-    }
-}
-
-/// A picture that is short enough to read past, so that the interface can be tried with no other server: an orange disc on white.
-pub(super) const EXAMPLE_IMAGE: &str = include_str!("example_image.txt");
 
 impl Example for ClassifyImageRequest {
     fn example() -> Self {
         Self {
             user_id: "123".to_owned(),
-            image_url: EXAMPLE_IMAGE.trim().to_owned(),
+            image_url: example_image(),
             top_k: DEFAULT_TOP_K,
         }
     }
@@ -135,28 +124,30 @@ impl Contract {
         Data(state): Data<&ApiState>,
         JsonBody(request): JsonBody<ClassifyImageRequest>,
     ) -> Result<ClassifyImageResponse, Failure> {
+        // The model may still be loading.
         let service = state.service()?;
-        let Classified {
-            predictions,
-            phases,
-        } = service
-            .classify(Source::Url(request.image_url), request.top_k as usize)
-            .await
-            .map_err(|error| Failure::in_field(error, "image_url"))?;
-        let prediction = predictions
-            .into_iter()
-            .map(|p| ClassProbability {
-                class_name: p.label,
-                probability: shortest(p.probability),
-            })
-            .collect();
-        let answer = ClassifyImageAnswer {
+
+        // Admission, fetch, decoding, queue and forward pass, within the deadline.
+        let source = Source::Url(request.image_url);
+        let answer = service.answer_one(source, Ask::default()).await;
+        let answer = answer.map_err(|error| Failure::in_field(error, "image_url"))?;
+
+        // Softmax and top-k.
+        let top_k = request.top_k as usize;
+        let predictions = service.predictions(&answer.output.logits, top_k, 0.0);
+
+        // The answer, in the contract's words.
+        let entry = |prediction: Prediction| ClassProbability {
+            class_name: prediction.label,
+            probability: shortest(prediction.probability),
+        };
+        let body = ClassifyImageAnswer {
             user_id: request.user_id,
-            prediction,
+            prediction: predictions.into_iter().map(entry).collect(),
         };
         Ok(ClassifyImageResponse::Ok(
-            Json(answer),
-            server_timing(&phases),
+            Json(body),
+            server_timing(&answer.phases),
             model_header(service.model()),
         ))
     }

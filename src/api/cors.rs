@@ -1,5 +1,7 @@
-//! Cross-origin requests of browsers (the Fetch standard's CORS protocol): which origins' pages may read our answers. Nobody is refused
-//! here: without our headers it is the browser that keeps an answer from a page.
+//! Says which origins' pages may read our answers (the CORS protocol of the Fetch standard).
+//!
+//! The server refuses nobody for the origin: without these headers it is the browser that keeps an
+//! answer from a page.
 
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Request, Response};
@@ -8,20 +10,21 @@ use crate::config::AllowedOrigin;
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 
-/// Beside what every page may send.
+/// The headers that pages may send, beside those that every page may.
 const HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, inference-header-content-length, traceparent, x-api-key, x-request-id",
 );
 
-/// Beside what every page may read.
+/// The headers that pages may read, beside those that every page may.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "inference-header-content-length, retry-after, server-timing, x-model, x-request-id",
 );
 
-/// Seconds that a browser may remember what it was told: the shortest of the browsers' own bounds is 600 (WebKit).
+/// How many seconds a browser may remember the answer to a preflight. 600 is WebKit's bound, the
+/// shortest of the browsers'.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// The allow-list.
+/// The origins whose pages may read our answers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Cors {
     origins: Vec<AllowedOrigin>,
@@ -32,7 +35,9 @@ impl Cors {
         Self { origins }
     }
 
-    /// Who may read the answer: the request's origin, where it is allowed, or `*`. Credentials of browsers are never asked for.
+    /// Returns the value of `Access-Control-Allow-Origin` for the answer to a request: its origin, or `*`
+    /// where every origin is allowed; `None` where the origin is not allowed. Cookies and other
+    /// credentials of browsers are never asked for, so `*` is safe.
     pub(super) fn origin(&self, request: &Request) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         let text = origin.to_str().ok()?;
@@ -44,7 +49,7 @@ impl Cors {
         })
     }
 
-    /// The answer to a browser that asks before it sends, from an allowed origin.
+    /// Returns the answer to a preflight request from an allowed origin; `None` for every other request.
     pub(super) fn preflight(&self, request: &Request) -> Option<Response> {
         let asks = request.method() == Method::OPTIONS
             && request
@@ -60,11 +65,11 @@ impl Cors {
         })
     }
 
-    /// Lets pages of `origin` read the answer.
+    /// Lets pages of `origin`, which [`Cors::origin`] has returned, read the answer.
     pub(super) fn open(&self, response: &mut Response, origin: Option<HeaderValue>) {
         let headers = response.headers_mut();
         if !self.origins.is_empty() && !self.origins.iter().any(AllowedOrigin::is_any) {
-            // Caches must not give one origin's answer to another.
+            // Caches must not give the answer for one origin to another.
             headers.append(header::VARY, HeaderValue::from_static("Origin"));
         }
         if let Some(origin) = origin {

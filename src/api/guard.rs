@@ -1,17 +1,21 @@
-//! Who may pass: keys and rates, before anything is read of a request but its head. It knows routes by their paths only, and what it does
-//! not know is closed.
+//! Decides who may pass, by keys and rates, before anything but the head of a request is read.
+//!
+//! The guard knows the routes that are open to everybody by their paths; all others need a key, if
+//! there are keys.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use poem::http::StatusCode;
 use poem::{Addr, Endpoint, IntoResponse, Middleware, Request, Response};
 
 use super::problem::Failure;
 use super::rate::{Caller, RateLimiter};
 use crate::config::{Access, ApiKey, caller_address};
 
-/// Open to everybody whatever keys there are: probes and scrapers carry none, and the documentation says nothing secret.
+/// The routes that are open to everybody: probes and scrapers carry no keys, and the documentation
+/// says nothing secret.
 const OPEN: [&str; 14] = [
     "/",
     "/index.html",
@@ -29,7 +33,7 @@ const OPEN: [&str; 14] = [
     "/metrics",
 ];
 
-/// Stands before the routes.
+/// The middleware that stands before the routes.
 pub(super) struct Guard {
     rules: Arc<Rules>,
 }
@@ -79,27 +83,28 @@ impl<E: Endpoint> Endpoint for GuardedEndpoint<E> {
 }
 
 impl Rules {
+    /// Lets a request pass, or says why not.
     fn judge(&self, request: &Request) -> Result<(), Failure> {
         let key = self.key(request);
         if let Some(rate) = &self.rate {
-            // Without a right key the address pays, so that keys cannot be guessed any faster than the rate.
+            // Without a valid key the address pays, so that nobody can guess keys faster than the rate.
             let caller = key.map_or_else(|| Caller::Address(self.address(request)), Caller::Key);
-            rate.take(caller, Instant::now())
-                .map_err(Failure::rate_limited)?;
+            rate.take(caller, Instant::now()).map_err(rate_limited)?;
         }
         if key.is_none() && !self.access.keys.is_empty() {
-            return Err(Failure::unauthorized());
+            return Err(unauthorized());
         }
         Ok(())
     }
 
-    /// The number of the key that the request carries, if it is one of ours.
+    /// Returns the index of the key that the request carries, if it is one of ours.
     fn key(&self, request: &Request) -> Option<usize> {
         let given = ApiKey::of(given_key(request)?);
         self.access.keys.iter().position(|key| *key == given)
     }
 
-    /// Where the request comes from: the peer, or what the outermost of our own proxies saw.
+    /// Returns the address that the request comes from: the peer's, or the one that the outermost of our
+    /// own proxies saw.
     fn address(&self, request: &Request) -> IpAddr {
         let peer = match &request.remote_addr().0 {
             Addr::SocketAddr(address) => address.ip(),
@@ -108,6 +113,8 @@ impl Rules {
         caller_address(self.forwarded_for(request).unwrap_or(peer))
     }
 
+    /// Returns the address in `X-Forwarded-For` that the outermost trusted proxy has written, counted
+    /// from the right: everything left of it may be forged.
     fn forwarded_for(&self, request: &Request) -> Option<IpAddr> {
         let from_the_right = self.access.trusted_proxies.checked_sub(1)?;
         let headers = request.headers().get_all("x-forwarded-for").iter();
@@ -117,7 +124,28 @@ impl Rules {
     }
 }
 
-/// What follows `Bearer`, else `X-API-Key`.
+fn rate_limited(wait: Duration) -> Failure {
+    // Rounded up: who comes back a moment early is refused again.
+    let seconds = wait.as_secs_f64().ceil().max(1.0) as u32;
+    Failure::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        "rate-limited",
+        "Too many requests",
+        "this key or address makes more requests than it may; try again after the time in Retry-After",
+    )
+    .retry_after(seconds)
+}
+
+fn unauthorized() -> Failure {
+    Failure::new(
+        StatusCode::UNAUTHORIZED,
+        "unauthorized",
+        "A key is needed",
+        "send a key as \"Authorization: Bearer KEY\" or \"X-API-Key: KEY\"",
+    )
+}
+
+/// Returns the key that a request carries: what follows `Bearer` in `Authorization`, else `X-API-Key`.
 fn given_key(request: &Request) -> Option<&[u8]> {
     let bearer = request.headers().get("authorization").and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;

@@ -1,9 +1,10 @@
-//! What answers say in headers: where the time went and which model answered. Reads no request.
+//! The headers of answers that say where the time went and which model answered.
 
 use crate::service::Phases;
 use imgclass_network::ModelInfo;
 
-/// The phases as `Server-Timing` has them (<https://www.w3.org/TR/server-timing/>), in milliseconds.
+/// Writes the phases as the value of `Server-Timing` (<https://www.w3.org/TR/server-timing/>), in
+/// milliseconds.
 pub(super) fn server_timing(phases: &Phases) -> String {
     let Phases {
         fetch,
@@ -23,7 +24,8 @@ pub(super) fn server_timing(phases: &Phases) -> String {
     .join(", ")
 }
 
-/// The model's name for a header: visible ASCII only, whatever a file is called.
+/// Writes the model's id as the value of `X-Model`. A file may have any name, so everything but visible
+/// ASCII becomes `_`.
 pub(super) fn model_header(info: &ModelInfo) -> String {
     let id: String = info
         .checkpoint
@@ -38,7 +40,7 @@ pub(super) fn model_header(info: &ModelInfo) -> String {
     }
 }
 
-/// The longest of each phase over a request's images, which ran side by side.
+/// Returns the longest of each phase over the images of a request, which ran side by side.
 pub(super) fn longest<'a>(phases: impl IntoIterator<Item = &'a Phases>) -> Phases {
     phases
         .into_iter()

@@ -1,4 +1,4 @@
-//! Whether the process lives and whether it will serve.
+//! The health routes: whether the process lives, and whether it would serve a request.
 
 use poem::web::Data;
 use poem_openapi::payload::Json;
@@ -43,7 +43,7 @@ impl HealthRoutes {
 
     /// Will requests be served?
     ///
-    /// Answers 200 once the model is loaded and warm and as long as its worker is well; 503 before that, and while the service shuts
+    /// Answers 200 once the model is loaded and warm and as long as its workers are well; 503 before that, and while the service shuts
     /// down. A full queue changes nothing.
     #[oai(path = "/health/ready", method = "get", operation_id = "health_ready")]
     async fn ready(&self, Data(state): Data<&ApiState>) -> Result<HealthResponse, Failure> {

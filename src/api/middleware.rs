@@ -1,7 +1,9 @@
-//! What surrounds every request: its id, its line in the log, its place in the metrics, and problem documents for whatever the framework
-//! refuses by itself.
+//! What surrounds every request: its id, its span, its line in the log, its place in the metrics, and
+//! the rendering of failures.
+//!
+//! The layers below return failures as values. This layer turns them into responses, which carry the
+//! failure in their extensions, and then tells the log and the metrics what the response says.
 
-use std::cell::{Cell, RefCell};
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::panic::AssertUnwindSafe;
@@ -13,63 +15,32 @@ use futures_util::FutureExt;
 use poem::http::{HeaderValue, Method, StatusCode};
 use poem::{Endpoint, IntoResponse, Middleware, PathPattern, Request, Response};
 use poem_openapi::error::ParseParamError;
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 use tracing::field::Empty;
 
+use super::context::{BodyMemory, RequestId};
 use super::cors::Cors;
 use super::inference;
 use super::problem::Failure;
 use super::trace;
 use crate::metrics::Metrics;
 
-tokio::task_local! {
-    /// The request that this task serves.
-    static CURRENT: Current;
-}
-
-/// What the layers under this one ask and tell about the request that is being served.
-struct Current {
-    id: String,
-    /// The code of the last problem document that was made.
-    problem: Cell<Option<&'static str>>,
-    /// What is given back when the request has its answer.
-    held: RefCell<Vec<OwnedSemaphorePermit>>,
-}
-
-/// The id of the request that is being served; empty outside of one.
-pub(super) fn current_request_id() -> String {
-    CURRENT
-        .try_with(|current| current.id.clone())
-        .unwrap_or_default()
-}
-
-/// Remembers the kind of problem for the log and the metrics.
-pub(super) fn note_problem(code: &'static str) {
-    // Outside of a request, as for the specification's examples, there is nobody to tell.
-    let _ = CURRENT.try_with(|current| current.problem.set(Some(code)));
-}
-
-/// Keeps `share` until the request has its answer or its client has left.
-pub(super) fn hold_until_answered(share: OwnedSemaphorePermit) {
-    // Outside of a request it is given back at once.
-    let _ = CURRENT.try_with(|current| current.held.borrow_mut().push(share));
-}
-
-/// The longest id that a client may choose.
+/// The most characters of an id that a client chooses.
 const MAX_REQUEST_ID: usize = 128;
 
-/// The route of requests that match none: what was asked for is a stranger's text.
+/// The route of requests that match none. Their paths are never used as labels, because strangers choose
+/// them.
 const UNMATCHED: &str = "unmatched";
 
-/// Gives every request its context.
+/// The middleware around all routes.
 pub(super) struct RequestContext {
     metrics: Option<Arc<Metrics>>,
     cors: Cors,
 }
 
 impl RequestContext {
-    /// Counts into `metrics`, if there are any, and opens every answer, errors too, to the origins of `cors`.
+    /// Makes a middleware that counts into `metrics`, if there are any, and lets the pages of the
+    /// origins of `cors` read every answer, errors too.
     pub(super) fn new(metrics: Option<Arc<Metrics>>, cors: Cors) -> Self {
         Self { metrics, cors }
     }
@@ -96,17 +67,17 @@ pub(super) struct ContextEndpoint<E> {
 /// What is remembered of a request while it is worked on.
 struct Asked {
     start: Instant,
-    id: String,
+    id: RequestId,
     method: Method,
     path: String,
-    /// Whose pages may read the answer.
+    /// The origin whose pages may read the answer.
     origin: Option<HeaderValue>,
 }
 
 impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let asked = Asked {
             start: Instant::now(),
             id: request_id(&request),
@@ -114,22 +85,26 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
             path: request.uri().path().to_owned(),
             origin: self.cors.origin(&request),
         };
-        let id = &asked.id;
+        let id = asked.id.to_string();
         let span = tracing::info_span!("request", id, trace_id = Empty, otel.kind = Empty);
-        trace::begin(&span, &request);
-        let current = Current {
-            id: id.clone(),
-            problem: Cell::new(None),
-            held: RefCell::default(),
-        };
+        trace::begin(&span, request.headers());
+
+        request.set_data(asked.id.clone());
+        let body_memory = BodyMemory::default();
+        request.set_data(body_memory.clone());
+
         let answering = async {
-            // In here, so that its end is told within the request's span too.
+            // In here, so that its end is logged within the request's span too.
             let mut leaving = Leaving(self.metrics.as_deref());
             let answer = AssertUnwindSafe(self.answer(request)).catch_unwind().await;
             leaving.has_its_answer();
-            self.finish(answer, &asked)
+            drop(body_memory);
+
+            let (response, route) = self.finish(answer, &asked);
+            self.tell(&asked, &route, &response);
+            response
         };
-        Ok(CURRENT.scope(current, answering.instrument(span)).await)
+        Ok(answering.instrument(span).await)
     }
 }
 
@@ -141,47 +116,52 @@ impl<E: Endpoint> ContextEndpoint<E> {
         }
     }
 
-    /// Any outcome as a response with the headers that all have; counted, and told to the log and to the trace.
+    /// Turns any outcome into a response with the headers that all responses have; returns the route
+    /// that it came from too.
     fn finish(
         &self,
         answer: std::thread::Result<poem::Result<Response>>,
         asked: &Asked,
-    ) -> Response {
-        let (method, path) = (asked.method.as_str(), &asked.path);
-        let (mut response, route) = match answer {
+    ) -> (Response, String) {
+        let (mut response, pattern) = match answer {
             Ok(Ok(response)) => {
-                let route = response.data::<PathPattern>().cloned();
-                (response, route)
+                let pattern = response.data::<PathPattern>().cloned();
+                (response, pattern)
             }
             Ok(Err(error)) => {
-                let route = error.data::<PathPattern>().cloned();
-                (response_of(error, method, path), route)
+                let pattern = error.data::<PathPattern>().cloned();
+                (error_response(error, asked), pattern)
             }
             Err(_panic) => {
-                tracing::error!("a handler panicked");
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                (failure(status, method, path), None)
+                let failure = Failure::internal_because("a handler panicked");
+                (framework_response(failure, asked), None)
             }
         };
         self.cors.open(&mut response, asked.origin.clone());
-        if let Ok(value) = HeaderValue::from_str(&asked.id) {
+        if let Ok(value) = HeaderValue::from_str(&asked.id.to_string()) {
             response.headers_mut().insert("x-request-id", value);
         }
-        let route = route.as_ref().map_or(UNMATCHED, |r| template(&r.0, path));
-        self.tell(asked, route, response.status());
-        response
+        let route = pattern.map_or(UNMATCHED.to_owned(), |p| {
+            template(&p.0, &asked.path).to_owned()
+        });
+        (response, route)
     }
 
-    fn tell(&self, asked: &Asked, route: &str, status: StatusCode) {
-        let problem = CURRENT.with(|current| current.problem.get());
-        let problem = problem.filter(|_| !status.is_success());
-        let (took, known) = (asked.start.elapsed(), known(&asked.method));
-        trace::end(known, route, status);
+    /// Tells the trace, the metrics and the log about a response.
+    fn tell(&self, asked: &Asked, route: &str, response: &Response) {
+        let (took, status) = (asked.start.elapsed(), response.status());
+        let failure = response.data::<Failure>();
+        let problem = failure.map(Failure::code);
+        let method = method_label(&asked.method);
+        trace::end(method, route, status);
         if let Some(metrics) = &self.metrics {
-            metrics.request_answered(known, route, status.as_u16(), took);
+            metrics.request_answered(method, route, status.as_u16(), took);
             if let Some(reason) = problem.filter(|_| is_rejection(status)) {
                 metrics.request_rejected(reason);
             }
+        }
+        if let Some(failure) = failure {
+            failure.log();
         }
         let (method, path) = (&asked.method, &asked.path);
         let (status, ms) = (status.as_u16(), took.as_secs_f64() * 1e3);
@@ -189,7 +169,8 @@ impl<E: Endpoint> ContextEndpoint<E> {
     }
 }
 
-/// Counts a request whose future is dropped before its answer: the server does that when the client leaves.
+/// Counts a request whose future is dropped before its answer, which is what the server does when the
+/// client leaves.
 struct Leaving<'a>(Option<&'a Metrics>);
 
 impl Leaving<'_> {
@@ -207,7 +188,8 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// The route as the specification names it. Where nothing in the specification matched, its root did.
+/// Returns the route as the specification names it. `pattern` is the router's; a request that matched
+/// nothing in the specification has matched the root of the specification's routes.
 fn template<'a>(pattern: &'a str, path: &str) -> &'a str {
     match pattern {
         "" | "/" if path != "/" => UNMATCHED,
@@ -216,8 +198,9 @@ fn template<'a>(pattern: &'a str, path: &str) -> &'a str {
     }
 }
 
-/// The method as a label: extensions are a stranger's text.
-fn known(method: &Method) -> &'static str {
+/// Returns the method as a label. Methods that HTTP does not define become `other`, because strangers
+/// choose them.
+fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -230,46 +213,59 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Whether a status says that a limit or a missing key stood in the way, and not what was asked.
+/// Says whether a status means that a limit or a missing key stood in the way, and not what was asked.
 fn is_rejection(status: StatusCode) -> bool {
     [401, 408, 413, 429, 503, 504].contains(&status.as_u16())
 }
 
-/// The framework's errors as problem documents; ours are that already.
-fn response_of(error: poem::Error, method: &str, path: &str) -> Response {
+/// Turns the error of a route into a response.
+fn error_response(error: poem::Error, asked: &Asked) -> Response {
+    // Already rendered: by the inference protocols, whose errors have another form.
     if error.is_from_response() {
         return error.into_response();
     }
-    if error.status().is_server_error() {
-        tracing::error!("{error}");
+    // One of our failures.
+    if let Some(failure) = error.data::<Failure>() {
+        return failure.clone().into_response(&asked.id);
     }
+    // An option that the framework could not read.
     if let Some(error) = error.downcast_ref::<ParseParamError>() {
         let detail = format!("{}: {}", error.name, error.reason);
-        return poem::Error::from(Failure::invalid_request(detail)).into_response();
+        return Failure::invalid_request(detail).into_response(&asked.id);
     }
-    failure(error.status(), method, path)
+    // Whatever else the framework refuses by itself.
+    let failure = if error.status().is_server_error() {
+        Failure::internal_because(&error)
+    } else {
+        Failure::of_framework(error.status(), asked.method.as_str(), &asked.path)
+    };
+    framework_response(failure, asked)
 }
 
-fn failure(status: StatusCode, method: &str, path: &str) -> Response {
-    if inference::owns(path) {
-        return inference::framework_error(status, method, path);
+/// Renders a failure that no route knows about, in the form that belongs to the path.
+fn framework_response(failure: Failure, asked: &Asked) -> Response {
+    if inference::owns(&asked.path) {
+        inference::respond(failure)
+    } else {
+        failure.into_response(&asked.id)
     }
-    poem::Error::from(Failure::of_framework(status, method, path)).into_response()
 }
 
-/// The client's id if it is one that a log and a header can carry, else one of ours.
-fn request_id(request: &Request) -> String {
-    request
+/// Returns the id that the client has chosen if a log and a header can carry it, else one of ours.
+fn request_id(request: &Request) -> RequestId {
+    let id = request
         .header("x-request-id")
         .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()))
         .filter(|id| {
             id.bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(&b))
         })
-        .map_or_else(fresh_id, str::to_owned)
+        .map_or_else(fresh_id, str::to_owned);
+    RequestId::new(&id)
 }
 
-/// 16 hexadecimal digits, unlikely to meet again: a counter under a hash whose keys are this process's own.
+/// Returns 16 hexadecimal digits that are unlikely to be met again: the hash of a counter, under keys
+/// that this process has drawn at random.
 fn fresh_id() -> String {
     static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     static COUNTER: AtomicU64 = AtomicU64::new(0);

@@ -1,11 +1,11 @@
-//! What is loaded: labels, checkpoint, preprocessing, limits.
+//! The routes that describe what is loaded: classes, checkpoint, preprocessing and limits.
 
 use poem::web::Data;
 use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
+use super::options::shortest;
 use super::problem::Failure;
-use super::shortest;
 use super::state::ApiState;
 use crate::service::Service;
 use imgclass_checkpoint::{Block, Label};

@@ -1,19 +1,20 @@
-//! The page at `/`: its files, embedded in the binary, under a policy that lets it load nothing from anywhere else. Serves files; the page
-//! itself uses the routes that everybody has.
+//! The page at `/`. Its files are in the binary, and a policy keeps it from loading anything from
+//! elsewhere. The page uses the same routes as every other client.
 
 use poem::http::{Uri, header};
 use poem::web::Data;
 use poem::{EndpointExt, IntoResponse, Request, Response, Route, get, handler};
 
-/// What the page may do: run its own script and style, show its own pictures and those that it makes, talk to its own server. Nothing may
-/// frame it.
+/// What the page may do: run its own script and style, show its own pictures and those that it makes,
+/// and talk to its own server. No other page may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The page's own path; the router gives `/` itself to the routes of the specification, which have nothing there.
+/// The path of the page. It is not `/`, because the router sends `/` to the routes of the
+/// specification, which have nothing there.
 const INDEX: &str = "/index.html";
 
-/// A request for `/` becomes one for the page.
+/// Turns a request for `/` into one for the page.
 pub(super) async fn at_root(mut request: Request) -> poem::Result<Request> {
     if request.uri().path() == "/" {
         *request.uri_mut() = Uri::from_static(INDEX);
@@ -21,7 +22,7 @@ pub(super) async fn at_root(mut request: Request) -> poem::Result<Request> {
     Ok(request)
 }
 
-/// A file of the page.
+/// One file of the page.
 #[derive(Clone, Copy)]
 struct Asset {
     content_type: &'static str,
@@ -66,7 +67,7 @@ const ASSETS: [(&str, Asset); 5] = [
     ),
 ];
 
-/// The page's files, added to other routes.
+/// Adds the page's files to `route`.
 pub(super) fn routes(route: Route) -> Route {
     ASSETS.into_iter().fold(route, |route, (path, asset)| {
         route.at(path, get(serve).data(asset))
@@ -81,7 +82,7 @@ fn serve(Data(asset): Data<&Asset>) -> Response {
         .with_header("content-security-policy", POLICY)
         .with_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
         .with_header(header::REFERRER_POLICY, "no-referrer")
-        // Asked for anew each time, so that a new version is seen at once.
+        // Browsers ask again each time, so that a new version shows at once.
         .with_header(header::CACHE_CONTROL, "no-cache")
         .into_response()
 }

@@ -1,4 +1,4 @@
-//! A token bucket per caller, in bounded memory. Decides; waits for nobody and answers nobody.
+//! Limits the rate of each caller by a token bucket, in bounded memory.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,29 +7,33 @@ use std::time::{Duration, Instant};
 
 use crate::config::RateLimit;
 
-/// Callers that are told apart at one time, some 4 MB of them.
+/// How many callers have buckets of their own at one time; they take some 4 MB.
 const MAX_CALLERS: usize = 65_536;
 
-/// The least time between two searches for callers that can be forgotten: each looks at all of them.
+/// The least time between two searches for callers that can be forgotten, because each search looks at
+/// all callers.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// Whose bucket it is.
+/// The owner of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Caller {
-    /// The key with this number.
+    /// The key with this index.
     Key(usize),
     /// An address without a key.
     Address(IpAddr),
-    /// All addresses that came when the table was full, together.
+    /// All callers together that came while the table was full.
     Others,
 }
 
-/// The buckets, by the generic cell rate algorithm (ITU-T I.371, appendix A): of each only the time is kept when it will be full again.
+/// The buckets of all callers.
+///
+/// They follow the generic cell rate algorithm (ITU-T I.371, appendix A), which keeps only one number
+/// of each bucket: the time at which it will be full again.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
-    /// Between two requests in the long run.
+    /// The time between two requests in the long run.
     interval: Duration,
-    /// How far ahead of the long run a caller may be.
+    /// How far ahead of the long run a caller may be: the time that a burst is worth.
     tolerance: Duration,
     max_callers: usize,
     state: Mutex<State>,
@@ -52,7 +56,10 @@ impl RateLimiter {
         }
     }
 
-    /// Takes a token at the time `now`, or says how long there will be none.
+    /// Takes a token from the caller's bucket.
+    ///
+    /// # Errors
+    /// How long there will be no token; a refusal takes none.
     pub(super) fn take(&self, caller: Caller, now: Instant) -> Result<(), Duration> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let caller = state.place_for(caller, now, self.max_callers);
@@ -67,7 +74,8 @@ impl RateLimiter {
 }
 
 impl State {
-    /// The caller itself if it is known or there is room for it.
+    /// Returns the caller whose bucket is to be used: `caller` itself if it has one or there is room for
+    /// one, else [`Caller::Others`].
     fn place_for(&mut self, caller: Caller, now: Instant, max_callers: usize) -> Caller {
         if self.full_again.len() < max_callers || self.full_again.contains_key(&caller) {
             return caller;
@@ -75,7 +83,7 @@ impl State {
         let due = |swept| now.saturating_duration_since(swept) >= SWEEP_EVERY;
         if self.swept.is_none_or(due) {
             self.swept = Some(now);
-            // A full bucket is as good as none.
+            // A full bucket says as much as no bucket.
             self.full_again.retain(|_, full_again| *full_again > now);
         }
         if self.full_again.len() < max_callers {

@@ -1,18 +1,20 @@
-//! What requests share: the service, once it is loaded, and the bounds of HTTP itself.
+//! What all requests share: the service, once it is loaded, and the bounds of HTTP itself.
 
 use std::sync::{Arc, OnceLock};
 
+use poem::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::problem::Failure;
+use super::problem::{Failure, RETRY_AFTER_RESTART};
 use crate::config::{Access, DEFAULT_MODEL_NAME, HttpLimits};
 use crate::metrics::Metrics;
 use crate::service::Service;
 
-/// The weight of one permit of the memory for bodies: semaphores count in 32 bits.
+/// Bytes that one permit of the memory for bodies stands for. Semaphores count in 32 bits, which
+/// would end at 4 GiB if they counted bytes.
 const KIB: u64 = 1024;
 
-/// Shared by all requests; cheap to clone.
+/// The state of the HTTP interface; its clones share everything.
 #[derive(Clone)]
 pub struct ApiState {
     service: Arc<OnceLock<Arc<Service>>>,
@@ -25,7 +27,8 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// A state whose service is still loading: requests for it are answered 503 until [`ApiState::loaded`].
+    /// Makes the state of a service that is still loading. Requests that need the model are answered
+    /// with 503 until [`ApiState::loaded`] is called.
     pub fn loading(limits: HttpLimits) -> Self {
         Self {
             service: Arc::default(),
@@ -38,7 +41,7 @@ impl ApiState {
         }
     }
 
-    /// Lets in only whom `access` lets in; without this, everybody.
+    /// Serves only those whom `access` lets in. Without this, everybody is served.
     #[must_use]
     pub fn with_access(self, access: Access) -> Self {
         Self {
@@ -47,7 +50,7 @@ impl ApiState {
         }
     }
 
-    /// Counts into `metrics` from now on, and serves them at `/metrics`; not there where they are served on a port of their own
+    /// Counts into `metrics` and serves them at `/metrics`, except where they have a port of their own
     /// (`apart`).
     #[must_use]
     pub fn with_metrics(self, metrics: Arc<Metrics>, apart: bool) -> Self {
@@ -58,18 +61,21 @@ impl ApiState {
         }
     }
 
-    /// The same under another model name than [`DEFAULT_MODEL_NAME`]: what clients of the inference protocols call the model.
+    /// Sets the name by which clients of the inference protocols call the model, which is
+    /// [`DEFAULT_MODEL_NAME`] without this.
+    #[must_use]
     pub fn served_as(mut self, model_name: &str) -> Self {
         self.model_name = model_name.into();
         self
     }
 
-    /// From now on requests are served. A second call changes nothing.
+    /// Serves requests by `service` from now on. A second call changes nothing.
     pub fn loaded(&self, service: Arc<Service>) {
         let _ = self.service.set(service);
     }
 
-    /// Holds no more than `bytes` of request bodies at one time, all together; without this, as many as come.
+    /// Holds no more than `bytes` of request bodies at one time, all together. Without this there is no
+    /// such bound.
     #[must_use]
     pub fn with_body_memory(self, bytes: u64) -> Self {
         let permits = usize::try_from(bytes / KIB).unwrap_or(usize::MAX);
@@ -79,39 +85,60 @@ impl ApiState {
         }
     }
 
-    /// A share of the memory for bodies, or a refusal at once: clients that wait with half a body would hold what they have.
-    pub(super) fn reserve_body(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Failure> {
+    /// Takes a share of the memory for bodies; `None` where there is not enough. Does not wait: requests
+    /// that wait with half a body would keep the memory of that half from each other.
+    pub(super) fn reserve_body(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let permits = u32::try_from((bytes as u64).div_ceil(KIB)).unwrap_or(u32::MAX);
         let memory = self.body_memory.clone().try_acquire_many_owned(permits);
-        memory.map_err(|_| Failure::no_room_for_bodies())
+        memory.ok()
     }
 
-    /// The service, if it has been loaded.
+    /// Returns the service.
+    ///
+    /// # Errors
+    /// A [`Failure`] with status 503 until the service is loaded.
     pub(super) fn service(&self) -> Result<&Arc<Service>, Failure> {
-        self.service.get().ok_or_else(Failure::loading)
+        self.service.get().ok_or_else(|| {
+            Failure::unavailable(
+                "not-ready",
+                "The model is loading",
+                "the model is not loaded yet",
+                RETRY_AFTER_RESTART,
+            )
+        })
     }
 
-    /// What clients of the inference protocols call the model.
+    /// Returns the name by which clients of the inference protocols call the model.
     pub(super) fn model_name(&self) -> &str {
         &self.model_name
     }
 
+    /// Returns the bounds of HTTP itself.
     pub(super) fn limits(&self) -> HttpLimits {
         self.limits
     }
 
-    /// What counts, if anything does.
+    /// Returns the metrics that are counted into, if there are any.
     pub(super) fn metrics(&self) -> Option<&Arc<Metrics>> {
         self.metrics.as_ref()
     }
 
-    /// Whether `/metrics` is a route of the interface itself.
+    /// Says whether `/metrics` is a route of the interface itself.
     pub(super) fn serves_metrics(&self) -> bool {
         self.metrics.is_some() && !self.metrics_apart
     }
 
-    /// Who may use the interface.
+    /// Returns the rules that say who may use the interface.
     pub(super) fn access(&self) -> &Access {
         &self.access
     }
+}
+
+/// Returns the state that the routes were given, for extractors, which see only the request.
+///
+/// # Errors
+/// A [`Failure`] with status 500 where the routes were given none.
+pub(super) fn state_of(request: &Request) -> Result<&ApiState, Failure> {
+    let missing = || Failure::internal_because("the routes were given no state");
+    request.data::<ApiState>().ok_or_else(missing)
 }

@@ -1,35 +1,35 @@
-//! W3C trace context: a trace that a caller has begun goes on in our spans and log lines. Whether spans are exported is decided where logging
-//! starts; nothing is sent on to the servers that images come from.
+//! W3C trace context: a trace that a caller has begun goes on in our spans and log lines.
+//!
+//! Whether spans are exported is decided where logging starts. No trace context is sent to the servers
+//! that images come from.
 
 use opentelemetry::Context;
-use opentelemetry::trace::{
-    SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
-};
-use poem::Request;
-use poem::http::StatusCode;
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use poem::http::{HeaderMap, StatusCode};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Makes `span` a part of the caller's trace, and writes the trace's id into it where there is one. The span needs the fields `trace_id` and
-/// `otel.kind`, empty.
-pub(super) fn begin(span: &Span, request: &Request) {
-    let caller = request.header("traceparent").and_then(parse);
-    let context = caller.clone().map_or_else(Context::new, |caller| {
-        Context::new().with_remote_span_context(caller)
-    });
+/// Makes `span` a part of the caller's trace, if the headers of its request name one, and writes the
+/// id of the trace into the span. The span needs the fields `trace_id` and `otel.kind`, empty.
+pub(super) fn begin(span: &Span, headers: &HeaderMap) {
+    let caller = caller_context(headers);
     // An error means that nothing is exported.
-    let exported = span.set_parent(context).ok().map(|()| {
-        // Before the context is asked for: that starts the span, whose kind is fixed then.
+    let exported = span.set_parent(caller.clone()).ok().map(|()| {
+        // Recorded before the context is asked for, because that starts the span and fixes its kind.
         span.record("otel.kind", "server");
-        span.context().span().span_context().clone()
+        span.context()
     });
-    let mut known = [exported, caller].into_iter().flatten();
-    if let Some(context) = known.find(SpanContext::is_valid) {
-        span.record("trace_id", context.trace_id().to_string());
+    let contexts = [exported, Some(caller)].into_iter().flatten();
+    let mut spans = contexts.map(|context| context.span().span_context().clone());
+    if let Some(known) = spans.find(SpanContext::is_valid) {
+        span.record("trace_id", known.trace_id().to_string());
     }
 }
 
-/// Tells the current span's end in OpenTelemetry's terms (semantic conventions for HTTP servers).
+/// Describes the end of the current span in OpenTelemetry's terms (semantic conventions for HTTP
+/// servers).
 pub(super) fn end(method: &'static str, route: &str, status: StatusCode) {
     let span = Span::current();
     span.set_attribute("http.request.method", method);
@@ -40,38 +40,57 @@ pub(super) fn end(method: &'static str, route: &str, status: StatusCode) {
     }
 }
 
-/// A `traceparent` header (<https://www.w3.org/TR/trace-context/>): version, trace, parent and flags in lower-case hexadecimal. Versions
-/// that come later may have more after that.
-fn parse(header: &str) -> Option<SpanContext> {
-    let mut parts = header.split('-');
-    let mut hexadecimal = |length: usize| {
-        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        let part = parts.next()?;
-        (part.len() == length && part.bytes().all(digit)).then_some(part)
-    };
-    let (version, trace, parent, flags) = (
-        hexadecimal(2)?,
-        hexadecimal(32)?,
-        hexadecimal(16)?,
-        hexadecimal(2)?,
-    );
-    if version == "ff" || (version == "00" && parts.next().is_some()) {
-        return None;
+/// Returns the context that a request's `traceparent` and `tracestate` describe; an empty one where
+/// there is none or where `traceparent` is malformed.
+fn caller_context(headers: &HeaderMap) -> Context {
+    let headers = Headers(headers);
+    if !headers.get("traceparent").is_some_and(is_well_formed) {
+        return Context::new();
     }
-    let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?) & TraceFlags::SAMPLED;
-    let context = SpanContext::new(
-        TraceId::from_hex(trace).ok()?,
-        SpanId::from_hex(parent).ok()?,
-        flags,
-        true,
-        TraceState::NONE,
-    );
-    context.is_valid().then_some(context)
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &headers)
+}
+
+/// Says whether a `traceparent` has the form that the standard asks for
+/// (<https://www.w3.org/TR/trace-context/#traceparent-header-field-values>): version, trace, parent and
+/// flags in 2, 32, 16 and 2 lower-case hexadecimal digits. Versions after 00 may have more behind that.
+///
+/// The propagator (opentelemetry_sdk 0.33) judges the values, but it also accepts fields that are too
+/// short, and signs before the digits.
+fn is_well_formed(traceparent: &str) -> bool {
+    let mut fields = traceparent.split('-');
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    let mut next_has = |length: usize| {
+        let field = fields.next().unwrap_or_default();
+        field.len() == length && field.bytes().all(digit)
+    };
+    let complete = [2, 32, 16, 2].into_iter().all(&mut next_has);
+    complete && (fields.next().is_none() || !traceparent.starts_with("00"))
+}
+
+/// A request's headers, as the propagator reads them.
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(|name| name.as_str()).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::*;
+    use poem::http::HeaderValue;
+
+    fn parse(traceparent: &str) -> Option<SpanContext> {
+        let value = HeaderValue::from_str(traceparent).unwrap();
+        let headers = HeaderMap::from_iter([("traceparent".parse().unwrap(), value)]);
+        let context = caller_context(&headers).span().span_context().clone();
+        context.is_valid().then_some(context)
+    }
 
     #[test]
     fn a_traceparent_is_read_as_the_standard_says_or_not_at_all() {

@@ -1,40 +1,42 @@
-//! `imgclass completions` and `imgclass man`: what a shell and `man` want to know of the command line, made from the command line itself.
+//! `imgclass completions` and `imgclass man` describe the command line to a shell and to `man`.
+//!
+//! Both are made from the definition of the command line itself, so they cannot be out of date.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-use super::Failure;
+use super::{Failure, output};
 
-/// Print a shell's completions.
+/// The arguments of `imgclass completions`.
 #[derive(Debug, Args)]
 pub(super) struct CompletionsArgs {
-    /// The shell that will read them
+    /// The shell for which the script is meant
     shell: Shell,
 }
 
-/// Print or write manual pages.
+/// The arguments of `imgclass man`.
 #[derive(Debug, Args)]
 pub(super) struct ManArgs {
-    /// Write a page for every command into this folder, instead of the first one to standard output
+    /// A folder that receives a page for every command; without it, the page of `imgclass` itself
+    /// is printed
     #[arg(value_name = "FOLDER")]
     folder: Option<PathBuf>,
 }
 
-pub(super) fn completions(
+pub(super) fn print_completions(
     args: &CompletionsArgs,
     mut command: Command,
 ) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, "imgclass", &mut script);
-    std::io::stdout().write_all(&script)?;
+    output::print(script)?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn man(args: &ManArgs, command: Command) -> Result<ExitCode, Failure> {
+pub(super) fn write_manual(args: &ManArgs, command: Command) -> Result<ExitCode, Failure> {
     match &args.folder {
         Some(folder) => {
             std::fs::create_dir_all(folder)?;
@@ -43,7 +45,7 @@ pub(super) fn man(args: &ManArgs, command: Command) -> Result<ExitCode, Failure>
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(command).render(&mut page)?;
-            std::io::stdout().write_all(&page)?;
+            output::print(page)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,4 +1,5 @@
-//! `imgclass explain`: one picture with a heat map over it, as PNG: where the network saw a class. Draws nothing itself.
+//! `imgclass explain` writes an image with a heat map over it, which shows where the network sees a
+//! class.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -6,20 +7,19 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::classify::{explain, inputs};
-use super::{Failure, load, runtime};
+use super::{Failure, block_on, inputs, output, service};
 use crate::config::ServiceArgs;
 use crate::service::Ask;
 use imgclass_engine::NoObserver;
 
-/// Show where in an image a class was seen.
+/// The arguments of `imgclass explain`.
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
     /// An image file, an http or https URL, or `-` for standard input
     #[arg(value_name = "INPUT")]
     input: String,
 
-    /// The PNG to write: the picture with the heat map over it
+    /// The PNG file to write: the image with the heat map over it
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
@@ -27,8 +27,8 @@ pub(super) struct ExplainArgs {
     #[arg(long)]
     class: Option<String>,
 
-    /// Of the colours over the picture, from 0 to 1
-    #[arg(long, default_value_t = 0.5, value_parser = opacity)]
+    /// The opacity of the heat map over the image, from 0 to 1
+    #[arg(long, default_value_t = 0.5, value_parser = parse_opacity)]
     opacity: f32,
 
     /// Write the heat map alone, transparent where the network does not look
@@ -39,7 +39,7 @@ pub(super) struct ExplainArgs {
     service: ServiceArgs,
 }
 
-fn opacity(text: &str) -> Result<f32, String> {
+fn parse_opacity(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(opacity) if (0.0..=1.0).contains(&opacity) => Ok(opacity),
         _ => Err("expected a number from 0 to 1".to_owned()),
@@ -47,14 +47,11 @@ fn opacity(text: &str) -> Result<f32, String> {
 }
 
 pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let runtime = runtime()?;
-    let outcome = runtime.block_on(explained(args));
-    runtime.shutdown_background();
-    outcome
+    block_on(explain(args))
 }
 
-async fn explained(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let service = load::service(&args.service, Arc::new(NoObserver)).await?;
+async fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
+    let service = service::start(&args.service, Arc::new(NoObserver)).await?;
     let class = args
         .class
         .as_deref()
@@ -64,22 +61,21 @@ async fn explained(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let (Some(input), None) = (inputs.next(), inputs.next()) else {
         return Err("explain takes one image".into());
     };
-    let source = input.read(service.max_fetched_bytes()).await?;
-    let answer = service.answer_one(source, Ask::explanation(true)).await;
-    let answer = answer.map_err(|error| explain(&error))?;
+    let answer = service::answer(&service, input, Ask::explanation(true)).await?;
     let explanation = service.explain(answer, class)?;
-    let png = match args.heatmap {
-        true => explanation.heatmap()?,
-        false => explanation.overlay(args.opacity)?,
+    let png = if args.heatmap {
+        explanation.heatmap()?
+    } else {
+        explanation.overlay(args.opacity)?
     };
-    let name = args.output.display();
-    std::fs::write(&args.output, png).map_err(|error| format!("{name}: {error}"))?;
+    output::write_file(&args.output, png)?;
     let class = &explanation.prediction;
-    println!(
-        "{name}: {} (class {}), {:.2} %",
+    output::print(format!(
+        "{}: {} (class {}), {:.2} %\n",
+        args.output.display(),
         class.label,
         class.index,
         class.probability * 100.0
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,23 +1,27 @@
-//! `imgclass health`: asks a running service whether it is ready. For container health checks, where no other HTTP client is at hand.
+//! `imgclass health` asks a running service whether it is ready.
+//!
+//! Container health checks use it: the container image has no other HTTP client.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, runtime};
+use super::{Failure, block_on, output};
 use crate::config::ServerArgs;
 
-/// A service that takes longer than this to say that it is ready is not.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time for an answer. A service that takes longer to say that it is ready is not
+/// ready.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The arguments of `imgclass health`.
 #[derive(Debug, Args)]
 pub(super) struct HealthArgs {
-    /// The service to ask [default: this machine, at the port that `serve` would take]
+    /// The address of the service [default: this machine, at the port that `serve` would take]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 
-    /// The port on this machine
+    /// The port of a service on this machine
     #[arg(long, env = "IMGCLASS_PORT", conflicts_with = "url")]
     port: Option<u16>,
 }
@@ -31,14 +35,14 @@ pub(super) fn run(args: &HealthArgs) -> Result<ExitCode, Failure> {
         ),
     };
     let url = format!("{base}/health/ready");
-    let status = runtime()?.block_on(async {
+    let status = block_on(async {
         let client = reqwest::Client::builder()
             .no_proxy()
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .build()?;
-        client.get(&url).send().await.map(|answer| answer.status())
+        Ok(client.get(&url).send().await?.status())
     })?;
-    println!("{url}: {status}");
+    output::print(format!("{url}: {status}\n"))?;
     Ok(if status.is_success() {
         ExitCode::SUCCESS
     } else {

@@ -1,5 +1,7 @@
-//! Where log lines and traces go and what they look like. Lines go to standard error, so that standard output holds only results; traces
-//! to an OpenTelemetry collector, where one is named.
+//! Starts logging and the export of traces.
+//!
+//! Log lines go to standard error, so that standard output holds only results. Traces go to an
+//! OpenTelemetry collector if an environment variable names one.
 
 use std::io::IsTerminal;
 
@@ -13,34 +15,38 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use super::Failure;
 
-/// Either names a collector; the second for traces alone.
+/// The environment variables that name a collector; the second one is for traces alone.
 const ENDPOINTS: [&str; 2] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
 ];
 
-/// Keeps the export of traces going; what has not been sent is sent when it is dropped.
+/// Keeps the export of traces running. Dropping it sends the traces that have not been sent yet.
 pub(super) struct Logging(Option<SdkTracerProvider>);
 
-/// Starts logging: `RUST_LOG` decides what is written, else `default_level`. To be called outside of an asynchronous runtime.
+/// Starts logging at the levels that `RUST_LOG` names, else at `default_level`.
+///
+/// This must be called outside of an asynchronous runtime, because the exporter of traces has a
+/// blocking HTTP client.
 pub(super) fn start(default_level: &str, json: bool) -> Result<Logging, Failure> {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_level));
-    let provider = provider()?;
+    let provider = trace_provider()?;
     let traces = provider
         .as_ref()
         .map(|provider| tracing_opentelemetry::layer().with_tracer(tracer(provider)));
-    // An error means that somebody (a test) has started logging before, which is as good.
+    // An error means that logging has been started before, as it is in tests, which is just as
+    // good.
     let _ = tracing_subscriber::registry()
-        .with(lines(json))
+        .with(log_lines(json))
         .with(traces)
         .with(filter)
         .try_init();
     Ok(Logging(provider))
 }
 
-/// For people, or JSON.
-fn lines(json: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
+/// Creates the layer that writes log lines, as JSON or as text.
+fn log_lines(json: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     if json {
         lines.json().flatten_event(true).boxed()
@@ -52,9 +58,11 @@ fn lines(json: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
     }
 }
 
-/// What exports traces, where a collector is named. The endpoint, headers, limits and the sampler are read from OpenTelemetry's own
-/// variables; the protocol is HTTP with protobuf.
-fn provider() -> Result<Option<SdkTracerProvider>, Failure> {
+/// Creates what exports traces, or `None` if no collector is named.
+///
+/// The endpoint, headers, limits and the sampler are read from OpenTelemetry's own environment
+/// variables. The protocol is HTTP with protobuf.
+fn trace_provider() -> Result<Option<SdkTracerProvider>, Failure> {
     let named = |name| std::env::var(name).is_ok_and(|value: String| !value.is_empty());
     if !ENDPOINTS.into_iter().any(named) {
         return Ok(None);

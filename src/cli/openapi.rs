@@ -1,11 +1,10 @@
-//! `imgclass openapi`: the specification on standard output.
+//! `imgclass openapi` prints the specification of the HTTP interface.
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use super::Failure;
+use super::{Failure, output};
 
 pub(super) fn run() -> Result<ExitCode, Failure> {
-    std::io::stdout().write_all(crate::api::specification().as_bytes())?;
+    output::print(crate::api::specification())?;
     Ok(ExitCode::SUCCESS)
 }

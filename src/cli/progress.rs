@@ -1,4 +1,6 @@
-//! Progress bars, on a terminal only: files and pipes see none.
+//! Progress bars on standard error.
+//!
+//! They are shown on a terminal only, so that a log file or a pipe holds none.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -7,56 +9,41 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use imgclass_checkpoint::hub::DownloadProgress;
 
-fn target() -> ProgressDrawTarget {
-    if std::io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-/// A bar that counts images; without their number, it can tell no remaining time.
-pub(super) fn images(total: Option<u64>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(total, target());
-    bar.with_style(style(match total {
+/// Creates a bar that counts images. Without their number it cannot tell the remaining time.
+pub(super) fn image_bar(total: Option<u64>) -> ProgressBar {
+    let template = match total {
         Some(_) => "{wide_bar} {pos}/{len} images, {per_sec}, {eta} left",
         None => "{spinner} {pos} images, {per_sec}, {elapsed}",
-    }))
+    };
+    bar(total, template)
 }
 
-/// A bar that counts forward passes.
-pub(super) fn iterations(total: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total), target());
-    bar.with_style(style("{wide_bar} {pos}/{len} runs, {eta} left"))
+/// Creates a bar that counts forward passes.
+pub(super) fn pass_bar(total: u64) -> ProgressBar {
+    bar(Some(total), "{wide_bar} {pos}/{len} runs, {eta} left")
 }
 
-/// A bar that counts the milliseconds of a measurement; its message is for what was measured so far.
-pub(super) fn clock(total: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(total), target());
-    bar.with_style(style("{wide_bar} {msg}, {eta} left"))
+/// Creates a bar that counts the milliseconds of a measurement. Its message tells the results so
+/// far.
+pub(super) fn clock_bar(total: u64) -> ProgressBar {
+    bar(Some(total), "{wide_bar} {msg}, {eta} left")
 }
 
-/// A callback that shows downloads, one bar a file.
-pub(super) fn downloads() -> impl Fn(DownloadProgress<'_>) + Send + Sync {
-    let bars: Mutex<Option<(String, ProgressBar)>> = Mutex::new(None);
+/// Returns a callback that shows the progress of downloads, with a bar for each file.
+pub(super) fn download_bars() -> impl Fn(DownloadProgress<'_>) + Send + Sync {
+    let current: Mutex<Option<(String, ProgressBar)>> = Mutex::new(None);
     move |progress| {
-        let Ok(mut current) = bars.lock() else { return };
-        if current
+        let Ok(mut current) = current.lock() else {
+            return;
+        };
+        let is_another_file = current
             .as_ref()
-            .is_none_or(|(file, _)| file != progress.file)
-        {
-            let bar = ProgressBar::with_draw_target(Some(progress.total), target());
-            let bar = bar.with_message(progress.file.to_owned());
-            *current = Some((
-                progress.file.to_owned(),
-                bar.with_style(style(
-                    "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left",
-                )),
-            ));
+            .is_none_or(|(file, _)| file != progress.file);
+        if is_another_file {
+            let template = "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+            let bar = bar(Some(progress.total), template);
+            bar.set_message(progress.file.to_owned());
+            *current = Some((progress.file.to_owned(), bar));
         }
         if let Some((_, bar)) = &*current {
             bar.set_length(progress.total);
@@ -66,4 +53,17 @@ pub(super) fn downloads() -> impl Fn(DownloadProgress<'_>) + Send + Sync {
             }
         }
     }
+}
+
+/// Creates a bar in the form of an `indicatif` template, or an invisible one if standard error is
+/// not a terminal.
+fn bar(total: Option<u64>, template: &str) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(total, target).with_style(style)
 }

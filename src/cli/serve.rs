@@ -1,4 +1,7 @@
-//! `imgclass serve`: listen, load, serve, stop. Listens before it loads, so that health checks are answered while a checkpoint comes.
+//! `imgclass serve` runs the HTTP service: it listens, loads the model, serves, and stops on a
+//! signal.
+//!
+//! It listens before it loads, so that health checks are answered while a checkpoint is downloaded.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -9,13 +12,13 @@ use clap::Args;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Failure, load, runtime};
+use super::{Failure, runtime, service};
 use crate::api::{self, ApiState, Server, Stop};
 use crate::config::{AccessArgs, ConnectionArgs, ServerArgs, ServiceArgs};
 use crate::metrics::Metrics;
 use crate::service::Service;
 
-/// Serve the HTTP interface.
+/// The arguments of `imgclass serve`.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
@@ -31,7 +34,7 @@ pub(super) struct ServeArgs {
 pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let runtime = runtime()?;
     let outcome = runtime.block_on(serve(args));
-    // Name look-ups and decoding that nobody waits for any more must not hold the process.
+    // Name look-ups and decoding that nobody waits for any more must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
@@ -41,7 +44,7 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let metrics = Arc::new(Metrics::new()?);
     let listening = listen(args, &metrics).await?;
     let service = tokio::select! {
-        service = load::service(&args.service, metrics.clone()) => Arc::new(service?),
+        service = service::start(&args.service, metrics.clone()) => Arc::new(service?),
         signal = signals.next() => {
             tracing::info!(signal, "stopping before the model was loaded");
             return Ok(ExitCode::SUCCESS);
@@ -53,7 +56,8 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     tracing::info!(%address, docs = %format!("http://{address}/docs"), "ready");
 
     let signal = signals.next().await;
-    // First not ready, then the words: who reads them may rely on it.
+    // The service says that it is not ready before the log says that it is stopping, so that
+    // whoever reads the log can rely on it.
     service.drain();
     tracing::info!(signal, "stopping; a second signal ends at once");
     tokio::select! {
@@ -65,7 +69,7 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     }
 }
 
-/// A server that answers, if only that nothing is loaded yet.
+/// A server that answers requests, at first only to say that the model is not loaded yet.
 struct Listening {
     address: SocketAddr,
     state: ApiState,
@@ -73,7 +77,9 @@ struct Listening {
     serving: JoinHandle<bool>,
 }
 
-/// Binds every port, so that one that is taken is known before anything is loaded, and serves.
+/// Binds every port and starts to serve.
+///
+/// This happens before anything is loaded, so that a port that is taken is known at once.
 async fn listen(args: &ServeArgs, metrics: &Arc<Metrics>) -> Result<Listening, Failure> {
     let hostname = &args.server.hostname;
     let limits = args.connections.limits();
@@ -84,13 +90,13 @@ async fn listen(args: &ServeArgs, metrics: &Arc<Metrics>) -> Result<Listening, F
     let metrics_port = args.connections.metrics_port;
     let state = ApiState::loading(args.server.http_limits())
         .served_as(&args.server.served_model_name)
-        .with_access(args.access.access()?)
+        .with_access(args.access.load()?)
         .with_body_memory(args.connections.max_body_bytes.as_u64())
         .with_metrics(metrics.clone(), metrics_port.is_some());
     if let Some(port) = metrics_port {
         let server = Server::bind(hostname, port, limits, "--metrics-port").await?;
         tracing::info!(address = %server.address(), "metrics");
-        // Served to the very end: a shutdown is worth watching too.
+        // Metrics are served until the process ends, so that a shutdown can be watched too.
         let stop = Stop {
             signal: std::future::pending(),
             patience: Duration::ZERO,
@@ -112,10 +118,14 @@ async fn listen(args: &ServeArgs, metrics: &Arc<Metrics>) -> Result<Listening, F
     })
 }
 
-/// Serves on for the delay; then no further connections, what was accepted finishes, the worker ends.
+/// Shuts the service down in three steps.
+///
+/// 1. It goes on serving for `--shutdown-delay`.
+/// 2. It takes no further connections, and finishes the requests that it has accepted.
+/// 3. It ends the model's workers.
 async fn shut_down(service: &Arc<Service>, listening: Listening, args: &ServeArgs) {
     tokio::time::sleep(*args.server.shutdown_delay).await;
-    // The receiver is gone only if the server has ended by itself.
+    // Sending fails only if the server has already ended, and then there is nothing to stop.
     let _ = listening.stop.send(());
     match listening.serving.await {
         Ok(true) => tracing::info!("all connections are closed"),
@@ -126,11 +136,11 @@ async fn shut_down(service: &Arc<Service>, listening: Listening, args: &ServeArg
     let service = service.clone();
     let ended = tokio::task::spawn_blocking(move || service.stop(patience)).await;
     if !matches!(ended, Ok(true)) {
-        tracing::warn!("the model's worker did not end in time");
+        tracing::warn!("the model's workers did not end in time");
     }
 }
 
-/// SIGINT and SIGTERM.
+/// The signals that end the service: SIGINT and SIGTERM.
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
@@ -139,6 +149,7 @@ struct Signals {
 }
 
 impl Signals {
+    /// Starts to listen. From then on the signals do not end the process by themselves.
     #[cfg(unix)]
     fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
@@ -148,6 +159,7 @@ impl Signals {
         })
     }
 
+    /// Waits for the next signal and returns its name.
     #[cfg(unix)]
     async fn next(&mut self) -> &'static str {
         tokio::select! {

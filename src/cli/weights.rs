@@ -1,4 +1,7 @@
-//! `imgclass weights`: fetch a checkpoint, say where it lies, check it whole; list the cache; convert what other programs wrote.
+//! `imgclass weights` handles checkpoints without running them.
+//!
+//! It downloads a checkpoint, prints where it is, checks all of it, lists the hub's cache, and
+//! converts files that other programs have written.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,12 +9,12 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, progress, runtime};
+use super::{Failure, block_on, output, progress};
 use crate::config::{OverrideArgs, WeightsArgs};
 use imgclass_checkpoint::hub::{self, HubConfig};
 use imgclass_checkpoint::{OpenCheckpoint, WeightsChoice, WeightsSource};
 
-/// Fetch, find, check and convert checkpoints.
+/// The arguments of `imgclass weights`.
 #[derive(Debug, Args)]
 pub(super) struct WeightsCommand {
     #[command(subcommand)]
@@ -20,24 +23,32 @@ pub(super) struct WeightsCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Fetch the checkpoint from the hub, if it is not there, and print its path
+    /// Download the checkpoint from the hub if it is not in the cache, and print its path
     Fetch(WeightsArgs),
-    /// Print the path of the checkpoint that would be loaded; makes no call
+    /// Print the path of the checkpoint that would be loaded, without using the network
     Path(WeightsArgs),
-    /// Check the checkpoint: the hub's digest, every tensor's name, shape, type and numbers; makes no call
+    /// Check the whole checkpoint, without using the network
+    ///
+    /// This compares the file with the digest that the hub declared, and checks the name, shape,
+    /// type and numbers of every tensor.
     Verify(VerifyArgs),
-    /// List the checkpoints in the hub's cache; makes no call
+    /// List the checkpoints in the hub's cache, without using the network
     List,
-    /// Turn PyTorch's .pth or .bin, or Keras' .h5 or .keras, into a safetensors file with a configuration; runs no code of the file's
+    /// Convert a PyTorch or Keras file to a safetensors file with a configuration
+    ///
+    /// The format is recognised by the file's content: PyTorch's .pth and .bin, Keras' .h5 and
+    /// .keras. Pickled files are read without running any code in them.
     Convert(ConvertArgs),
 }
 
+/// The arguments of `imgclass weights convert`.
 #[derive(Debug, Args)]
 struct ConvertArgs {
-    /// The file to convert; a config.json beside it goes along
+    /// The file to convert; a config.json beside it is copied to the output
     file: PathBuf,
 
-    /// Where to write [default: beside the file, with the ending .safetensors]; the configuration goes beside it
+    /// The safetensors file to write; its configuration is written beside it [default: beside the
+    /// file to convert, with the ending .safetensors]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -45,6 +56,7 @@ struct ConvertArgs {
     overrides: OverrideArgs,
 }
 
+/// The arguments of `imgclass weights verify`.
 #[derive(Debug, Args)]
 struct VerifyArgs {
     #[command(flatten)]
@@ -55,26 +67,31 @@ struct VerifyArgs {
 
 pub(super) fn run(command: &WeightsCommand) -> Result<ExitCode, Failure> {
     let hub = HubConfig::from_env();
-    match &command.action {
-        Action::Fetch(args) => {
-            let show = Some(Arc::new(progress::downloads()) as Arc<hub::ProgressFn>);
-            let source = runtime()?.block_on(WeightsSource::find(
-                &args.choice(Path::new(".")),
-                &hub,
-                show,
-            ))?;
-            println!("{}", path_of(&source)?.display());
-        }
-        Action::Path(args) => println!("{}", path_of(&present(args, &hub)?)?.display()),
+    let text = match &command.action {
+        Action::Fetch(args) => fetch(args, &hub)?,
+        Action::Path(args) => format!("{}\n", path_of(&find_local(args, &hub)?)?.display()),
         Action::Verify(args) => verify(args, &hub)?,
         Action::List => list(&hub)?,
         Action::Convert(args) => convert(args)?,
-    }
+    };
+    output::print(text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The weights that are on this machine already.
-fn present(args: &WeightsArgs, hub: &HubConfig) -> Result<WeightsSource, Failure> {
+/// Downloads the checkpoint if necessary, and returns its path as a line.
+fn fetch(args: &WeightsArgs, hub: &HubConfig) -> Result<String, Failure> {
+    let choice = args.choice(Path::new("."));
+    let show = Some(Arc::new(progress::download_bars()) as Arc<hub::ProgressFn>);
+    let source = block_on(async { Ok(WeightsSource::find(&choice, hub, show).await?) })?;
+    Ok(format!("{}\n", path_of(&source)?.display()))
+}
+
+/// Finds the weights on this machine.
+///
+/// # Errors
+///
+/// Returns an error if they would have to be downloaded.
+fn find_local(args: &WeightsArgs, hub: &HubConfig) -> Result<WeightsSource, Failure> {
     Ok(match args.choice(Path::new(".")) {
         WeightsChoice::Random(architecture) => WeightsSource::random(architecture),
         WeightsChoice::File(file) => WeightsSource::local(&file),
@@ -89,6 +106,7 @@ fn present(args: &WeightsArgs, hub: &HubConfig) -> Result<WeightsSource, Failure
     })
 }
 
+/// Returns the path of the weights file, or an error if there is none.
 fn path_of(source: &WeightsSource) -> Result<PathBuf, Failure> {
     match source {
         WeightsSource::Random { .. } => {
@@ -101,40 +119,46 @@ fn path_of(source: &WeightsSource) -> Result<PathBuf, Failure> {
     }
 }
 
-fn list(hub: &HubConfig) -> Result<(), Failure> {
+/// Lists the checkpoints in the hub's cache, one a line.
+fn list(hub: &HubConfig) -> Result<String, Failure> {
     let cached = hub::list(hub)?;
     if cached.is_empty() {
-        println!("no checkpoints in {}", hub.cache_dir.display());
+        return Ok(format!("no checkpoints in {}\n", hub.cache_dir.display()));
     }
-    for weights in cached {
+    let lines = cached.into_iter().map(|weights| {
         let size = bytesize::ByteSize(weights.bytes);
         let names = match &weights.names[..] {
             [] => String::new(),
             names => format!(" ({})", names.join(", ")),
         };
-        println!(
-            "{}  {}{names}  {}  {size}  {}",
+        format!(
+            "{}  {}{names}  {}  {size}  {}\n",
             weights.model, weights.revision, weights.file, weights.written
-        );
-    }
-    Ok(())
+        )
+    });
+    Ok(lines.collect())
 }
 
-fn convert(args: &ConvertArgs) -> Result<(), Failure> {
+/// Converts a file, and returns a line that says what was written.
+fn convert(args: &ConvertArgs) -> Result<String, Failure> {
     let beside = || args.file.with_extension("safetensors");
     let output = args.output.clone().unwrap_or_else(beside);
     let converted = imgclass_checkpoint::convert(&args.file, &output, &args.overrides.overrides())?;
-    println!(
-        "{}: {}, {} classes; {} says how images are prepared",
+    Ok(format!(
+        "{}: {}, {} classes; {} says how images are prepared\n",
         converted.weights.display(),
         converted.architecture,
         converted.classes,
         converted.config.display()
-    );
-    Ok(())
+    ))
 }
 
-fn verify(args: &VerifyArgs, hub: &HubConfig) -> Result<(), Failure> {
+/// Checks all of a checkpoint, and returns what it is.
+///
+/// # Errors
+///
+/// Returns an error that names the first thing that is wrong.
+fn verify(args: &VerifyArgs, hub: &HubConfig) -> Result<String, Failure> {
     let VerifyArgs {
         weights: args,
         overrides,
@@ -151,7 +175,7 @@ fn verify(args: &VerifyArgs, hub: &HubConfig) -> Result<(), Failure> {
         }
         WeightsChoice::Random(_) | WeightsChoice::File(_) => None,
     };
-    let source = present(args, hub)?;
+    let source = find_local(args, hub)?;
     let checkpoint = OpenCheckpoint::open(&source, &overrides.overrides())?;
     checkpoint.check_tensors()?;
     let info = checkpoint.info;
@@ -159,12 +183,12 @@ fn verify(args: &VerifyArgs, hub: &HubConfig) -> Result<(), Failure> {
         .sha256
         .as_deref()
         .unwrap_or("none: computed by a formula");
-    println!(
-        "{}: whole, {}, {} classes, {}, sha256 {sha256}",
+    let mut text = format!(
+        "{}: whole, {}, {} classes, {}, sha256 {sha256}\n",
         info.id, info.architecture, info.classes, info.stored_type
     );
     if let Some(declared) = declared {
-        println!("the hub declared sha256 {declared}: the same");
+        text += &format!("the hub declared sha256 {declared}: the same\n");
     }
-    Ok(())
+    Ok(text)
 }

@@ -1,4 +1,6 @@
-//! Who may use the interface, and how often: keys, origins of browsers, rates. Reads a file of keys; holds digests, never the keys.
+//! Options of access: who may use the interface, from which web pages, and how often.
+//!
+//! Keys are kept as digests only, so that no log line can show one.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,12 +10,17 @@ use clap::Args;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// An API key's SHA-256. Comparing digests takes as long for a wrong key as for one that is nearly right.
+use super::values::{rate_parser, whole_number_parser};
+
+/// The SHA-256 digest of an API key.
+///
+/// How long it takes to compare two digests says nothing about the keys, so a caller cannot guess a
+/// key piece by piece from the time of the answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ApiKey([u8; 32]);
 
 impl ApiKey {
-    /// The digest of a key as it came with a request.
+    /// Returns the digest of a key, as it came with a request.
     pub fn of(text: &[u8]) -> Self {
         Self(Sha256::digest(text).into())
     }
@@ -25,45 +32,46 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// An origin that may call us from a browser (RFC 6454), or `*` for all.
+/// An origin (RFC 6454) whose web pages may call the interface, or `*` for every origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedOrigin(String);
 
 impl AllowedOrigin {
-    /// Whether a request's `Origin` is this one.
+    /// Returns whether a request with the header `Origin: {origin}` may read the answer.
     pub fn matches(&self, origin: &str) -> bool {
         self.0 == "*" || self.0 == origin
     }
 
-    /// All origins.
+    /// Returns whether every origin is allowed.
     pub fn is_any(&self) -> bool {
         self.0 == "*"
     }
 }
 
-/// How often one caller may ask.
+/// How often one caller may send requests.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateLimit {
-    /// Requests a second in the long run.
+    /// The number of requests a second in the long run.
     pub per_second: f64,
-    /// Requests at once after a pause.
+    /// The number of requests that may come at once after a pause.
     pub burst: u32,
 }
 
-/// Who may use the interface, and how often.
+/// The rules of who may use the interface, and how often.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// Any of these opens the interface; none: it is open to everybody.
+    /// The keys that open the interface. If there are none, it is open to everybody.
     pub keys: Vec<ApiKey>,
-    /// Origins whose pages may read our answers.
+    /// The origins whose web pages may read the answers.
     pub origins: Vec<AllowedOrigin>,
-    /// Per key, else per address.
+    /// The rate for each key, or for each address if a request carries no right key.
     pub rate: Option<RateLimit>,
-    /// Proxies before us, each of which adds the address that it saw to `X-Forwarded-For`.
+    /// The number of proxies before the service. Each adds the address that it saw to
+    /// `X-Forwarded-For`.
     pub trusted_proxies: usize,
 }
 
-/// The file of keys cannot be used.
+/// Says why the file of keys cannot be used.
 #[derive(Debug, Error)]
 #[error("the keys in {file} cannot be used: {reason}")]
 pub struct KeyFileError {
@@ -71,43 +79,86 @@ pub struct KeyFileError {
     reason: String,
 }
 
-/// Who may use the interface.
+/// The options of access.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Access")]
 pub struct AccessArgs {
-    /// A key that requests must carry, as "Authorization: Bearer KEY" or "X-API-Key: KEY" (repeatable) [default: no key is asked for]
-    #[arg(long, value_name = "KEY", value_delimiter = ',', value_parser = key, env = "IMGCLASS_API_KEY", hide_env_values = true)]
+    /// A key that requests must carry, as "Authorization: Bearer KEY" or "X-API-Key: KEY"
+    /// (repeatable) [default: no key is asked for]
+    ///
+    /// Other users of the machine can read the options of a running process: prefer the environment
+    /// variable or --api-key-file.
+    #[arg(
+        long,
+        value_name = "KEY",
+        value_delimiter = ',',
+        value_parser = parse_key,
+        env = "IMGCLASS_API_KEY",
+        hide_env_values = true
+    )]
     pub api_key: Vec<ApiKey>,
 
-    /// A file with further keys, one a line; what follows a # at the start of a line is a comment
+    /// A file with further keys, one a line; lines that start with # are comments
     #[arg(long, value_name = "FILE", env = "IMGCLASS_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// Scheme, host and port of web pages that may call the interface, or * for all (repeatable) [default: none]
-    #[arg(long, value_name = "ORIGIN", value_delimiter = ',', value_parser = origin, env = "IMGCLASS_CORS_ALLOW_ORIGIN")]
+    /// An origin whose web pages may call the interface, such as https://example.com, or * for all
+    /// (repeatable) [default: none]
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        value_parser = parse_origin,
+        env = "IMGCLASS_CORS_ALLOW_ORIGIN"
+    )]
     pub cors_allow_origin: Vec<AllowedOrigin>,
 
-    /// Requests a second that one key, or one address where no key is asked for, may make; further ones are answered 429
-    /// [default: no limit]
-    #[arg(long, value_name = "N", value_parser = rate, env = "IMGCLASS_RATE_LIMIT")]
+    /// The number of requests a second for each key, or for each address if a request carries no
+    /// right key; further ones are answered 429 [default: no limit]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = rate_parser(0.001..=1e6),
+        env = "IMGCLASS_RATE_LIMIT"
+    )]
     pub rate_limit: Option<f64>,
 
-    /// Requests that may come at once after a pause, under --rate-limit [default: one second's worth, at least 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), requires = "rate_limit", env = "IMGCLASS_RATE_LIMIT_BURST")]
+    /// The number of requests that may come at once after a pause, under --rate-limit [default: as
+    /// many as --rate-limit allows in a second, at least 1]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000),
+        requires = "rate_limit",
+        env = "IMGCLASS_RATE_LIMIT_BURST"
+    )]
     pub rate_limit_burst: Option<u32>,
 
-    // 0, because whoever can reach us directly can write any address into the header.
-    /// Proxies before the service that add to X-Forwarded-For; 0: the header is a stranger's word and is not read
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = super::whole(0..=16), env = "IMGCLASS_TRUSTED_PROXIES")]
+    /// The number of proxies before the service that add the caller's address to X-Forwarded-For;
+    /// with 0 that header is not read
+    // The default is 0 because whoever can reach the service directly can write any address into
+    // the header.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        value_parser = whole_number_parser(0..=16),
+        env = "IMGCLASS_TRUSTED_PROXIES"
+    )]
     pub trusted_proxies: usize,
 }
 
 impl AccessArgs {
-    /// The rules, with the keys of the file.
-    pub fn access(&self) -> Result<Access, KeyFileError> {
+    /// Returns the rules of access, after reading the file of keys if one is named.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be read, holds something that cannot be a key, or holds
+    /// no key.
+    pub fn load(&self) -> Result<Access, KeyFileError> {
         let mut keys = self.api_key.clone();
         if let Some(file) = &self.api_key_file {
-            keys.extend(keys_in(file)?);
+            keys.extend(read_keys(file)?);
         }
         let rate = self.rate_limit.map(|per_second| RateLimit {
             per_second,
@@ -122,7 +173,10 @@ impl AccessArgs {
     }
 }
 
-/// The address of a caller as rate limits know it: an IPv6 caller has a whole /64 to choose from, which counts as one.
+/// Returns the address under which a caller's requests are counted.
+///
+/// An IPv6 caller can usually choose from a whole /64 network, so that network counts as one
+/// caller.
 pub fn caller_address(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -133,7 +187,8 @@ pub fn caller_address(address: IpAddr) -> IpAddr {
     }
 }
 
-fn keys_in(file: &Path) -> Result<Vec<ApiKey>, KeyFileError> {
+/// Reads the keys in a file, one a line.
+fn read_keys(file: &Path) -> Result<Vec<ApiKey>, KeyFileError> {
     let error = |reason: String| KeyFileError {
         file: file.display().to_string(),
         reason,
@@ -142,18 +197,21 @@ fn keys_in(file: &Path) -> Result<Vec<ApiKey>, KeyFileError> {
     let lines = text.lines().map(str::trim).enumerate();
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let keys: Result<Vec<ApiKey>, KeyFileError> = lines
-        .map(|(i, line)| key(line).map_err(|reason| error(format!("line {}: {reason}", i + 1))))
+        .map(|(i, line)| {
+            parse_key(line).map_err(|reason| error(format!("line {}: {reason}", i + 1)))
+        })
         .collect();
     let keys = keys?;
     if keys.is_empty() {
-        // Open to everybody is not what somebody meant who named a file.
+        // Without a key the interface would be open to everybody, which is not what was meant by
+        // naming a file.
         return Err(error("it holds none".to_owned()));
     }
     Ok(keys)
 }
 
-/// A key that headers can carry.
-fn key(text: &str) -> Result<ApiKey, String> {
+/// Parses a key, which must be a text that a header can carry.
+fn parse_key(text: &str) -> Result<ApiKey, String> {
     if (1..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic()) {
         Ok(ApiKey::of(text.as_bytes()))
     } else {
@@ -161,18 +219,12 @@ fn key(text: &str) -> Result<ApiKey, String> {
     }
 }
 
-fn origin(text: &str) -> Result<AllowedOrigin, String> {
+/// Parses `*` or an origin as browsers write it.
+fn parse_origin(text: &str) -> Result<AllowedOrigin, String> {
     let parsed = url::Url::parse(text).map(|url| url.origin().ascii_serialization());
     if text == "*" || (parsed.as_deref() == Ok(text) && !text.contains('*')) {
         Ok(AllowedOrigin(text.to_owned()))
     } else {
         Err("expected * or scheme, host and port alone, such as https://example.com".to_owned())
-    }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(rate) if (0.001..=1e6).contains(&rate) => Ok(rate),
-        _ => Err("expected requests a second from 0.001 to 1000000".to_owned()),
     }
 }

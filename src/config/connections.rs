@@ -1,54 +1,86 @@
-//! Bounds of connections, and where the metrics are.
+//! Options of connections, and the port of the metrics.
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
 
-use super::{size, time, whole};
+use super::values::{parse_duration, parse_size, whole_number_parser};
 
-/// Bounds of connections.
+/// The limits of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Open at one time; further ones are answered 503 and closed.
+    /// The number of connections that may be open at one time; further ones are answered 503 and
+    /// closed.
     pub max_connections: usize,
-    /// From the first byte of a request's head, or from the connection's start, to the head's end.
+    /// The longest time to the end of a request's head, from its first byte or from the start of
+    /// the connection.
     pub header_timeout: Duration,
-    /// From an answer to the next request's first byte.
+    /// The longest time from an answer to the first byte of the next request.
     pub keep_alive_timeout: Duration,
 }
 
-/// Connections.
+/// The options of connections.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Connections")]
 pub struct ConnectionArgs {
-    // Twice the requests that are worked on, so that waiting clients can be told so; under the usual limit of 1024 file descriptors
-    // accepting pauses earlier.
-    /// Connections open at one time; further ones are answered 503 and closed
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = whole(1..=1_000_000), env = "IMGCLASS_MAX_CONNECTIONS")]
+    /// The number of connections open at one time; further ones are answered 503 and closed
+    // Twice the default of --max-concurrent-requests, so that a client over that limit has a
+    // connection on which it can be answered 503. If the process may open only 1024 files, which is
+    // usual, it stops accepting a little earlier.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1024,
+        value_parser = whole_number_parser(1..=1_000_000),
+        env = "IMGCLASS_MAX_CONNECTIONS"
+    )]
     pub max_connections: usize,
 
-    // A thousand photographs as base64, or eight bodies of the largest size.
-    /// Memory for request bodies at one time, together; a request for which there is no room is answered 503
-    #[arg(long, value_name = "SIZE", default_value_t = ByteSize::mib(256), value_parser = size, env = "IMGCLASS_MAX_BODY_BYTES")]
+    /// The memory for the bodies of all requests at one time, together; a request whose body does
+    /// not fit is answered 503
+    // A thousand photographs as base64, or eight bodies of the largest size that --payload-limit
+    // allows by default.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value_t = ByteSize::mib(256),
+        value_parser = parse_size,
+        env = "IMGCLASS_MAX_BODY_BYTES"
+    )]
     pub max_body_bytes: ByteSize,
 
-    /// The longest that a client may take to send a request's head; the connection is closed after it
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time, env = "IMGCLASS_HEADER_TIMEOUT")]
+    /// The longest time that a client may take to send a request's head; after it the connection is
+    /// closed
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = parse_duration,
+        env = "IMGCLASS_HEADER_TIMEOUT"
+    )]
     pub header_timeout: humantime::Duration,
 
-    // Longer than the 60 s of common load balancers: who closes first must not be the server, or requests are lost on the way.
-    /// How long a connection may stay open without a request
-    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = time, env = "IMGCLASS_KEEP_ALIVE_TIMEOUT")]
+    /// The longest time that a connection stays open without a request
+    // Longer than the 60 s of common load balancers. The load balancer has to close first: if the
+    // server does, a request that is already on its way is lost.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "75s",
+        value_parser = parse_duration,
+        env = "IMGCLASS_KEEP_ALIVE_TIMEOUT"
+    )]
     pub keep_alive_timeout: humantime::Duration,
 
-    /// Serve /metrics on this port only, not on the main one; 0 takes a free one [default: on the main port]
+    /// A port for /metrics, which is then no longer served on the main port; 0 takes a free one
+    /// [default: the main port]
     #[arg(long, value_name = "PORT", env = "IMGCLASS_METRICS_PORT")]
     pub metrics_port: Option<u16>,
 }
 
 impl ConnectionArgs {
-    /// The bounds.
+    /// Returns the limits of connections.
     pub fn limits(&self) -> ConnectionLimits {
         ConnectionLimits {
             max_connections: self.max_connections,

@@ -1,4 +1,5 @@
-//! How much is decoded at one time: the threads that do it, and the memory that they may hold together. It knows no images.
+//! Bounds how much is decoded at one time: by a number of threads, and by the memory that their work
+//! may hold together. What the work is, is the caller's business.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -11,28 +12,32 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::ServiceError;
 
-/// The weight of one permit of the memory: semaphores count in 32 bits.
+/// Bytes that one permit of the memory stands for. Semaphores count in 32 bits, which would end at
+/// 4 GiB if they counted bytes.
 const KIB: u64 = 1024;
 
-/// Threads of their own for decoding.
+/// The decoding threads and the memory that they share.
 pub(super) struct Decoders {
     threads: Vec<DecodeThread>,
-    /// Those of the threads that do nothing, by their place; as many as `free` has permits.
+    /// Indices of the threads without work; as many as `free` has permits.
     idle: Arc<Mutex<Vec<usize>>>,
     free: Arc<Semaphore>,
+    /// One permit per KiB.
     memory: Arc<Semaphore>,
-    /// In KiB.
-    total_memory: u64,
+    total_memory_kib: u64,
 }
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// One thread, which ends when this is dropped and its work is done.
+/// One decoding thread. It ends when this value is dropped and its work is done.
 ///
-/// It is a pool of rayon's with nobody else in it, because one JPEG decoder shares its rows out by rayon: elsewhere it would wake the
-/// threads of a common pool for each row, which costs a twentieth of the work and core changes on a machine that is busy anyway. (A picture
-/// of 12 megapixels that is decoded alone takes a fifth longer so.) And it waits on a channel rather than as rayon's own threads do: those
-/// yield their core dozens of times before they sleep, in between the forward pass's work.
+/// The thread is the only member of a rayon pool of its own, because one of the JPEG decoders
+/// distributes its rows by rayon. In a common pool it would wake other threads for each row, which
+/// costs 5 % of the work, and moves it between cores, on a machine that is busy anyway. The price is
+/// that a picture of 12 megapixels takes a fifth longer where it is the only one to be decoded.
+///
+/// The thread waits on a channel. The threads of rayon would yield their core dozens of times before
+/// they sleep, and the forward pass needs that core.
 struct DecodeThread {
     work: mpsc::Sender<Work>,
 }
@@ -57,18 +62,21 @@ impl DecodeThread {
     }
 }
 
-/// Whoever waits for work that panics is told by its lost sender.
+/// Runs `work`. If it panics, its result's sender is dropped, which the caller of [`Decoders::run`]
+/// notices; the thread goes on.
 fn perform(work: Work) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         tracing::error!("a decoding task panicked");
     }
 }
 
-/// One of the threads, idle again when dropped.
+/// The use of one of the threads, which is idle again when this value is dropped.
 struct Turn {
+    /// Index of the thread.
     thread: usize,
     idle: Arc<Mutex<Vec<usize>>>,
-    /// Given back after the thread.
+    /// Fields are dropped after `Drop::drop` has run, so whoever gets this permit finds the thread in
+    /// `idle`.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -80,7 +88,7 @@ impl Drop for Turn {
 }
 
 impl Decoders {
-    /// `threads` works at one time, which may hold `memory` bytes together.
+    /// Starts `threads` threads whose work may hold `memory` bytes together.
     pub(super) fn new(threads: NonZeroUsize, memory: u64) -> io::Result<Self> {
         let kib = usize::try_from(memory / KIB).unwrap_or(usize::MAX);
         let kib = kib.min(Semaphore::MAX_PERMITS);
@@ -90,12 +98,16 @@ impl Decoders {
             idle: Arc::new(Mutex::new((0..threads.get()).collect())),
             free: Arc::new(Semaphore::new(threads.get())),
             memory: Arc::new(Semaphore::new(kib)),
-            total_memory: kib as u64,
+            total_memory_kib: kib as u64,
         })
     }
 
-    /// Runs `work`, which holds at most `bytes`, when a thread and the memory are free. Its share of both is given back when the work
-    /// ends, even where the caller leaves before that.
+    /// Runs `work`, which holds at most `bytes`, as soon as a thread and the memory are free.
+    ///
+    /// Thread and memory are given back when the work ends, also where the caller has left before.
+    ///
+    /// # Errors
+    /// [`ServiceError::Internal`] where `work` panicked.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         bytes: u64,
@@ -107,19 +119,21 @@ impl Decoders {
         let thread = &self.threads[turn.thread];
         let work: Work = Box::new(move || {
             let _held = (memory, turn);
-            // Nobody may be waiting any more.
+            // An error means that the caller has left: nobody wants the result.
             let _ = done.send(work());
         });
-        // A thread that is gone takes the sender of the result with it.
+        // An error means that the thread has ended; the result's sender is dropped with `work`, and
+        // the wait below ends too.
         let _ = thread.work.send(work);
-        let lost = |_| ServiceError::Internal("a decoding task panicked".to_owned());
+        let lost = |_| ServiceError::Internal("a decoding task panicked");
         result.await.map_err(lost)
     }
 
+    /// Waits for a thread without work.
     async fn turn(&self) -> Result<Turn, ServiceError> {
         let permit = self.free.clone().acquire_owned().await.map_err(closed)?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let none = || ServiceError::Internal("more decoders are wanted than there are".to_owned());
+        let none = || ServiceError::Internal("more decoders are wanted than there are");
         Ok(Turn {
             thread: idle.pop().ok_or_else(none)?,
             idle: self.idle.clone(),
@@ -127,14 +141,15 @@ impl Decoders {
         })
     }
 
-    /// What asks for more than all of the memory gets all of it; [`imgclass_image::inspect`] has refused such an image before.
+    /// Waits for a share of the memory. A request for more than all of it gets all of it: the image's
+    /// own limit is the same number, so such an image has been refused before.
     async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, AcquireError> {
-        let permits = bytes.div_ceil(KIB).min(self.total_memory);
+        let permits = bytes.div_ceil(KIB).min(self.total_memory_kib);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         self.memory.clone().acquire_many_owned(permits).await
     }
 }
 
 fn closed(_: AcquireError) -> ServiceError {
-    ServiceError::Internal("the decoders are closed".to_owned())
+    ServiceError::Internal("the decoders are closed")
 }

@@ -1,5 +1,5 @@
-//! Why the model says what it says: where in the picture it saw a class. Turns a class activation map into numbers and pictures for people;
-//! runs no model.
+//! Shows where in a picture the model saw a class: turns the last feature map of an answer into a
+//! class activation map, as numbers or as a picture.
 
 use thiserror::Error;
 
@@ -7,19 +7,20 @@ use super::{Answer, Prediction, Service};
 use imgclass_image::{HeatMap, Preprocessor, Region, RenderError, RgbImage};
 use imgclass_network::head;
 
-/// How the network saw a picture.
+/// Which part of a picture the network saw.
 #[derive(Debug, Clone)]
 pub struct View {
     /// The upright picture's width and height in pixels.
     pub size: (u32, u32),
-    /// The part of it that the network sees, in its pixels.
+    /// The part that the network sees, in pixels of the upright picture.
     pub region: Region,
-    /// The picture, where it was asked for.
+    /// The picture, if it was asked for; no larger than [`View::MAX_SIDE`].
     picture: Option<RgbImage>,
 }
 
 impl View {
-    /// Pictures are kept and shown with no side longer than this many pixels: enough for a screen, and 3 MB at most.
+    /// The longest side of a kept picture, in pixels. That is enough for a screen, and takes 3 MB at
+    /// most.
     pub const MAX_SIDE: u32 = 1024;
 
     pub(super) fn of(picture: RgbImage, preprocessor: &Preprocessor, keep: bool) -> Self {
@@ -32,30 +33,35 @@ impl View {
     }
 }
 
-/// There is no explanation.
+/// Why there is no explanation.
 #[derive(Debug, Error)]
 pub enum ExplainError {
-    /// The answer lacks the last feature map or the picture, or there is no such class: the asker's mistake.
+    /// The answer lacks the feature map or the picture, or there is no such class. Holds the class;
+    /// the caller did not ask for what it needs.
     #[error("the answer does not hold what an explanation of class {0} needs")]
     Incomplete(usize),
-    /// The picture could not be drawn.
+    /// The picture cannot be drawn.
     #[error(transparent)]
     Render(#[from] RenderError),
 }
 
-/// Where a class was seen.
+/// Where in a picture the network saw a class.
 #[derive(Debug, Clone)]
 pub struct Explanation {
     /// The class that is explained.
     pub prediction: Prediction,
-    /// The class activation map, row by row: its mean plus the class's bias is the class's logit.
+    /// The class activation map, row by row. Its mean plus the bias of the class is the logit of the
+    /// class.
     pub grid: Vec<Vec<f32>>,
     view: View,
 }
 
 impl Service {
-    /// Where in the picture of an answer to [`Ask::explanation`](super::Ask::explanation) the model saw a class; the most probable one, where
-    /// none is given.
+    /// Explains one class of an answer to [`Ask::explanation`](super::Ask::explanation): the most
+    /// probable one if `class` is `None`.
+    ///
+    /// # Errors
+    /// [`ExplainError::Incomplete`] where the answer has no feature map or there is no such class.
     pub fn explain(
         &self,
         answer: Answer,
@@ -80,7 +86,7 @@ impl Service {
         })
     }
 
-    /// Rows and columns of a class activation map.
+    /// Returns rows and columns of a class activation map.
     pub fn map_size(&self) -> (usize, usize) {
         // The network halves its input five times, rounding up.
         let (_, height, width) = self.input_shape();
@@ -89,23 +95,32 @@ impl Service {
 }
 
 impl Explanation {
-    /// The upright picture's width and height in pixels.
+    /// Returns the upright picture's width and height in pixels.
     pub fn size(&self) -> (u32, u32) {
         self.view.size
     }
 
-    /// The part of the picture that the map covers, in its pixels.
+    /// Returns the part of the upright picture that the map covers, in pixels.
     pub fn region(&self) -> Region {
         self.view.region
     }
 
-    /// The picture, no larger than [`View::MAX_SIDE`], with the map in colours over it, as PNG. `opacity` is from 0 to 1.
+    /// Draws the map in colours over the picture and returns a PNG. `opacity` is that of the colours,
+    /// from 0 to 1.
+    ///
+    /// # Errors
+    /// [`ExplainError::Incomplete`] where the picture was not kept, [`ExplainError::Render`] where it
+    /// cannot be drawn.
     pub fn overlay(&self, opacity: f32) -> Result<Vec<u8>, ExplainError> {
         let (picture, map) = self.drawn()?;
         Ok(map.over(picture, opacity)?)
     }
 
-    /// The map in colours alone, as PNG of the size of [`Explanation::overlay`]; transparent where the network does not see.
+    /// Draws the map alone and returns a PNG of the size that [`Explanation::overlay`] has. It is
+    /// transparent where the network does not look.
+    ///
+    /// # Errors
+    /// As [`Explanation::overlay`].
     pub fn heatmap(&self) -> Result<Vec<u8>, ExplainError> {
         let (picture, map) = self.drawn()?;
         Ok(map.alone((picture.width(), picture.height()))?)

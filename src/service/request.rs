@@ -1,10 +1,9 @@
-//! What a request for one image asks, and what it gets. Data only; the flow between the two is the service's.
-
-use std::time::Duration;
+//! What a request asks about one image, and what it gets.
 
 use bytes::Bytes;
 
 use super::explain::View;
+use super::phases::Phases;
 use imgclass_network::{Output, Want};
 
 /// An image as a request names it.
@@ -12,23 +11,25 @@ use imgclass_network::{Output, Want};
 pub enum Source {
     /// An http, https or data URL.
     Url(String),
-    /// An encoded image.
+    /// The bytes of an encoded image.
     Bytes(Bytes),
-    /// The network's input itself, planar `[3, height, width]` and normalised, of [`Service::input_shape`](super::Service::input_shape).
+    /// The network's input itself: normalised, `[3, height, width]` in row-major order, with the sides
+    /// of [`Service::input_shape`](super::Service::input_shape).
     Prepared(Vec<f32>),
 }
 
-/// What an answer must hold beside the logits, because it costs time or memory.
+/// What an answer must hold beside the logits. Each costs time or memory, so none comes unasked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ask {
-    /// What the model gives.
+    /// What else the model must return.
     pub want: Want,
-    /// Also the picture itself, upright and no larger than [`View::MAX_SIDE`].
+    /// Keeps the picture itself, upright and no larger than [`View::MAX_SIDE`].
     pub picture: bool,
 }
 
 impl Ask {
-    /// What an explanation needs.
+    /// Asks for what [`Service::explain`](super::Service::explain) needs; the picture is needed only
+    /// where the map will be drawn.
     pub fn explanation(picture: bool) -> Self {
         let want = Want {
             feature_map: true,
@@ -37,7 +38,7 @@ impl Ask {
         Self { want, picture }
     }
 
-    /// What an embedding needs.
+    /// Asks for the features, which are what an embedding is made of.
     pub fn features() -> Self {
         let want = Want {
             features: true,
@@ -50,65 +51,26 @@ impl Ask {
     }
 }
 
-/// What the model says of one image.
+/// What the model says about one image.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Logits, and what else was asked for.
+    /// The logits, and what else was asked for.
     pub output: Output,
-    /// How the network saw the picture; `None` where the input came prepared.
+    /// The part of the picture that the network saw; `None` where the request prepared the input.
     pub view: Option<View>,
-    /// Where the time went.
+    /// How long each phase took.
     pub phases: Phases,
 }
 
 /// One class of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
-    /// The class's index.
+    /// The index of the class.
     pub index: usize,
-    /// Its WordNet id, where it has one.
+    /// The WordNet id of the class, if it has one.
     pub wnid: Option<String>,
-    /// Its short name.
+    /// The short name of the class.
     pub label: String,
-    /// From 0 to 1.
+    /// The probability, from 0 to 1.
     pub probability: f32,
-}
-
-/// Where a request's time went.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Phases {
-    /// From the URL to its bytes; zero where the bytes came along.
-    pub fetch: Duration,
-    /// Waiting for memory and a processor, decoding, resizing.
-    pub decode: Duration,
-    /// Waiting for the model.
-    pub queue: Duration,
-    /// The batch's forward pass.
-    pub inference: Duration,
-    /// All of it.
-    pub total: Duration,
-}
-
-/// One part of a request's time, as in [`Phases`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Phase {
-    /// See [`Phases::fetch`].
-    Fetch,
-    /// See [`Phases::decode`].
-    Decode,
-    /// See [`Phases::queue`].
-    Queue,
-    /// See [`Phases::inference`].
-    Inference,
-    /// See [`Phases::total`].
-    Total,
-}
-
-/// An image's classes.
-#[derive(Debug, Clone)]
-pub struct Classified {
-    /// Falling probabilities.
-    pub predictions: Vec<Prediction>,
-    /// Where the time went.
-    pub phases: Phases,
 }

@@ -21,7 +21,7 @@ const PASSED: u16 = 503;
 
 fn client(arguments: &[&str]) -> TestClient<impl poem::Endpoint> {
     let arguments = Arguments::parse_from([&["test"], arguments].concat());
-    let access = arguments.access.access().expect("rules");
+    let access = arguments.access.load().expect("rules");
     let limits = HttpLimits {
         max_images: 32,
         payload_limit: 1024,
@@ -110,7 +110,7 @@ fn keys_come_from_a_file_too_and_one_that_holds_none_is_an_error() {
     let file = path.to_str().expect("UTF-8");
     let access = |arguments: &[&str]| {
         let arguments = [&["test", "--api-key-file", file], arguments].concat();
-        Arguments::parse_from(arguments).access.access()
+        Arguments::parse_from(arguments).access.load()
     };
     let said = access(&[]).expect_err("no file").to_string();
     assert!(said.contains(file), "{said}");

@@ -1,49 +1,56 @@
-//! Every limit of a fetch and its default. Holds plain values; never reads flags or the environment.
+//! Every limit of a fetch with its default, as plain values.
 
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// Limits and openings of a [`Fetcher`](super::Fetcher).
+/// Holds the limits of a [`Fetcher`](super::Fetcher), and what it may dial beyond public addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchConfig {
-    /// Name look-up, TCP and TLS handshake of one hop, together.
+    /// The longest time for the name look-up, the TCP handshake and the TLS handshake of one
+    /// request, together.
     pub connect_timeout: Duration,
-    /// The longest silence: from the request to the end of the response's head, and between two pieces of its body.
+    /// The longest silence of a server: from the request to the end of the response's head, and
+    /// between two pieces of its body.
     pub idle_timeout: Duration,
-    /// The whole fetch, every redirect and the body included.
+    /// The longest time for a whole fetch, including its redirects and the body.
     pub total_timeout: Duration,
-    /// The most bytes that one fetch or one decoded `data:` URL may give.
+    /// The largest body, or decoded `data:` URL, in bytes.
     pub max_bytes: u64,
-    /// Redirects followed before giving up; 0 follows none.
+    /// The number of redirects that a fetch follows at most; 0 follows none.
     pub max_redirects: usize,
-    /// The longest `http:` or `https:` URL in bytes, as given and as normalised. `data:` URLs are bounded by
-    /// `max_bytes` instead.
+    /// The longest `http:` or `https:` URL in bytes, both as given and as normalised. `data:` URLs
+    /// are bounded by `max_bytes` instead.
     pub max_url_length: usize,
-    /// Fetches under way at once, at least 1; further ones wait. Together with `max_bytes` this bounds the memory of
-    /// bodies under way, and it also bounds name look-ups, which outlive a caller that gave up.
+    /// The number of fetches that may run at one time, at least 1; further ones wait.
+    ///
+    /// Together with `max_bytes` this bounds the memory of bodies that are being read. It also
+    /// bounds name look-ups, which go on after the caller has given up.
     pub max_concurrent: usize,
-    /// Address ranges that may be dialled although they are not public. An IPv4 range also opens its addresses where
-    /// they are embedded in IPv6; an IPv6 range opens the addresses as written. Name IPv4-mapped addresses as IPv4.
+    /// Address ranges that may be dialled although they are not public.
+    ///
+    /// An IPv4 range also opens its addresses where IPv6 addresses carry them. An IPv6 range opens
+    /// the addresses as written. Write IPv4-mapped addresses as IPv4.
     pub allow_cidrs: Vec<IpNet>,
-    /// Ports that may be dialled beside 80 and 443, on every address.
+    /// Ports that may be dialled in addition to 80 and 443, on every address.
     pub allow_ports: Vec<u16>,
 }
 
 impl Default for FetchConfig {
-    /// Nothing is open beyond public addresses on ports 80 and 443.
+    /// Returns limits that suit photographs, and opens only public addresses on ports 80 and 443.
     fn default() -> Self {
         Self {
-            // A handshake across the world takes under a second; one lost SYN is repeated after 1 s, a second after 3 s.
+            // A handshake across the world takes less than a second. A lost SYN is sent again after
+            // 1 s, and after 3 s if that one is lost too.
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(5),
             total_timeout: Duration::from_secs(15),
-            // Twice the size of a 24 megapixel JPEG at high quality.
+            // Twice the size of a 24-megapixel JPEG at high quality.
             max_bytes: 20 * 1024 * 1024,
             max_redirects: 3,
-            // RFC 9110, section 4.1, asks for at least 8000; servers commonly stop at 8 KiB.
+            // RFC 9110, section 4.1, asks for at least 8000 bytes; servers commonly stop at 8 KiB.
             max_url_length: 8192,
-            // With `max_bytes`: 1.25 GiB of bodies at worst.
+            // With `max_bytes` above, bodies take 1.25 GiB at worst.
             max_concurrent: 64,
             allow_cidrs: Vec::new(),
             allow_ports: Vec::new(),

@@ -1,8 +1,9 @@
-//! `data:image/...;base64,` URLs (RFC 2397) to bytes. Never allocates more than the text or the limit, and never guesses
-//! at a form that browsers refuse.
+//! Decodes `data:image/...;base64,` URLs (RFC 2397).
 //!
-//! The data are read as the WHATWG's forgiving base64 after percent-decoding: ASCII whitespace is skipped, so wrapped
-//! base64 works; padding may be missing but not wrong; the URL-safe alphabet is refused.
+//! The data are percent-decoded and then read as the WHATWG's forgiving base64, as browsers do.
+//! ASCII whitespace is skipped, so wrapped base64 works. Padding may be missing, but not wrong. The
+//! URL-safe alphabet is refused. Decoding allocates no more than the URL's length, or the size
+//! limit.
 
 use std::borrow::Cow;
 
@@ -15,9 +16,13 @@ use super::error::{DataUrlFault, FetchError};
 
 const SCHEME: &str = "data:";
 
-/// The comma must come this early: media types of images are short, and an error then costs no scan of megabytes.
+/// The longest header in bytes, from the scheme to the comma before the data.
+///
+/// Media types of images are short. The limit keeps a URL without a comma from being scanned for
+/// megabytes.
 const MAX_HEADER: usize = 256;
 
+/// Standard base64 whose padding may be missing and whose unused last bits may be set.
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new()
@@ -25,18 +30,19 @@ const FORGIVING: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
+/// Returns whether `url` has the scheme `data:`, in any case.
 pub(super) fn is_data_url(url: &str) -> bool {
     url.get(..SCHEME.len())
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
 }
 
-/// The bytes in `url`, for which [`is_data_url`] holds: between 1 and `limit`.
+/// Decodes the bytes in `url`, for which [`is_data_url`] holds: between 1 and `limit` bytes.
 pub(super) fn decode(url: &str, limit: u64) -> Result<Bytes, FetchError> {
     let rest = &url.as_bytes()[SCHEME.len()..];
     let comma = rest.iter().take(MAX_HEADER).position(|byte| *byte == b',');
     let comma = comma.ok_or(DataUrlFault::Comma)?;
     check_header(&rest[..comma])?;
-    let text = significant(&rest[comma + 1..])?;
+    let text = percent_decode_without_whitespace(&rest[comma + 1..])?;
     if decoded_length(&text) > limit {
         return Err(FetchError::TooLarge { limit });
     }
@@ -47,7 +53,7 @@ pub(super) fn decode(url: &str, limit: u64) -> Result<Bytes, FetchError> {
     Ok(bytes.into())
 }
 
-/// `image/<subtype>`, any parameters, and `base64` at the end; letters in either case.
+/// Checks that a header is `image/<subtype>`, any parameters, and `base64` at the end, in any case.
 fn check_header(header: &[u8]) -> Result<(), DataUrlFault> {
     let mut parts = header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let media_type = parts.next().unwrap_or_default();
@@ -64,8 +70,8 @@ fn check_header(header: &[u8]) -> Result<(), DataUrlFault> {
     Ok(())
 }
 
-/// The base64 characters of `data`: percent-decoded, without whitespace. Borrowed where there is nothing to undo.
-fn significant(data: &[u8]) -> Result<Cow<'_, [u8]>, DataUrlFault> {
+/// Percent-decodes `data` and removes ASCII whitespace; borrows `data` if it has neither.
+fn percent_decode_without_whitespace(data: &[u8]) -> Result<Cow<'_, [u8]>, DataUrlFault> {
     if !data
         .iter()
         .any(|byte| *byte == b'%' || byte.is_ascii_whitespace())
@@ -78,7 +84,7 @@ fn significant(data: &[u8]) -> Result<Cow<'_, [u8]>, DataUrlFault> {
         let byte = match (first, tail) {
             (b'%', [high, low, after @ ..]) => {
                 rest = after;
-                hex(*high)? << 4 | hex(*low)?
+                hex_digit(*high)? << 4 | hex_digit(*low)?
             }
             (b'%', _) => return Err(DataUrlFault::Percent),
             _ => {
@@ -93,14 +99,15 @@ fn significant(data: &[u8]) -> Result<Cow<'_, [u8]>, DataUrlFault> {
     Ok(Cow::Owned(text))
 }
 
-fn hex(digit: u8) -> Result<u8, DataUrlFault> {
+/// Returns the value of one hexadecimal digit.
+fn hex_digit(digit: u8) -> Result<u8, DataUrlFault> {
     let value = char::from(digit)
         .to_digit(16)
         .ok_or(DataUrlFault::Percent)?;
     Ok(value as u8)
 }
 
-/// How many bytes valid base64 `text` decodes to.
+/// Returns how many bytes `text` decodes to if it is valid base64.
 fn decoded_length(text: &[u8]) -> u64 {
     let padding = text
         .iter()

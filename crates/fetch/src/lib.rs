@@ -1,11 +1,21 @@
-//! Image URL to bytes, for a URL that a stranger named: policy, redirects, limits, `data:` URLs.
+//! Fetches the image behind a URL that a stranger named.
 //!
-//! Never looks at what the bytes mean (that is `image`'s task), never retries, never shares a connection between two
-//! fetches, and never dials an address that [`AddressPolicy`] has not vetted. What is and is not guaranteed is written
-//! in `docs/security.md`.
+//! A service that fetches URLs for strangers can be made to read from its own network: cloud
+//! metadata, admin pages, databases. This crate exists to prevent that; `docs/security.md` says
+//! what is guaranteed and what is not. [`Fetcher::fetch`] takes these steps:
+//!
+//! 1. A `data:` URL is decoded (`data_url`). Everything below is for `http:` and `https:` URLs.
+//! 2. [`UrlPolicy`] judges the text of the URL: its scheme, its port, its host (`policy`).
+//! 3. The host's name is looked up, and [`AddressPolicy`] judges every address that it resolves to
+//!    (`resolve`, `address`). Only judged addresses are dialled.
+//! 4. The request is sent. A redirect's target goes through steps 2 and 3 anew (`client`).
+//! 5. The body is read up to the size limit.
+//!
+//! A fetch is never retried, and it never shares a connection with another fetch. The bytes are
+//! returned as the server sent them; to decode them is the task of `imgclass-image`.
 
 #![forbid(unsafe_code)]
-// Outside input must never reach a panic; tests may.
+// Input from outside must never cause a panic. Tests may panic.
 #![cfg_attr(
     not(test),
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
@@ -26,13 +36,13 @@ use tokio::sync::Semaphore;
 
 pub use self::address::AddressPolicy;
 pub use self::config::FetchConfig;
-pub use self::error::{Answer, DataUrlFault, FetchError, Refusal, SetupError, Unusable};
+pub use self::error::{BadAnswer, DataUrlFault, FetchError, SetupError, UnusableUrl, UrlRefusal};
 pub use self::policy::{UrlPolicy, redacted};
 pub use self::resolve::{Resolve, SystemResolver};
 
 use self::client::Client;
 
-/// Turns image URLs into bytes under one [`FetchConfig`]. Built once and shared.
+/// Fetches image URLs under one [`FetchConfig`]. It is built once and shared.
 #[derive(Debug)]
 pub struct Fetcher {
     config: FetchConfig,
@@ -41,19 +51,23 @@ pub struct Fetcher {
 }
 
 impl Fetcher {
-    /// A fetcher that asks the operating system for names.
+    /// Creates a fetcher that asks the operating system to resolve names.
     ///
     /// # Errors
-    /// When `config` leaves no room to fetch at all, or the TLS client cannot start (no root certificates, say).
+    ///
+    /// Returns an error if [`FetchConfig::max_concurrent`] is out of range, or if the TLS client
+    /// cannot start, for example because there are no root certificates.
     pub fn new(config: FetchConfig) -> Result<Self, SetupError> {
         let resolver = SystemResolver::new(config.max_concurrent);
         Self::with_resolver(config, Arc::new(resolver))
     }
 
-    /// A fetcher that asks `resolver` for names. Its answers are vetted like any other's.
+    /// Creates a fetcher that asks `resolver` to resolve names. The addresses that it returns are
+    /// judged like all others.
     ///
     /// # Errors
-    /// As [`Fetcher::new`].
+    ///
+    /// Returns an error in the same cases as [`Fetcher::new`].
     pub fn with_resolver(
         config: FetchConfig,
         resolver: Arc<dyn Resolve>,
@@ -68,20 +82,25 @@ impl Fetcher {
         })
     }
 
-    /// The limits that this fetcher keeps.
+    /// Returns the limits of this fetcher.
     #[must_use]
     pub fn config(&self) -> &FetchConfig {
         &self.config
     }
 
-    /// The bytes behind `url`: an `http:`, `https:` or `data:image/...;base64,` URL. Between 1 and
-    /// [`FetchConfig::max_bytes`] bytes, exactly as the server sent them; their meaning is unchecked.
+    /// Fetches the bytes behind `url`, an `http:`, `https:` or `data:image/...;base64,` URL.
     ///
-    /// Takes at most twice [`FetchConfig::total_timeout`]: once waiting for one of [`FetchConfig::max_concurrent`]
-    /// slots, once fetching. Dropping the future closes the connection.
+    /// The result has between 1 and [`FetchConfig::max_bytes`] bytes, exactly as the server sent
+    /// them; nothing checks that they are an image.
+    ///
+    /// This takes at most twice [`FetchConfig::total_timeout`]: once to wait for one of the
+    /// [`FetchConfig::max_concurrent`] slots, and once to fetch. Dropping the future closes the
+    /// connection.
     ///
     /// # Errors
-    /// See [`FetchError`]; what a caller may be told is [`FetchError::public_message`].
+    ///
+    /// [`FetchError`] lists the reasons. Use [`FetchError::public_message`] for what the caller may
+    /// be told.
     pub async fn fetch(&self, url: &str) -> Result<Bytes, FetchError> {
         if data_url::is_data_url(url) {
             return data_url::decode(url, self.config.max_bytes);

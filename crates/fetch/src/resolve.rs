@@ -1,4 +1,8 @@
-//! Names to vetted addresses. Never caches an answer: every hop asks anew, and what was vetted is what is dialled.
+//! Resolves host names to addresses that may be dialled.
+//!
+//! [`VettedResolver`] sits inside the HTTP client, so the addresses that were judged are the ones
+//! that are dialled; there is no second look-up in between. Nothing is cached: every request asks
+//! anew, and a name that changes its answer is judged by the new one.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -10,22 +14,26 @@ use tokio::sync::Semaphore;
 
 use super::address::AddressPolicy;
 
-/// Looks up the addresses of a name. [`SystemResolver`] is the real one; tests bring names of their own.
+/// Looks up the addresses of a host name.
+///
+/// [`SystemResolver`] asks the operating system; tests use resolvers with names of their own.
 pub trait Resolve: Send + Sync {
-    /// Every address of `name`, unvetted, in the order in which to try them.
+    /// Returns every address of `name`, not yet judged, in the order in which to try them.
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
 }
 
-/// Asks the operating system (`getaddrinfo`).
+/// Resolves names by asking the operating system (`getaddrinfo`).
 #[derive(Debug)]
 pub struct SystemResolver {
     lookups: Arc<Semaphore>,
 }
 
 impl SystemResolver {
-    /// A resolver that runs at most `max_lookups` look-ups at once. They cannot be called off, so each holds its place
-    /// until the operating system has answered, even when nobody waits for it any more: names that are slow to
-    /// resolve cannot fill the runtime's threads.
+    /// Creates a resolver that runs at most `max_lookups` look-ups at one time.
+    ///
+    /// A look-up cannot be cancelled, so each holds its place until the operating system has
+    /// answered, even when nobody waits for it any more. Names that are slow to resolve can
+    /// therefore not fill the runtime's threads.
     #[must_use]
     pub fn new(max_lookups: usize) -> Self {
         Self {
@@ -50,7 +58,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// Stands between the HTTP client and `inner`, and lets only vetted answers through.
+/// Gives the HTTP client the answers of `inner`, if the policy allows every one of them.
 pub(super) struct VettedResolver {
     pub(super) inner: Arc<dyn Resolve>,
     pub(super) addresses: AddressPolicy,
@@ -62,8 +70,8 @@ impl reqwest::dns::Resolve for VettedResolver {
         let addresses = self.addresses.clone();
         Box::pin(async move {
             let answers = inner.resolve(name.as_str()).await?;
-            addresses.vet(&answers)?;
-            // Port 0 stands for the URL's own.
+            addresses.check_all(&answers)?;
+            // Port 0 stands for the port of the URL.
             let dialled = answers.into_iter().map(|answer| SocketAddr::new(answer, 0));
             Ok(Box::new(dialled) as Addrs)
         })

@@ -1,26 +1,38 @@
-//! Memory on cache-line boundaries, and outputs that are written before they are read. It never hands out memory without
-//! saying whether it holds anything.
+//! Memory on cache-line boundaries, and the views of it that a job's tasks share.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Buffer`] | floats that it owns, always initialised |
+//! | [`Source`] | borrowed floats that tasks read, or nothing |
+//! | [`Destination`] | borrowed floats of which each task writes a part of its own |
+//!
+//! The kernels compute addresses by hand, so they take pointers out of these types. The types carry what
+//! can be carried for them: the borrow lives as long as they do, and debug builds check every offset
+//! against the length.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::mem::MaybeUninit;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// A cache line; also the widest vector.
+/// The alignment of buffers in bytes: a cache line, and the widest vector. A load of a vector from an
+/// aligned line never straddles two lines.
 const ALIGN: usize = 64;
 
-/// Floats that start on a cache line, so that no vector load straddles two.
+/// Floats that start on a cache line. All of them are initialised from the beginning: fresh memory is
+/// zero, and for large blocks the system gives zero pages for nothing.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     start: NonNull<f32>,
     len: usize,
 }
 
-// SAFETY: it owns its memory, as `Vec<f32>` does.
+// SAFETY: a buffer owns its memory and nothing else refers to it, as with `Vec<f32>`.
 unsafe impl Send for Buffer {}
-// SAFETY: shared access only reads.
+// SAFETY: through a shared reference a buffer can only be read.
 unsafe impl Sync for Buffer {}
 
 impl Default for Buffer {
+    /// A buffer without any floats, which owns no memory.
     fn default() -> Self {
         Self {
             start: NonNull::dangling(),
@@ -30,45 +42,53 @@ impl Default for Buffer {
 }
 
 impl Buffer {
-    /// `len` zeros.
+    /// Allocates `len` floats, all zero.
     pub(crate) fn zeroed(len: usize) -> Self {
-        let mut buffer = Self::default();
-        let start = buffer.grow(len);
-        // SAFETY: `grow` made room for `len` floats; zero bytes are the float zero.
-        unsafe { start.write_bytes(0, len) };
-        buffer
-    }
-
-    /// Makes room for `len` floats, dropping the content if it has to move.
-    pub(crate) fn grow(&mut self, len: usize) -> *mut f32 {
-        if len > self.len {
-            *self = Self::default();
-            let layout = Self::layout(len);
-            // SAFETY: `len > 0` here, so the layout is not empty.
-            let start = unsafe { alloc(layout) };
-            let Some(start) = NonNull::new(start) else {
-                handle_alloc_error(layout)
-            };
-            self.start = start.cast();
-            self.len = len;
+        if len == 0 {
+            return Self::default();
         }
-        self.start.as_ptr()
+        let layout = Self::layout(len);
+        // SAFETY: `len` is not zero, so the layout is not empty. Zero bytes are the float zero, so all `len`
+        // floats are initialised.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        Self {
+            start: start.cast(),
+            len,
+        }
     }
 
-    /// The floats; only for buffers from [`Self::zeroed`].
+    /// Returns at least `len` floats of any content. What the buffer held before is lost if it had to grow.
+    pub(crate) fn grow(&mut self, len: usize) -> &mut [f32] {
+        if len > self.len {
+            // The old memory goes first, so that both never count at the same time.
+            *self = Self::default();
+            *self = Self::zeroed(len);
+        }
+        self.as_mut_slice()
+    }
+
+    /// Returns all floats.
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        // SAFETY: `start` is valid for `len` floats, which `zeroed` has initialised; for a buffer without
+        // memory it is dangling and aligned, as an empty slice wants it.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    /// Returns all floats, to be written.
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
-        // SAFETY: that constructor initialises all `len` floats.
+        // SAFETY: as in `as_slice`, and the exclusive borrow of the buffer is one of its memory.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
-    pub(crate) fn as_ptr(&self) -> *const f32 {
-        self.start.as_ptr()
-    }
-
+    /// Returns how many floats there are.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
+    /// The layout of `len` floats on a cache line.
     fn layout(len: usize) -> Layout {
         let layout = Layout::array::<f32>(len).and_then(|layout| layout.align_to(ALIGN));
         // Beyond half the address space: no machine holds the input that would ask for it.
@@ -79,77 +99,120 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len > 0 {
-            // SAFETY: allocated by `grow` with this layout.
+            // SAFETY: a buffer with floats got its memory in `zeroed` by this layout, and owns it.
             unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
         }
     }
 }
 
-/// A `Vec` of `len` floats that `fill` writes completely, so that nothing is zeroed first.
-///
-/// # Safety
-/// - `fill` initialises every element of its slice, or does not return.
-pub(crate) unsafe fn filled(len: usize, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
-    let mut out = Vec::with_capacity(len);
-    fill(&mut out.spare_capacity_mut()[..len]);
-    // SAFETY: the capacity holds `len`, and `fill` has written them.
-    unsafe { out.set_len(len) };
-    out
-}
-
-/// `out` as memory to be overwritten.
-pub(crate) fn overwritten(out: &mut [f32]) -> &mut [MaybeUninit<f32>] {
-    // SAFETY: the layouts are the same; the kernels only ever write numbers through it, so `out` stays initialised.
-    unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) }
-}
-
-/// Where a job's tasks write: shared by threads whose tasks write disjoint parts.
+/// Where the tasks of a job write. Copies of it go to threads whose tasks write disjoint parts.
 #[derive(Clone, Copy)]
-pub(crate) struct Destination(*mut f32);
-
-// SAFETY: every user writes disjoint parts from different tasks, as `at` demands.
-unsafe impl Send for Destination {}
-// SAFETY: as above.
-unsafe impl Sync for Destination {}
-
-impl Destination {
-    /// The memory from `start` on.
-    pub(crate) fn new(start: *mut f32) -> Self {
-        Self(start)
-    }
-
-    /// The memory of `out`.
-    pub(crate) fn of(out: &mut [MaybeUninit<f32>]) -> Self {
-        Self(out.as_mut_ptr().cast())
-    }
-
-    /// The address `offset` floats on. Writing there is the caller's duty to keep inside, and apart from other tasks.
-    pub(crate) fn at(self, offset: usize) -> *mut f32 {
-        self.0.wrapping_add(offset)
-    }
+pub(crate) struct Destination<'a> {
+    start: *mut f32,
+    len: usize,
+    memory: PhantomData<&'a mut [f32]>,
 }
 
-/// What a job's tasks read by raw pointer.
-#[derive(Clone, Copy)]
-pub(crate) struct Source(*const f32);
+// SAFETY: it is the right to write borrowed floats, which may move to another thread. That two threads
+// never write the same float is the contract of whoever writes through `at`.
+unsafe impl Send for Destination<'_> {}
+// SAFETY: a shared reference gives no more than a copy does, see `Send`.
+unsafe impl Sync for Destination<'_> {}
 
-// SAFETY: it is only read from, while no task writes there.
-unsafe impl Send for Source {}
-// SAFETY: as above.
-unsafe impl Sync for Source {}
-
-impl Source {
-    /// The memory from `start` on.
-    pub(crate) fn new(start: *const f32) -> Self {
-        Self(start)
-    }
-
-    /// The address `offset` floats on; null stays null.
-    pub(crate) fn at(self, offset: usize) -> *const f32 {
-        if self.0.is_null() {
-            self.0
-        } else {
-            self.0.wrapping_add(offset)
+impl<'a> Destination<'a> {
+    /// Borrows `out` for a job.
+    pub(crate) fn new(out: &'a mut [f32]) -> Self {
+        Self {
+            start: out.as_mut_ptr(),
+            len: out.len(),
+            memory: PhantomData,
         }
+    }
+
+    /// Returns the address of float `offset`, which is at most the length.
+    ///
+    /// The address itself is harmless. Whoever writes there must stay within the borrowed floats, and must
+    /// be the only task that writes those floats.
+    pub(crate) fn at(self, offset: usize) -> *mut f32 {
+        debug_assert!(
+            offset <= self.len,
+            "float {offset} of an output of {} floats",
+            self.len
+        );
+        self.start.wrapping_add(offset)
+    }
+
+    /// Returns the same floats as something to read: a residual that the output takes the place of.
+    pub(crate) fn as_source(self) -> Source<'a> {
+        Source {
+            start: self.start,
+            len: self.len,
+            memory: PhantomData,
+        }
+    }
+
+    /// Returns floats `from..from + len` of these.
+    ///
+    /// # Panics
+    /// If they are not all within these.
+    pub(crate) fn part(self, from: usize, len: usize) -> Self {
+        assert!(
+            from <= self.len && len <= self.len - from,
+            "floats {from} to {from} + {len} of {} floats",
+            self.len
+        );
+        Self {
+            start: self.start.wrapping_add(from),
+            len,
+            memory: PhantomData,
+        }
+    }
+}
+
+/// What the tasks of a job read: borrowed floats, or nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// Null where there is nothing.
+    start: *const f32,
+    len: usize,
+    memory: PhantomData<&'a [f32]>,
+}
+
+// SAFETY: it is the right to read borrowed floats, which may move to another thread. A source made by
+// `Destination::as_source` is written too, and then only by the task that reads the same floats.
+unsafe impl Send for Source<'_> {}
+// SAFETY: a shared reference gives no more than a copy does, see `Send`.
+unsafe impl Sync for Source<'_> {}
+
+impl<'a> Source<'a> {
+    /// Nothing to read: [`Source::at`] is null.
+    pub(crate) const NOTHING: Self = Self {
+        start: std::ptr::null(),
+        len: 0,
+        memory: PhantomData,
+    };
+
+    /// Borrows `values` for a job.
+    pub(crate) fn new(values: &'a [f32]) -> Self {
+        Self {
+            start: values.as_ptr(),
+            len: values.len(),
+            memory: PhantomData,
+        }
+    }
+
+    /// Returns the address of float `offset`, which is at most the length; null where there is nothing.
+    ///
+    /// The address itself is harmless. Whoever reads there must stay within the borrowed floats.
+    pub(crate) fn at(self, offset: usize) -> *const f32 {
+        if self.start.is_null() {
+            return self.start;
+        }
+        debug_assert!(
+            offset <= self.len,
+            "float {offset} of an input of {} floats",
+            self.len
+        );
+        self.start.wrapping_add(offset)
     }
 }

@@ -2,10 +2,9 @@
 //! lets batch size or thread count change an output's bits.
 
 use std::fmt;
-use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
-use super::buffer::{Buffer, Destination, Source, filled, overwritten};
+use super::buffer::{Buffer, Destination, Source};
 use super::gemm::Gemm;
 use super::isa::Isa;
 use super::layout::BatchDims;
@@ -237,10 +236,9 @@ impl PackedConv {
         skip: Option<&[f32]>,
         relu: bool,
     ) -> Vec<f32> {
-        let len = self.output_dims(input).blocked_len(self.shape.out_channels);
-        let skip = skip.into();
-        // SAFETY: `write` initialises its whole output.
-        unsafe { filled(len, |out| self.write(pool, x, input, skip, relu, out)) }
+        let mut out = vec![0.0; self.output_dims(input).blocked_len(self.shape.out_channels)];
+        self.forward_into(pool, x, input, skip, relu, &mut out);
+        out
     }
 
     /// As [`Self::forward`], overwriting every element of `out`.
@@ -256,7 +254,7 @@ impl PackedConv {
         relu: bool,
         out: &mut [f32],
     ) {
-        self.write(pool, x, input, skip.into(), relu, overwritten(out));
+        self.write(pool, x, input, skip.into(), relu, out);
     }
 
     /// As [`Self::forward`] with the residual in `out`, which becomes the output: memory that is read and written needs half the
@@ -272,10 +270,10 @@ impl PackedConv {
         relu: bool,
         out: &mut [f32],
     ) {
-        self.write(pool, x, input, Residual::Output, relu, overwritten(out));
+        self.write(pool, x, input, Residual::Output, relu, out);
     }
 
-    /// Initialises all of `out`.
+    /// Writes every element of `out`.
     fn write(
         &self,
         pool: &ThreadPool,
@@ -283,7 +281,7 @@ impl PackedConv {
         input: BatchDims,
         skip: Residual<'_>,
         relu: bool,
-        out: &mut [MaybeUninit<f32>],
+        out: &mut [f32],
     ) {
         let ConvShape {
             in_channels,
@@ -321,22 +319,22 @@ impl PackedConv {
             input.pixels() < (u32::MAX as usize) / BLOCK,
             "{input:?} has too many pixels"
         );
-        let out = Destination::of(out);
+        let out = Destination::new(out);
         let skip = match skip {
-            Residual::None => std::ptr::null(),
-            Residual::At(skip) => skip.as_ptr(),
-            // From the pointer that is written through: another borrow of the memory would end it.
-            Residual::Output => out.at(0).cast_const(),
+            Residual::None => Source::NOTHING,
+            Residual::At(skip) => Source::new(skip),
+            // By the pointer that is written through: another borrow of the memory would end it.
+            Residual::Output => out.as_source(),
         };
         let call = winograd::Call {
             kernels: self.isa.kernels(),
-            input: Source::new(x.as_ptr()),
+            input: Source::new(x),
             dims: input,
             input_blocks: in_channels.div_ceil(BLOCK),
-            bias: Source::new(self.bias.as_ptr()),
+            bias: Source::new(self.bias.as_slice()),
             output: out,
             output_blocks: out_channels.div_ceil(BLOCK),
-            skip: Source::new(skip),
+            skip,
             relu,
         };
         let mut session = pool.session();
@@ -355,7 +353,7 @@ impl PackedConv {
         &self,
         session: &mut Session<'_>,
         panels: &Panels,
-        call: &winograd::Call,
+        call: &winograd::Call<'_>,
         output: BatchDims,
     ) {
         let ConvShape {

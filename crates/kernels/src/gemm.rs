@@ -23,9 +23,9 @@ pub(crate) struct Gemm<'a> {
     /// Which of the packed matrices.
     pub matrix: usize,
     /// Start values, one per output channel up to the last panel's end.
-    pub bias: Source,
+    pub bias: Source<'a>,
     /// Input, blocked.
-    pub input: Source,
+    pub input: Source<'a>,
     /// Floats from one input channel block to the next.
     pub input_block: usize,
     /// Input channel blocks.
@@ -35,13 +35,13 @@ pub(crate) struct Gemm<'a> {
     /// Which input pixels an output pixel reads; `None` for the one in the same place.
     pub window: Option<Window>,
     /// Output, blocked.
-    pub output: Destination,
+    pub output: Destination<'a>,
     /// Floats from one output channel block to the next.
     pub output_block: usize,
     /// Output channel blocks.
     pub output_blocks: usize,
     /// Residual, in the output's geometry; may be null, or the output itself.
-    pub skip: Source,
+    pub skip: Source<'a>,
     /// Clamp at zero.
     pub relu: bool,
     /// What the next layer will read.

@@ -1,6 +1,6 @@
 //! The activation layout and its conversions: `[channels/16][images * height * width][16]`. It never computes anything.
 
-use super::buffer::{Destination, filled};
+use super::buffer::Destination;
 use super::pool::ThreadPool;
 use super::tile::BLOCK;
 
@@ -82,22 +82,30 @@ pub fn blocked_to_nchw(x: &[f32], channels: usize, dims: BatchDims) -> Vec<f32> 
 /// If a part does not divide into `blocks`.
 #[must_use]
 pub fn join_images(pool: &ThreadPool, parts: &[&[f32]], blocks: usize) -> Vec<f32> {
+    let mut out = vec![0.0; parts.iter().map(|part| part.len()).sum()];
+    join_images_into(pool, parts, blocks, &mut out);
+    out
+}
+
+/// As [`join_images`], overwriting every element of `out`.
+///
+/// # Panics
+/// As [`join_images`], or if `out` has another length than all parts together.
+pub fn join_images_into(pool: &ThreadPool, parts: &[&[f32]], blocks: usize, out: &mut [f32]) {
     for part in parts {
         assert_eq!(part.len() % blocks, 0, "a part of {blocks} blocks");
     }
     let total: usize = parts.iter().map(|part| part.len()).sum();
-    let join = |out: &mut [std::mem::MaybeUninit<f32>]| {
-        let out = Destination::of(out);
-        pool.for_each(blocks * parts.len(), |task| {
-            let (block, part) = (task / parts.len(), task % parts.len());
-            let before: usize = parts[..part].iter().map(|part| part.len()).sum();
-            let len = parts[part].len() / blocks;
-            let from = &parts[part][block * len..(block + 1) * len];
-            let to = out.at(block * (total / blocks) + before / blocks);
-            // SAFETY: a block of the output holds that of each part; every task writes its own.
-            unsafe { to.copy_from_nonoverlapping(from.as_ptr(), len) };
-        });
-    };
-    // SAFETY: every block of every part is written.
-    unsafe { filled(total, join) }
+    assert_eq!(out.len(), total, "output length for {} parts", parts.len());
+    let out = Destination::new(out);
+    pool.for_each(blocks * parts.len(), |task| {
+        let (block, part) = (task / parts.len(), task % parts.len());
+        let before: usize = parts[..part].iter().map(|part| part.len()).sum();
+        let len = parts[part].len() / blocks;
+        let from = &parts[part][block * len..(block + 1) * len];
+        let to = out.at(block * (total / blocks) + before / blocks);
+        // SAFETY: block `block` of the output holds `total / blocks` floats, in which each part has `len`
+        // of its own after those of the parts before it: all within `out`, and no two tasks share any.
+        unsafe { to.copy_from_nonoverlapping(from.as_ptr(), len) };
+    });
 }

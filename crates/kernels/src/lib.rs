@@ -9,6 +9,7 @@
 
 mod alloc;
 mod buffer;
+mod buffer_pool;
 mod conv;
 mod gemm;
 mod isa;
@@ -26,9 +27,10 @@ mod window;
 mod winograd;
 
 pub use alloc::LargeBlocks;
+pub use buffer_pool::{BufferPool, PooledBuffer};
 pub use conv::{Algorithm, ConvShape, PackedConv};
 pub use isa::{Isa, UnsupportedIsa};
-pub use layout::{BatchDims, blocked_to_nchw, join_images, nchw_to_blocked};
+pub use layout::{BatchDims, blocked_to_nchw, join_images, join_images_into, nchw_to_blocked};
 pub use linear::PackedLinear;
 pub use pack::Weights;
 pub use peak::measure_peak_gflops;

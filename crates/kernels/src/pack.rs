@@ -17,7 +17,7 @@ impl Weights {
 
     /// The address of a line.
     pub(crate) fn line(&self, index: usize) -> *const f32 {
-        self.0.as_ptr().wrapping_add(index * BLOCK)
+        self.0.as_slice().as_ptr().wrapping_add(index * BLOCK)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The average over all pixels of each image. It never pools windows: the stem has its own max-pool.
 
-use super::buffer::{Destination, filled};
+use super::buffer::Destination;
 use super::layout::BatchDims;
 use super::pool::ThreadPool;
 use super::tile::BLOCK;
@@ -28,7 +28,7 @@ pub fn global_average_pool(
     assert!(plane > 0 || dims.n == 0, "pooling over no pixels: {dims:?}");
     let scale = 1.0 / plane as f32;
     let blocks = channels.div_ceil(BLOCK);
-    let average = |image: usize, block: usize, out: Destination| {
+    let average = |image: usize, block: usize, out: Destination<'_>| {
         let start = (block * dims.n + image) * plane * BLOCK;
         let mut sums = [0.0f32; BLOCK];
         for pixel in x[start..start + plane * BLOCK].chunks_exact(BLOCK) {
@@ -37,27 +37,26 @@ pub fn global_average_pool(
             }
         }
         for (lane, sum) in sums.iter().take(channels - block * BLOCK).enumerate() {
-            // SAFETY: the output holds `n * channels` floats; each (image, block) writes its own channels.
+            // SAFETY: the output holds `n * channels` floats, of which each (image, block) has up to 16 of its
+            // own: `lane` stays below the channels that are left from the block on.
             unsafe {
                 out.at(image * channels + block * BLOCK + lane)
                     .write(sum * scale)
             };
         }
     };
-    let fill = |out: &mut [std::mem::MaybeUninit<f32>]| {
-        let out = Destination::of(out);
-        if x.len() <= ALONE {
-            (0..dims.n * blocks).for_each(|task| average(task / blocks, task % blocks, out));
-        } else {
-            // Whole groups of blocks per task: one block is too little work.
-            let groups = (blocks * dims.n).min(4 * pool.available());
-            let all = blocks * dims.n;
-            pool.for_each(groups, |group| {
-                (group * all / groups..(group + 1) * all / groups)
-                    .for_each(|task| average(task / blocks, task % blocks, out));
-            });
-        }
-    };
-    // SAFETY: every image and channel is written.
-    unsafe { filled(dims.n * channels, fill) }
+    let mut means = vec![0.0; dims.n * channels];
+    let out = Destination::new(&mut means);
+    let all = blocks * dims.n;
+    if x.len() <= ALONE {
+        (0..all).for_each(|task| average(task / blocks, task % blocks, out));
+    } else {
+        // Whole groups of blocks per task: one block is too little work.
+        let groups = all.min(4 * pool.available());
+        pool.for_each(groups, |group| {
+            (group * all / groups..(group + 1) * all / groups)
+                .for_each(|task| average(task / blocks, task % blocks, out));
+        });
+    }
+    means
 }

@@ -1,9 +1,7 @@
 //! The network's first two layers in one pass: the 7x7 convolution of stride 2 over planar pixels with ReLU, and the
 //! 3x3 max-pool of stride 2. It never writes the convolution's full output anywhere.
 
-use std::mem::MaybeUninit;
-
-use super::buffer::{Buffer, Destination, Source, filled, overwritten};
+use super::buffer::{Buffer, Destination, Source};
 use super::isa::{Isa, Kernels};
 use super::layout::BatchDims;
 use super::pool::ThreadPool;
@@ -277,9 +275,9 @@ impl PackedStem {
     /// If `x` does not have the length of `input`, or `input` is empty.
     #[must_use]
     pub fn forward(&self, pool: &ThreadPool, x: &[f32], input: BatchDims) -> Vec<f32> {
-        let len = self.output_dims(input).blocked_len(self.out_channels);
-        // SAFETY: `write` initialises its whole output.
-        unsafe { filled(len, |out| self.write(pool, x, input, out)) }
+        let mut out = vec![0.0; self.output_dims(input).blocked_len(self.out_channels)];
+        self.forward_into(pool, x, input, &mut out);
+        out
     }
 
     /// As [`Self::forward`], overwriting every element of `out`.
@@ -287,11 +285,6 @@ impl PackedStem {
     /// # Panics
     /// As [`Self::forward`], or if `out` has the wrong length.
     pub fn forward_into(&self, pool: &ThreadPool, x: &[f32], input: BatchDims, out: &mut [f32]) {
-        self.write(pool, x, input, overwritten(out));
-    }
-
-    /// Initialises all of `out`.
-    fn write(&self, pool: &ThreadPool, x: &[f32], input: BatchDims, out: &mut [MaybeUninit<f32>]) {
         assert!(
             input.pixels() > 0,
             "the stem was given an empty input: {input:?}"
@@ -310,8 +303,8 @@ impl PackedStem {
             "stem output length for {input:?}"
         );
         let own = geometry.padded_floats() + geometry.ring_floats(blocks);
-        let out = Destination::of(out);
-        let x = Source::new(x.as_ptr());
+        let out = Destination::new(out);
+        let x = Source::new(x);
         let bands = geometry.bands();
         session.run(input.n * bands, |task, scratch| {
             let band = Band {
@@ -320,7 +313,7 @@ impl PackedStem {
                 image: task / bands,
                 first: task % bands * geometry.band,
             };
-            let padded = scratch.grow(own);
+            let padded = scratch.grow(own).as_mut_ptr();
             // SAFETY: the lengths were asserted; the scratch is this thread's; bands write disjoint rows.
             unsafe {
                 band.run(
@@ -343,13 +336,13 @@ struct Band<'a> {
 }
 
 impl Band<'_> {
-    unsafe fn run(&self, x: *const f32, padded: *mut f32, ring: *mut f32, out: Destination) {
+    unsafe fn run(&self, x: *const f32, padded: *mut f32, ring: *mut f32, out: Destination<'_>) {
         let g = &self.geometry;
         let last = g.pooled.h.min(self.first + g.band);
         // Pooled row p looks at convolution rows 2p - 1, 2p and 2p + 1.
         let start = (2 * self.first).saturating_sub(1);
         let end = g.conv.h.min(2 * last);
-        // SAFETY: `write`'s lengths.
+        // SAFETY: this function's contract.
         unsafe {
             self.pad(x, padded, start, end);
             let mut next = start;
@@ -415,8 +408,18 @@ impl Band<'_> {
                         input: line.wrapping_add(from * STRIDE),
                         row: g.padded_width,
                         channel: g.padded_rows() * g.padded_width,
-                        panel: self.stem.panels.as_ptr().wrapping_add(panel * TAPS * width),
-                        bias: self.stem.bias.as_ptr().wrapping_add(panel * width),
+                        panel: self
+                            .stem
+                            .panels
+                            .as_slice()
+                            .as_ptr()
+                            .wrapping_add(panel * TAPS * width),
+                        bias: self
+                            .stem
+                            .bias
+                            .as_slice()
+                            .as_ptr()
+                            .wrapping_add(panel * width),
                         out: slot.wrapping_add(from * BLOCK),
                         out_block: g.conv.w * BLOCK,
                         out_blocks: (width / BLOCK).min(blocks - block),
@@ -429,7 +432,7 @@ impl Band<'_> {
     }
 
     /// Pools the ring into one output row.
-    unsafe fn pool(&self, ring: *const f32, row: usize, out: Destination) {
+    unsafe fn pool(&self, ring: *const f32, row: usize, out: Destination<'_>) {
         let g = &self.geometry;
         let blocks = self.stem.out_channels.div_ceil(BLOCK);
         let max_pool = self.stem.isa.kernels().max_pool;

@@ -1,6 +1,6 @@
-//! The Open Inference Protocol V2 over REST, as KServe and Triton clients speak it:
-//! <https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md>, with Triton's extensions for
-//! classification and binary tensor data. Translates; computes nothing.
+//! The Open Inference Protocol V2 over REST, as clients of KServe and Triton speak it, with Triton's
+//! extensions for classification and binary tensor data:
+//! <https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md>
 
 use bytes::Bytes;
 use poem::http::{StatusCode, header};
@@ -10,18 +10,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::tensor::{Content, Flat, InputTensor, OutputTensor, byte_strings, numbers};
-use super::{Body, Result, VERSION, answer_all, invalid, known};
+use super::{Body, Result, VERSION, answer_all, check_model, invalid};
+use crate::api::images::{check_count, decode_base64};
 use crate::api::problem::Failure;
 use crate::api::state::ApiState;
-use crate::api::v1::{decode_base64, within};
 use crate::service::{Answer, Ask, Service, Source};
 use imgclass_network::Want;
 use imgclass_network::head;
 
-/// The outputs, in the order in which an answer has them where the request names none.
+/// The names of the outputs, in the order in which an answer has them where the request names none.
 const OUTPUTS: [&str; 3] = ["logits", "probabilities", "features"];
 
-/// Where the JSON of a request or an answer ends and its binary tensors begin.
+/// The header that says how many bytes of a body are JSON; binary tensors follow them.
 const JSON_LENGTH: &str = "inference-header-content-length";
 
 #[handler]
@@ -38,7 +38,11 @@ pub(super) fn live() -> Json<Value> {
     Json(json!({"live": true}))
 }
 
-/// 503 until the model is loaded, and while the service stops.
+/// Checks that requests will be served.
+///
+/// # Errors
+/// A [`ProtocolError`](super::ProtocolError) with status 503 until the model is loaded and while the
+/// service shuts down.
 fn readiness(state: &ApiState) -> Result<()> {
     Ok(state.service()?.ready().map_err(Failure::from)?)
 }
@@ -51,14 +55,14 @@ pub(super) fn ready(Data(state): Data<&ApiState>) -> Result<Json<Value>> {
 
 #[handler]
 pub(super) fn model_ready(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    known(state, request, "")?;
+    check_model(state, request, "")?;
     readiness(state)?;
     Ok(Json(json!({"name": state.model_name(), "ready": true})))
 }
 
 #[handler]
 pub(super) fn model(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    known(state, request, "")?;
+    check_model(state, request, "")?;
     let service = state.service()?;
     let (channels, height, width) = service.input_shape();
     let output = |name: &str| json!({"name": name, "datatype": "FP32", "shape": [-1, columns(service, name)]});
@@ -81,7 +85,7 @@ fn columns(service: &Service, output: &str) -> usize {
     }
 }
 
-/// A request to infer.
+/// The JSON of a request to infer.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a JSON object with inputs")]
 struct InferRequest {
@@ -100,11 +104,11 @@ struct RequestedOutput {
     parameters: Map<String, Value>,
 }
 
-/// How an output is wanted.
+/// An output that a request asks for, and its form.
 struct Wanted {
     name: String,
     binary: bool,
-    /// So many `value:index:label` texts instead of the numbers.
+    /// How many `value:index:label` texts to return instead of the numbers.
     classification: Option<usize>,
 }
 
@@ -123,7 +127,7 @@ pub(super) async fn infer(
     Data(state): Data<&ApiState>,
     Body(bytes): Body,
 ) -> Result<Response> {
-    known(state, request, "")?;
+    check_model(state, request, "")?;
     let service = state.service()?;
     let (json, tail) = split(request.header(JSON_LENGTH), bytes)?;
     let request: InferRequest =
@@ -151,7 +155,7 @@ pub(super) async fn infer(
     respond(&answer, tail)
 }
 
-/// A body's JSON and the binary tensors behind it.
+/// Splits a body into its JSON and the binary tensors behind it.
 fn split(json_length: Option<&str>, mut bytes: Bytes) -> Result<(Bytes, Bytes)> {
     let Some(text) = json_length else {
         return Ok((bytes, Bytes::new()));
@@ -167,7 +171,7 @@ fn split(json_length: Option<&str>, mut bytes: Bytes) -> Result<(Bytes, Bytes)> 
     Ok((json, bytes))
 }
 
-/// The outputs that a request names, or all of them.
+/// Returns the outputs that a request asks for: those that it names, or all of them.
 fn wanted(request: &InferRequest, service: &Service) -> Result<Vec<Wanted>> {
     let flag =
         |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
@@ -177,7 +181,7 @@ fn wanted(request: &InferRequest, service: &Service) -> Result<Vec<Wanted>> {
         let all = OUTPUTS.map(|name| Wanted {
             name: name.to_owned(),
             binary,
-            // The request's own parameter is about classes, and features have none.
+            // The parameter stands for the whole request, and features have no classes.
             classification: classification.filter(|_| name != "features"),
         });
         return Ok(all.into());
@@ -206,6 +210,7 @@ fn wanted(request: &InferRequest, service: &Service) -> Result<Vec<Wanted>> {
     request.outputs.iter().map(one).collect()
 }
 
+/// Reads the parameter `classification`: how many classes to name; `None` for the numbers.
 fn classification(parameters: &Map<String, Value>, service: &Service) -> Result<Option<usize>> {
     let classes = service.labels().len();
     match parameters.get("classification") {
@@ -221,7 +226,7 @@ fn classification(parameters: &Map<String, Value>, service: &Service) -> Result<
     }
 }
 
-/// The images of the one input.
+/// Reads the images of a request's only input.
 fn sources(
     mut inputs: Vec<InputTensor>,
     mut tail: Bytes,
@@ -250,7 +255,7 @@ fn sources(
             )));
         }
     };
-    within(images, max_images)?;
+    check_count(images, max_images)?;
     let elements = input.elements();
     let content = input.take_content(&mut tail).map_err(invalid)?;
     if !tail.is_empty() {
@@ -263,16 +268,17 @@ fn sources(
         "FP32" => prepared(content, images)?,
         _ => encoded(content)?,
     };
-    match elements == Some(found) {
-        true => Ok(sources),
-        false => Err(invalid(format!(
+    if elements != Some(found) {
+        return Err(invalid(format!(
             "input {} has {found} elements, which its shape {:?} does not",
             input.name, input.shape
-        ))),
+        )));
     }
+    Ok(sources)
 }
 
-/// How many numbers there are, and the inputs that they make if that is as many as it must be.
+/// Reads a tensor of prepared inputs. Returns how many numbers it holds, which the caller compares with
+/// its shape, and the inputs that it makes if that is right.
 fn prepared(content: Content, images: usize) -> Result<(usize, Vec<Source>)> {
     let numbers = match content {
         Content::Json(elements) if elements.texts.is_empty() => elements.numbers,
@@ -289,7 +295,8 @@ fn prepared(content: Content, images: usize) -> Result<(usize, Vec<Source>)> {
     Ok((numbers.len(), sources.collect()))
 }
 
-/// Encoded images: bytes, or in JSON their base64 or their URL.
+/// Reads a tensor of encoded images: their bytes, or in JSON their base64 or their URLs. Returns how
+/// many there are too.
 fn encoded(content: Content) -> Result<(usize, Vec<Source>)> {
     let sources: Vec<Source> = match content {
         Content::Binary(bytes) => {
@@ -306,7 +313,8 @@ fn encoded(content: Content) -> Result<(usize, Vec<Source>)> {
     Ok((sources.len(), sources))
 }
 
-/// What a text of JSON names: a URL by its scheme, else base64, whose alphabet has no colon.
+/// Reads an image from a text of JSON: a URL if it has a colon, as every scheme ends with one, else
+/// base64, whose alphabet has none.
 pub(super) fn text_source(text: String) -> std::result::Result<Source, String> {
     if text.contains(':') {
         Ok(Source::Url(text))
@@ -315,7 +323,7 @@ pub(super) fn text_source(text: String) -> std::result::Result<Source, String> {
     }
 }
 
-/// One output over all images.
+/// Makes one output, over all images. A binary one is added to `tail`.
 fn output(
     wanted: Wanted,
     answers: &[Answer],
@@ -346,9 +354,10 @@ fn output(
     OutputTensor::new(wanted.name, shape, elements, wanted.binary.then_some(tail))
 }
 
-/// JSON alone, or JSON, its length in a header, and the binary tensors.
+/// Makes the response: JSON alone, or JSON with the binary tensors of `tail` behind it and its length in
+/// a header.
 fn respond(answer: &InferAnswer, tail: Vec<u8>) -> Result<Response> {
-    let mut body = serde_json::to_vec(answer).map_err(|_| Failure::internal())?;
+    let mut body = serde_json::to_vec(answer).map_err(Failure::internal_because)?;
     if tail.is_empty() {
         return Ok(body.with_content_type("application/json").into_response());
     }

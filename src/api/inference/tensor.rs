@@ -1,13 +1,15 @@
-//! Tensors as the Open Inference Protocol writes them: numbers and texts in JSON, or bytes behind it (the binary tensor data extension).
-//! Reads and writes; knows no model.
+//! Reads and writes tensors as the Open Inference Protocol has them: numbers and texts in JSON, or bytes
+//! behind it (the binary tensor data extension).
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-/// Elements of a tensor in JSON, flat or nested, in row-major order. Read without building a tree: a body of numbers would take sixteen times
-/// its size as one.
+/// The elements of a tensor in JSON, in row-major order; the JSON may be flat or nested.
+///
+/// They are read without a tree of JSON values, which would take sixteen times the memory of a body of
+/// numbers.
 #[derive(Debug, Default)]
 pub(super) struct Elements {
     pub(super) numbers: Vec<f32>,
@@ -22,7 +24,7 @@ impl<'de> Deserialize<'de> for Elements {
     }
 }
 
-/// Adds an element, or all those of an array.
+/// Adds one JSON value to the elements: itself, or all those of an array.
 struct Push<'a>(&'a mut Elements);
 
 impl<'de> DeserializeSeed<'de> for Push<'_> {
@@ -87,14 +89,18 @@ pub(super) enum Content {
 }
 
 impl InputTensor {
-    /// How many elements the shape has; `None` if that is beyond all bounds.
+    /// Returns how many elements the shape has; `None` where the number overflows.
     pub(super) fn elements(&self) -> Option<usize> {
         self.shape
             .iter()
             .try_fold(1usize, |n, dim| n.checked_mul(*dim))
     }
 
-    /// The elements, of which binary ones are taken from the front of `rest`.
+    /// Takes the elements out. Binary ones are taken from the front of `rest`, which is what follows the
+    /// JSON.
+    ///
+    /// # Errors
+    /// A text for the client that says what is wrong.
     pub(super) fn take_content(&mut self, rest: &mut Bytes) -> Result<Content, String> {
         let name = &self.name;
         match (self.parameters.get("binary_data_size"), self.data.take()) {
@@ -119,7 +125,7 @@ impl InputTensor {
     }
 }
 
-/// Little-endian single-precision numbers.
+/// Reads little-endian single-precision numbers.
 pub(super) fn numbers(bytes: &[u8]) -> Result<Vec<f32>, String> {
     let (numbers, rest) = bytes.as_chunks::<4>();
     match rest {
@@ -128,7 +134,7 @@ pub(super) fn numbers(bytes: &[u8]) -> Result<Vec<f32>, String> {
     }
 }
 
-/// Byte strings, each behind its length as a little-endian 32-bit number.
+/// Reads byte strings, each of which stands behind its length as a little-endian 32-bit number.
 pub(super) fn byte_strings(mut bytes: Bytes) -> Result<Vec<Bytes>, String> {
     let mut strings = Vec::new();
     while !bytes.is_empty() {
@@ -172,7 +178,7 @@ pub(super) enum Flat {
 }
 
 impl OutputTensor {
-    /// A tensor in JSON, or with its bytes added to `tail`, where there is one.
+    /// Makes a tensor in JSON; or a binary one, whose bytes are added to `tail`, where `tail` is given.
     pub(super) fn new(
         name: String,
         shape: Vec<usize>,

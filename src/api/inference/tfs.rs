@@ -1,5 +1,5 @@
-//! TensorFlow Serving's REST interface, so that services written for it move over:
-//! <https://www.tensorflow.org/tfx/serving/api_rest>. Status and predict, in row and column format; computes nothing.
+//! TensorFlow Serving's REST interface (<https://www.tensorflow.org/tfx/serving/api_rest>), so that
+//! applications written for it can move over: status, metadata and predict, in row and column format.
 
 use poem::web::{Data, Json};
 use poem::{Request, handler};
@@ -7,19 +7,19 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::oip::text_source;
-use super::{Body, Result, VERSION, answer_all, invalid, known};
-use crate::api::shortest;
+use super::{Body, Result, VERSION, answer_all, check_model, invalid};
+use crate::api::images::{check_count, decode_base64};
+use crate::api::options::shortest;
 use crate::api::state::ApiState;
-use crate::api::v1::{decode_base64, within};
 use crate::service::{Answer, Ask, Source};
 use imgclass_network::head;
 
-/// The one signature; clients may leave it out.
+/// The only signature; requests may leave it out.
 const SIGNATURE: &str = "serving_default";
 
 #[handler]
 pub(super) fn status(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    known(state, request, "")?;
+    check_model(state, request, "")?;
     let (state, code, message) = match state.service() {
         Err(_) => ("LOADING", "OK", String::new()),
         Ok(service) => match service.ready() {
@@ -38,7 +38,7 @@ pub(super) fn status(request: &Request, Data(state): Data<&ApiState>) -> Result<
 
 #[handler]
 pub(super) fn metadata(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    known(state, request, "")?;
+    check_model(state, request, "")?;
     let classes = state.service()?.labels().len().to_string();
     let tensor = |dtype: &str, dims: &[&str]| {
         let dims: Vec<Value> = dims
@@ -58,7 +58,8 @@ pub(super) fn metadata(request: &Request, Data(state): Data<&ApiState>) -> Resul
     })))
 }
 
-/// Rows are `instances` and answered as `predictions`; columns are `inputs` and answered as `outputs`.
+/// The JSON of a request to predict. In row format it has `instances`, and the answer `predictions`; in
+/// column format it has `inputs`, and the answer `outputs`.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a JSON object with instances")]
 struct PredictRequest {
@@ -109,7 +110,7 @@ pub(super) async fn predict(
     Data(state): Data<&ApiState>,
     Body(bytes): Body,
 ) -> Result<Json<Value>> {
-    known(state, request, ":predict")?;
+    check_model(state, request, ":predict")?;
     let service = state.service()?;
     let request: PredictRequest =
         serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
@@ -131,7 +132,7 @@ pub(super) async fn predict(
         ) => (images, false),
         _ => return Err(invalid("expected either `instances` or `inputs`")),
     };
-    within(images.len(), state.limits().max_images)?;
+    check_count(images.len(), state.limits().max_images)?;
     let sources = images.into_iter().enumerate().map(|(position, image)| {
         image
             .source()
@@ -140,22 +141,19 @@ pub(super) async fn predict(
     let sources = sources.collect::<Result<_>>()?;
     let answers = answer_all(service, sources, Ask::default()).await?;
     let predictions: Vec<(usize, Vec<f64>)> = answers.iter().map(prediction).collect();
-    Ok(Json(match rows {
-        true => {
-            let rows = predictions.into_iter();
-            let rows = rows.map(
-                |(class, probabilities)| json!({"probabilities": probabilities, "classes": class}),
-            );
-            json!({"predictions": rows.collect::<Vec<_>>()})
-        }
-        false => {
-            let (classes, probabilities): (Vec<_>, Vec<_>) = predictions.into_iter().unzip();
-            json!({"outputs": {"probabilities": probabilities, "classes": classes}})
-        }
+    Ok(Json(if rows {
+        let rows = predictions.into_iter();
+        let rows = rows.map(
+            |(class, probabilities)| json!({"probabilities": probabilities, "classes": class}),
+        );
+        json!({"predictions": rows.collect::<Vec<_>>()})
+    } else {
+        let (classes, probabilities): (Vec<_>, Vec<_>) = predictions.into_iter().unzip();
+        json!({"outputs": {"probabilities": probabilities, "classes": classes}})
     }))
 }
 
-/// The most probable class, and all probabilities by class.
+/// Returns the most probable class, and the probabilities of all classes by their index.
 fn prediction(answer: &Answer) -> (usize, Vec<f64>) {
     let probabilities = head::softmax(&answer.output.logits);
     let class = head::top_k(&probabilities, 1)

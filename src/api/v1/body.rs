@@ -1,13 +1,11 @@
-//! Images as requests bring them: JSON with URLs and base64, `multipart/form-data`, or one image as the body itself. Reads requests; decides
-//! nothing about images.
+//! Reads the images of a request in the three forms in which they may come: JSON with URLs and base64,
+//! `multipart/form-data`, or one image as the body itself.
 
 use std::marker::PhantomData;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::GeneralPurpose;
-use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
 use bytes::Bytes;
 use futures_util::stream;
+use poem::http::StatusCode;
 use poem::{Request, RequestBody};
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
@@ -18,8 +16,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::api::body::{parse, read, typed};
+use crate::api::images::{check_count, decode_base64};
 use crate::api::problem::Failure;
-use crate::api::state::ApiState;
+use crate::api::state::state_of;
 use crate::service::Source;
 use imgclass_image::Format;
 
@@ -35,24 +34,24 @@ pub(super) struct ImageReference {
     pub(super) base64: Option<String>,
 }
 
-/// A request about images: its own options, and the images of its JSON form.
+/// The JSON form of a request about images: its options, and the images among them.
 pub(super) trait ImagesRequest: Type + ParseFromJSON + DeserializeOwned {
-    /// Takes the images out; options stay.
+    /// Takes the images out; the options stay.
     fn take_images(&mut self) -> Vec<ImageReference>;
 }
 
-/// An image that was sent, or what is wrong with how it was sent.
+/// An image of a request, or what is wrong with how it was sent.
 pub(super) type Sent = Result<Source, Failure>;
 
 /// A request's options and its images.
 pub(super) struct Images<T> {
     pub(super) options: T,
     pub(super) images: Vec<Sent>,
-    /// The body was the image: what fails it fails the request.
+    /// Says that the request is about this one image, so that its failure is the request's failure.
     pub(super) alone: bool,
 }
 
-/// A form of [`Images`] in the body.
+/// Extracts [`Images`] from a request's body, in any of the three forms.
 pub(super) struct ImagesBody<T>(pub(super) Images<T>);
 
 impl<'a, T: ImagesRequest> ApiExtractor<'a> for ImagesBody<T> {
@@ -85,11 +84,11 @@ impl<'a, T: ImagesRequest> ApiExtractor<'a> for ImagesBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let state = request.data::<ApiState>().ok_or_else(Failure::loading)?;
+        let state = state_of(request)?;
         let bytes = read(request, body).await?;
         let content_type = request.content_type().unwrap_or_default();
         let images = Reader(PhantomData).read(content_type, bytes).await?;
-        within(images.images.len(), state.limits().max_images)?;
+        check_count(images.images.len(), state.limits().max_images)?;
         Ok(Self(images))
     }
 }
@@ -100,7 +99,7 @@ fn binary() -> MetaSchema {
     MetaSchema::new_with_format("string", "binary")
 }
 
-/// The form's two ways of naming images; its other fields are the JSON form's options.
+/// Describes the form's two ways of naming images. Its other fields are the options of the JSON form.
 fn form_schema() -> MetaSchemaRef {
     let array = |items: MetaSchema, description| {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
@@ -121,20 +120,7 @@ fn form_schema() -> MetaSchemaRef {
     }))
 }
 
-/// One image at least, and no more than the limit.
-pub(in crate::api) fn within(images: usize, limit: usize) -> Result<(), Failure> {
-    match images {
-        0 => Err(Failure::invalid_request(
-            "images: there are none; send at least one".to_owned(),
-        )),
-        n if n > limit => Err(Failure::invalid_request(format!(
-            "images: {n} are over the limit of {limit} in one request; send several requests"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-/// Reads the three forms; a type only to name the request's once.
+/// Reads the three forms of a request `T`. It has no data; it only names `T` once for its functions.
 struct Reader<T>(PhantomData<T>);
 
 impl<T: ImagesRequest> Reader<T> {
@@ -145,7 +131,7 @@ impl<T: ImagesRequest> Reader<T> {
             kind if kind.starts_with("image/") || kind == "application/octet-stream" => {
                 self.raw(bytes)
             }
-            // `curl --data-binary @photo.jpg` calls it a form: the bytes know better.
+            // `curl --data-binary @photo.jpg` calls its body a form; the bytes say what it is.
             _ if Format::sniff(&bytes).is_some() => self.raw(bytes),
             _ => self.json(&bytes),
         }
@@ -165,7 +151,7 @@ impl<T: ImagesRequest> Reader<T> {
     fn raw(&self, bytes: Bytes) -> Result<Images<T>, Failure> {
         if bytes.is_empty() {
             return Err(Failure::invalid_request(
-                "the body is empty; it must be an image".to_owned(),
+                "the body is empty; it must be an image",
             ));
         }
         Ok(Images {
@@ -206,16 +192,22 @@ impl<T: ImagesRequest> Reader<T> {
 }
 
 fn broken_form(error: multer::Error) -> Failure {
-    Failure::malformed_form(error.to_string())
+    Failure::new(
+        StatusCode::BAD_REQUEST,
+        "malformed-form",
+        "The form cannot be read",
+        error.to_string(),
+    )
 }
 
-/// Options that came beside images rather than with them.
+/// Reads the options of a request whose images are not JSON.
 fn options<T: DeserializeOwned>(mut fields: Map<String, Value>) -> Result<T, Failure> {
     fields.insert("images".to_owned(), Value::Array(Vec::new()));
     typed(Value::Object(fields))
 }
 
-/// A form's text as JSON would have it: a number or a truth value where it is one.
+/// Converts the text of a form's field to JSON: to a number or a truth value if it is one, else to a
+/// text.
 fn scalar(text: String) -> Value {
     match serde_json::from_str(&text) {
         Ok(value @ (Value::Bool(_) | Value::Number(_))) => value,
@@ -223,20 +215,11 @@ fn scalar(text: String) -> Value {
     }
 }
 
-/// Padding may be missing, as it is in many clients' base64.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-/// Decodes base64; the text for whoever sent it says what is wrong.
-pub(in crate::api) fn decode_base64(text: &str) -> Result<Source, String> {
-    match BASE64.decode(text) {
-        Ok(bytes) => Ok(Source::Bytes(bytes.into())),
-        Err(error) => Err(format!("this is not base64: {error}")),
-    }
-}
-
+/// Converts the image at `position` of a JSON request.
+///
+/// # Errors
+/// The outer error fails the request: the image is not one of the two forms. The inner one, of base64
+/// that cannot be decoded, fails the image alone.
 fn source(position: usize, reference: ImageReference) -> Result<Sent, Failure> {
     match (reference.url, reference.base64) {
         (Some(url), None) => Ok(Ok(Source::Url(url))),

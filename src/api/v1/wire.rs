@@ -1,13 +1,13 @@
-//! What the routes about images take and give, as it travels. Types and their checks; no work.
+//! The requests and answers of the routes about images, as they travel, with the checks of their
+//! fields.
 
 use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Deserializer};
 
 use super::body::{ImageReference, ImagesRequest};
-use crate::api::classify_image::{EXAMPLE_IMAGE, MAX_TOP_K};
+use crate::api::options::{example_image, shortest, top_k};
 use crate::api::problem::Problem;
-use crate::api::shortest;
 use crate::service::{Explanation, Prediction};
 
 /// Images to classify.
@@ -100,7 +100,7 @@ takes_images!(ClassifyRequest, EmbeddingsRequest, ExplainRequest);
 
 fn example_images() -> Vec<ImageReference> {
     vec![ImageReference {
-        url: Some(EXAMPLE_IMAGE.trim().to_owned()),
+        url: Some(example_image()),
         base64: None,
     }]
 }
@@ -135,17 +135,7 @@ impl Example for ExplainRequest {
     }
 }
 
-fn top_k<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    let Some(k) = Option::<i64>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    let within = u32::try_from(k)
-        .ok()
-        .filter(|k| (1..=MAX_TOP_K).contains(k));
-    let error = || serde::de::Error::custom(format!("{k} is outside 1 to {MAX_TOP_K}"));
-    within.ok_or_else(error).map(Some)
-}
-
+/// Reads a number from 0 to 1, or `null`.
 fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     match Option::<f64>::deserialize(deserializer)? {
         Some(share) if !(0.0..=1.0).contains(&share) => Err(serde::de::Error::custom(format!(
@@ -155,7 +145,7 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::E
     }
 }
 
-/// A class is a text; an index may also come as the number it is.
+/// Reads a class, or `null`. A class is a text; its index may also come as a number.
 fn class<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "expected a text or a whole number")]

@@ -1,5 +1,6 @@
-//! A file server on loopback for the load generator: the pictures that a service under test is asked to fetch. It reads them once, and never
-//! costs the machine much beside the service.
+//! Serves the images that a service under test is asked to fetch, on loopback.
+//!
+//! The images are in memory, so that serving them costs the machine little beside the service.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -10,10 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::cli::Failure;
 
-/// A request's head is no longer; ours are a tenth of it.
+/// The longest request head in bytes. Those of the service have a tenth of it.
 const MAX_HEAD: usize = 8192;
 
-/// Serves each of `files` under its number on this machine's `port`, for as long as the runtime runs; gives their URLs.
+/// Serves each of `files` under its number on a port of this machine, and returns their URLs.
+///
+/// Port 0 takes a free port. The server runs for as long as the runtime does.
 pub(super) async fn serve(files: Vec<Bytes>, port: u16) -> Result<Vec<String>, Failure> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .await
@@ -24,14 +27,14 @@ pub(super) async fn serve(files: Vec<Bytes>, port: u16) -> Result<Vec<String>, F
     let files = Arc::new(files);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // A fetch that breaks off is the service's to report.
+            // If a fetch breaks off, the service will report it.
             tokio::spawn(answer(stream, files.clone()));
         }
     });
     Ok(urls)
 }
 
-/// One request, one answer.
+/// Answers one request and closes the connection.
 async fn answer(mut stream: TcpStream, files: Arc<Vec<Bytes>>) -> std::io::Result<()> {
     let mut head = Vec::with_capacity(MAX_HEAD);
     while !head.ends_with(b"\r\n\r\n") && head.len() < MAX_HEAD {

@@ -1,6 +1,9 @@
-//! `imgclass bench` without `--url`: how fast the forward pass is on this machine, as a whole and layer by layer. Measures only; needs no
-//! pictures.
+//! `imgclass bench` without `--url` measures how fast forward passes are on this machine, as a
+//! whole and layer by layer.
+//!
+//! The input is made up, because a pass takes the same time for every image.
 
+use std::fmt::Write;
 use std::panic;
 use std::process::ExitCode;
 use std::thread;
@@ -10,26 +13,47 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde::Serialize;
 
-use super::Format;
-use crate::cli::{Failure, load, progress, runtime};
+use super::BenchFormat;
+use crate::cli::{Failure, block_on, output, progress, service};
 use crate::config::ModelArgs;
 use imgclass_kernels::{self, Isa, ThreadPool};
 use imgclass_network::{Classifier, Input, LayerTime, NetworkError};
 
-/// Options of the forward pass.
+/// The options of measuring forward passes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Forward pass")]
 pub(super) struct ForwardArgs {
-    /// Images in a forward pass
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// The number of images in a forward pass
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=256)
+    )]
     batch_size: u16,
 
-    /// Forward passes at one time, which share the threads: the service under load runs as many as there are threads, up to eight
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "per_layer")]
+    /// The number of forward passes at one time, which share the threads
+    ///
+    /// Under load, the service runs as many passes at one time as there are threads, up to eight.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+        conflicts_with = "per_layer"
+    )]
     passes: u16,
 
-    /// Forward passes that are timed, after some to warm up; of each, where several run at one time
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// The number of forward passes that are timed, one after the other
+    ///
+    /// Five more run before them, to warm up. With --passes, each of the passes at one time runs
+    /// this often.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
     iterations: u32,
 
     /// Also print each layer's time, algorithm, GFLOP/s and share of the measured peak
@@ -40,12 +64,12 @@ pub(super) struct ForwardArgs {
     model: ModelArgs,
 }
 
-/// What was measured. Times are of a whole forward pass, in milliseconds.
+/// What was measured. Times are those of a whole forward pass, in milliseconds.
 #[derive(Debug, Serialize)]
-struct Report {
+struct ForwardReport {
     model: String,
     device: String,
-    /// What the network computed in.
+    /// The number type that the network computed in.
     dtype: String,
     instruction_set: Option<String>,
     threads: usize,
@@ -58,71 +82,76 @@ struct Report {
     p99_ms: f64,
     images_per_second: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    layers: Option<Layers>,
+    layers: Option<LayerReports>,
 }
 
+/// What was measured layer by layer.
 #[derive(Debug, Serialize)]
-struct Layers {
+struct LayerReports {
+    /// The most GFLOP/s that all threads reach together.
     peak_gflops: f64,
     layers: Vec<LayerReport>,
 }
 
-/// One layer's median over the iterations.
+/// What was measured of one layer; the time is the median over the iterations.
 #[derive(Debug, Serialize)]
 struct LayerReport {
     layer: String,
     algorithm: String,
     ms: f64,
-    /// Counted as the direct algorithm: Winograd's layers can exceed the peak.
+    /// The speed if the layer's operations are counted as a direct convolution's. Winograd's
+    /// algorithm needs fewer, so its layers can exceed the peak.
     gflops: f64,
     share_of_peak: f64,
 }
 
-/// Enough to reach a steady clock and warm caches.
+/// The number of passes before the measurement, enough for a steady clock and warm caches.
 const WARM_UP: u32 = 5;
 
-pub(super) fn run(args: &ForwardArgs, format: Format) -> Result<ExitCode, Failure> {
-    let classifier = runtime()?.block_on(load::classifier(&args.model))?;
-    let batch_size = usize::from(args.batch_size);
-    let image = image(&classifier);
-    let images = vec![&image; batch_size];
-    let bar = progress::iterations(u64::from(args.iterations) * u64::from(args.passes));
+pub(super) fn run(args: &ForwardArgs, format: BenchFormat) -> Result<ExitCode, Failure> {
+    let classifier = block_on(service::load_classifier(&args.model))?;
+    let image = made_up_image(&classifier);
+    let images = vec![&image; usize::from(args.batch_size)];
+    let bar = progress::pass_bar(u64::from(args.iterations) * u64::from(args.passes));
     let (mut times, layers) = measure(&classifier, &images, args, &bar)?;
     bar.finish_and_clear();
     let report = report(&classifier, args, &mut times, layers);
-    match format {
-        Format::Json => println!("{}", serde_json::to_string(&report)?),
-        Format::Table => print(&report),
-    }
+    output::print(match format {
+        BenchFormat::Json => serde_json::to_string(&report)? + "\n",
+        BenchFormat::Table => table(&report)?,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Numbers of every size, in the form in which the service hands images to this model: uploading them is part of the time.
-fn image(classifier: &Classifier) -> Input {
+/// Makes up an image, in the form in which the service hands images to this model.
+///
+/// For a GPU these are bytes, and uploading them is part of a pass's time.
+fn made_up_image(classifier: &Classifier) -> Input {
     let numbers = 0..classifier.input_len();
-    match classifier.takes_pixels() {
-        true => Input::Pixels(numbers.map(|i| (i % 255) as u8).collect()),
-        false => Input::Planar(numbers.map(|i| (i % 255) as f32 / 64.0 - 2.0).collect()),
+    if classifier.takes_pixels() {
+        Input::Pixels(numbers.map(|i| (i % 255) as u8).collect())
+    } else {
+        Input::Planar(numbers.map(|i| (i % 255) as f32 / 64.0 - 2.0).collect())
     }
 }
 
-/// Each forward pass's time, and each layer's where they are asked for.
+/// Measures the time of each forward pass, and that of each layer if `--per-layer` asks for it.
 fn measure(
     classifier: &Classifier,
     images: &[&Input],
     args: &ForwardArgs,
     bar: &ProgressBar,
-) -> Result<(Vec<Duration>, Option<Layers>), Failure> {
+) -> Result<(Vec<Duration>, Option<LayerReports>), Failure> {
     if args.per_layer {
         let mut runs = Vec::new();
-        let times = timed(args, bar, || {
+        let times = time_each(args, bar, || {
             runs.push(classifier.profile(images)?);
             Ok(())
         })?;
         let measured = runs.get(WARM_UP as usize..).unwrap_or_default();
-        return Ok((times, Some(layers(classifier, args, measured)?)));
+        return Ok((times, Some(report_layers(classifier, args, measured)?)));
     }
-    let pass = || timed(args, bar, || classifier.forward_each(images, &[]).map(drop));
+    let pass = || time_each(args, bar, || classifier.forward_each(images, &[]).map(drop));
     let times = thread::scope(|scope| {
         let passes: Vec<_> = (0..args.passes).map(|_| scope.spawn(pass)).collect();
         let ends = passes.into_iter().map(|pass| {
@@ -134,8 +163,9 @@ fn measure(
     Ok((times.concat(), None))
 }
 
-/// The times of `run`, one after the other, warm.
-fn timed(
+/// Calls `run` as often as `--iterations` says, after the warm-up, and returns the time of each
+/// call.
+fn time_each(
     args: &ForwardArgs,
     bar: &ProgressBar,
     mut run: impl FnMut() -> Result<(), NetworkError>,
@@ -152,11 +182,12 @@ fn timed(
     measured.collect()
 }
 
-fn layers(
+/// Summarises the times of the layers over all runs.
+fn report_layers(
     classifier: &Classifier,
     args: &ForwardArgs,
     runs: &[Vec<LayerTime>],
-) -> Result<Layers, Failure> {
+) -> Result<LayerReports, Failure> {
     let Some(isa) = &classifier.info().isa else {
         return Err(
             "--per-layer measures our CPU kernels; this model runs on another device".into(),
@@ -165,7 +196,7 @@ fn layers(
     let pool = ThreadPool::new(args.model.threads())?;
     let peak_gflops = imgclass_kernels::measure_peak_gflops(Isa::named(isa)?, &pool);
     let first = runs.first().map(Vec::as_slice).unwrap_or_default();
-    let of_layer = |(i, layer): (usize, &LayerTime)| {
+    let report_layer = |(i, layer): (usize, &LayerTime)| {
         let mut times: Vec<Duration> = runs
             .iter()
             .filter_map(|run| run.get(i))
@@ -181,9 +212,9 @@ fn layers(
             share_of_peak: gflops / peak_gflops,
         }
     };
-    Ok(Layers {
+    Ok(LayerReports {
         peak_gflops,
-        layers: first.iter().enumerate().map(of_layer).collect(),
+        layers: first.iter().enumerate().map(report_layer).collect(),
     })
 }
 
@@ -191,13 +222,13 @@ fn report(
     classifier: &Classifier,
     args: &ForwardArgs,
     times: &mut [Duration],
-    layers: Option<Layers>,
-) -> Report {
+    layers: Option<LayerReports>,
+) -> ForwardReport {
     let info = classifier.info();
     let median = quantile(times, 0.5);
     let (batch_size, passes) = (usize::from(args.batch_size), usize::from(args.passes));
     let images = (batch_size * passes) as f64;
-    Report {
+    ForwardReport {
         model: info.checkpoint.id.clone(),
         device: info.device.clone(),
         dtype: info.compute_dtype.to_string(),
@@ -215,7 +246,7 @@ fn report(
     }
 }
 
-/// The value that a share `q` of the others does not exceed (nearest rank); sorts.
+/// Sorts the times, and returns the one at the quantile `q`, from 0 to 1, by the nearest rank.
 fn quantile(times: &mut [Duration], q: f64) -> Duration {
     times.sort_unstable();
     let last = times.len().saturating_sub(1);
@@ -229,9 +260,12 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-fn print(report: &Report) {
+/// Formats the result for people.
+fn table(report: &ForwardReport) -> Result<String, Failure> {
+    let mut text = String::new();
     let isa = report.instruction_set.as_deref().unwrap_or("-");
-    println!(
+    writeln!(
+        text,
         "{} on {} in {} ({isa}, {} threads), batch of {}{}",
         report.model,
         report.device,
@@ -242,36 +276,43 @@ fn print(report: &Report) {
             1 => String::new(),
             passes => format!(", {passes} at one time"),
         }
-    );
-    println!(
-        "median {:.2} ms, min {:.2} ms, p99 {:.2} ms over {} runs: {:.1} images/s; loaded in {:.0} ms",
+    )?;
+    writeln!(
+        text,
+        "median {:.2} ms, min {:.2} ms, p99 {:.2} ms over {} runs: {:.1} images/s; \
+         loaded in {:.0} ms",
         report.median_ms,
         report.min_ms,
         report.p99_ms,
         report.iterations,
         report.images_per_second,
         report.load_ms
-    );
-    if let Some(Layers {
-        peak_gflops,
-        layers,
-    }) = &report.layers
-    {
-        println!(
-            "\npeak {peak_gflops:.0} GFLOP/s; GFLOP/s counted as the direct algorithm, so Winograd's may exceed it"
-        );
-        println!(
-            "{:<24} {:<28} {:>8} {:>9} {:>7}",
-            "layer", "algorithm", "ms", "GFLOP/s", "peak"
-        );
-        for l in layers {
-            let share = l.share_of_peak * 100.0;
-            println!(
-                "{:<24} {:<28} {:>8.3} {:>9.1} {share:>6.0}%",
-                l.layer, l.algorithm, l.ms, l.gflops
-            );
-        }
+    )?;
+    let Some(layers) = &report.layers else {
+        return Ok(text);
+    };
+    writeln!(
+        text,
+        "\npeak {:.0} GFLOP/s; GFLOP/s counted as the direct algorithm, so Winograd's may exceed it",
+        layers.peak_gflops
+    )?;
+    writeln!(
+        text,
+        "{:<24} {:<28} {:>8} {:>9} {:>7}",
+        "layer", "algorithm", "ms", "GFLOP/s", "peak"
+    )?;
+    for layer in &layers.layers {
+        writeln!(
+            text,
+            "{:<24} {:<28} {:>8.3} {:>9.1} {:>6.0}%",
+            layer.layer,
+            layer.algorithm,
+            layer.ms,
+            layer.gflops,
+            layer.share_of_peak * 100.0
+        )?;
     }
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -1,8 +1,13 @@
-//! The load generator: requests in a closed or an open loop, and what became of them. It prints nothing.
+//! The load generator sends requests in a closed or an open loop, and counts what becomes of them.
 //!
-//! An open loop sends when a request is due, whatever has become of those before it, and counts its latency from then, not from when it could
-//! be sent: a service that stalls is charged with everything that had to wait meanwhile ("coordinated omission", G. Tene, How NOT to Measure
-//! Latency). A closed loop has no such times; it tells what so many patient clients see.
+//! In an open loop every request has a time at which it is due. It is sent then, whatever has
+//! become of those before it, and its latency counts from then, even if it could be sent only
+//! later. A service that stalls is so charged with every request that had to wait meanwhile. Load
+//! generators that do not do this have the fault called "coordinated omission" (G. Tene, "How NOT
+//! to Measure Latency").
+//!
+//! In a closed loop, each client sends its next request when it has its answer. It tells what a
+//! number of patient clients see.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -20,17 +25,18 @@ use tokio::time::Instant;
 
 use crate::cli::Failure;
 
-/// Requests under way at one time in an open loop: more would exhaust this machine's ports. A request that has to wait here is charged for
-/// it too.
+/// The number of requests at one time in an open loop; more would exhaust this machine's ports.
+///
+/// The time that a request waits because of this limit counts as latency too.
 const MAX_IN_FLIGHT: usize = 8192;
 
-/// How often progress is shown.
-const TICK: Duration = Duration::from_millis(200);
+/// The time between two updates of the progress.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A client's rest after a request without an answer.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long a client of a closed loop waits after a request without an answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// The longest latency that is told apart, in microseconds: the longest time-out.
+/// The longest latency that is counted exactly, in microseconds: a day, as the longest `--timeout`.
 const MAX_MICROS: u64 = 24 * 3600 * 1_000_000;
 
 /// How requests follow each other.
@@ -39,12 +45,12 @@ const MAX_MICROS: u64 = 24 * 3600 * 1_000_000;
 pub(super) enum Load {
     /// Each client asks again as soon as it has its answer.
     Closed {
-        /// How many.
+        /// The number of clients.
         clients: u32,
     },
-    /// At a steady rate.
+    /// Requests are sent at a steady rate.
     Open {
-        /// Requests a second.
+        /// The number of requests a second.
         per_second: f64,
     },
 }
@@ -58,38 +64,43 @@ impl fmt::Display for Load {
     }
 }
 
-/// What to do.
+/// Describes the requests to send.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct LoadPlan {
+    /// The URL to which requests are posted.
     pub(super) endpoint: String,
-    /// At least one; posted in turn.
+    /// The bodies of the requests, at least one, which are posted in turn.
     pub(super) bodies: Vec<Bytes>,
     pub(super) load: Load,
+    /// How long to send requests.
     pub(super) duration: Duration,
-    /// Of one request.
+    /// The longest time for one request.
     pub(super) timeout: Duration,
+    /// The API key to send with each request.
     pub(super) key: Option<String>,
 }
 
-/// What became of the requests.
+/// Counts what became of the requests.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
-    /// Latencies in microseconds by status.
+pub(super) struct RequestTally {
+    /// The latencies in microseconds, by status.
     statuses: BTreeMap<u16, Histogram<u64>>,
-    /// Requests without an answer, by what happened.
+    /// The number of requests without an answer, by the reason.
     errors: BTreeMap<&'static str, u64>,
 }
 
-/// A tally in figures.
+/// The figures of a tally.
 #[derive(Debug, Serialize)]
-pub(super) struct Summary {
-    pub(super) statuses: BTreeMap<u16, Row>,
+pub(super) struct LoadSummary {
+    /// The latencies of the answers, by status.
+    pub(super) statuses: BTreeMap<u16, LatencySummary>,
+    /// The number of requests without an answer, by the reason.
     pub(super) errors: BTreeMap<&'static str, u64>,
 }
 
-/// The answers of one status.
+/// The latencies of the answers with one status.
 #[derive(Debug, Serialize)]
-pub(super) struct Row {
+pub(super) struct LatencySummary {
     pub(super) count: u64,
     pub(super) median_ms: f64,
     pub(super) p90_ms: f64,
@@ -97,7 +108,7 @@ pub(super) struct Row {
     pub(super) max_ms: f64,
 }
 
-impl Tally {
+impl RequestTally {
     fn record(
         &mut self,
         outcome: Result<u16, &'static str>,
@@ -117,25 +128,26 @@ impl Tally {
         Ok(())
     }
 
-    /// Requests that were answered.
+    /// Returns the number of requests that were answered.
     pub(super) fn answers(&self) -> u64 {
         self.statuses.values().map(Histogram::len).sum()
     }
 
-    /// Requests that were answered 200.
+    /// Returns the number of requests that were answered 200.
     pub(super) fn good(&self) -> u64 {
         self.statuses.get(&200).map_or(0, Histogram::len)
     }
 
-    /// Requests without an answer.
+    /// Returns the number of requests without an answer.
     pub(super) fn failures(&self) -> u64 {
         self.errors.values().sum()
     }
 
-    pub(super) fn summary(&self) -> Summary {
-        let row = |histogram: &Histogram<u64>| {
+    /// Returns the figures of the tally.
+    pub(super) fn summary(&self) -> LoadSummary {
+        let summarise = |histogram: &Histogram<u64>| {
             let ms = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-            Row {
+            LatencySummary {
                 count: histogram.len(),
                 median_ms: ms(0.5),
                 p90_ms: ms(0.9),
@@ -143,25 +155,31 @@ impl Tally {
                 max_ms: histogram.max() as f64 / 1e3,
             }
         };
-        Summary {
-            statuses: self.statuses.iter().map(|(s, h)| (*s, row(h))).collect(),
+        let statuses = self.statuses.iter();
+        LoadSummary {
+            statuses: statuses
+                .map(|(status, histogram)| (*status, summarise(histogram)))
+                .collect(),
             errors: self.errors.clone(),
         }
     }
 }
 
-/// What requests share.
+/// What all requests share.
 struct Generator {
     client: reqwest::Client,
-    plan: Plan,
-    tally: Mutex<Tally>,
+    plan: LoadPlan,
+    tally: Mutex<RequestTally>,
 }
 
-/// Runs the plan, calling `show` now and then; gives what became of it and how long it took, stragglers included.
+/// Sends the requests of a plan, and returns what became of them and how long it took to the last
+/// answer.
+///
+/// `show` is called every [`UPDATE_INTERVAL`] with the time so far and the counts so far.
 pub(super) async fn run(
-    plan: Plan,
-    show: impl Fn(Duration, &Tally),
-) -> Result<(Tally, Duration), Failure> {
+    plan: LoadPlan,
+    show: impl Fn(Duration, &RequestTally),
+) -> Result<(RequestTally, Duration), Failure> {
     let client = reqwest::Client::builder()
         .no_proxy()
         .timeout(plan.timeout)
@@ -175,10 +193,12 @@ pub(super) async fn run(
     });
     let start = Instant::now();
     let loading = tokio::spawn(match load {
-        Load::Closed { clients } => {
-            futures_util::future::Either::Left(closed(generator.clone(), clients, start + duration))
-        }
-        Load::Open { per_second } => futures_util::future::Either::Right(open(
+        Load::Closed { clients } => futures_util::future::Either::Left(run_closed_loop(
+            generator.clone(),
+            clients,
+            start + duration,
+        )),
+        Load::Open { per_second } => futures_util::future::Either::Right(run_open_loop(
             generator.clone(),
             per_second,
             start,
@@ -186,7 +206,7 @@ pub(super) async fn run(
         )),
     });
     tokio::pin!(loading);
-    let mut ticks = tokio::time::interval(TICK);
+    let mut ticks = tokio::time::interval(UPDATE_INTERVAL);
     let ended = loop {
         tokio::select! {
             ended = &mut loading => break ended,
@@ -198,7 +218,8 @@ pub(super) async fn run(
     Ok((tally, start.elapsed()))
 }
 
-fn headers(plan: &Plan) -> Result<HeaderMap, Failure> {
+/// Returns the headers of every request.
+fn headers(plan: &LoadPlan) -> Result<HeaderMap, Failure> {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(key) = &plan.key {
@@ -209,18 +230,26 @@ fn headers(plan: &Plan) -> Result<HeaderMap, Failure> {
     Ok(headers)
 }
 
-async fn closed(generator: Arc<Generator>, clients: u32, end: Instant) -> Result<(), Failure> {
+/// Runs a number of clients until `end`, each of which sends its next request when it has its
+/// answer.
+async fn run_closed_loop(
+    generator: Arc<Generator>,
+    clients: u32,
+    end: Instant,
+) -> Result<(), Failure> {
     let mut tasks = JoinSet::new();
     for client in 0..clients as usize {
         let generator = generator.clone();
         tasks.spawn(async move {
             let mut number = client;
             while Instant::now() < end {
-                if !generator.ask(number, Instant::now()).await? {
-                    // Nobody there: asking again at once would only keep this machine busy.
-                    tokio::time::sleep(PAUSE).await;
+                if !generator.send(number, Instant::now()).await? {
+                    // The service does not answer. Asking again at once would only keep this
+                    // machine busy.
+                    tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                // Clients take different pictures: each goes on by as many as there are clients.
+                // Each client goes on by as many bodies as there are clients, so that they send
+                // different images.
                 number += clients as usize;
             }
             Ok::<_, Failure>(())
@@ -232,7 +261,8 @@ async fn closed(generator: Arc<Generator>, clients: u32, end: Instant) -> Result
     Ok(())
 }
 
-async fn open(
+/// Sends requests at a steady rate, each when it is due.
+async fn run_open_loop(
     generator: Arc<Generator>,
     per_second: f64,
     start: Instant,
@@ -248,7 +278,7 @@ async fn open(
         let generator = generator.clone();
         tasks.spawn(async move {
             let _place = place;
-            generator.ask(number, due).await
+            generator.send(number, due).await
         });
         while let Some(ended) = tasks.try_join_next() {
             ended??;
@@ -261,28 +291,30 @@ async fn open(
 }
 
 impl Generator {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Tally> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, RequestTally> {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends one request, and counts its latency from `due`. Says whether it was answered.
-    async fn ask(&self, number: usize, due: Instant) -> Result<bool, Failure> {
+    /// Sends the request of this number and counts its latency from `due`. Returns whether it was
+    /// answered.
+    async fn send(&self, number: usize, due: Instant) -> Result<bool, Failure> {
         let bodies = &self.plan.bodies;
         let body = bodies.get(number % bodies.len().max(1)).cloned();
         let request = self.client.post(&self.plan.endpoint);
         let answer = async {
             let answer = request.body(body.unwrap_or_default()).send().await?;
             let status = answer.status().as_u16();
-            // An answer has arrived when its last byte has.
+            // The latency includes the whole body.
             answer.bytes().await.map(|_| status)
         };
-        let outcome = answer.await.map_err(|error| cause(&error));
+        let outcome = answer.await.map_err(|error| describe(&error));
         self.lock().record(outcome, due.elapsed())?;
         Ok(outcome.is_ok())
     }
 }
 
-fn cause(error: &reqwest::Error) -> &'static str {
+/// Describes why a request has no answer, in a few words that are the same for the same reason.
+fn describe(error: &reqwest::Error) -> &'static str {
     if error.is_connect() {
         "could not connect"
     } else if error.is_timeout() {
@@ -300,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_tally_counts_by_status_and_tells_quantiles() {
-        let mut tally = Tally::default();
+        let mut tally = RequestTally::default();
         for ms in 1..=100 {
             tally.record(Ok(200), Duration::from_millis(ms)).unwrap();
         }

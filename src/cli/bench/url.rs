@@ -1,5 +1,9 @@
-//! `imgclass bench --url`: its options, the requests that they describe, and the table at the end. The load itself is the generator's.
+//! `imgclass bench --url` measures how a running service behaves under load.
+//!
+//! This file has its options, the requests that they describe, and the report at the end.
+//! `generator` sends the requests.
 
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,82 +14,118 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::generator::{self, Load, Plan, Summary, Tally};
-use super::{Format, files};
-use crate::cli::{Failure, progress, runtime};
+use super::generator::{self, Load, LoadPlan, LoadSummary, RequestTally};
+use super::{BenchFormat, files};
+use crate::cli::{Failure, block_on, output, progress};
+use crate::config::values::{parse_duration, rate_parser};
 
-/// The picture that is posted where none is named.
+/// The image that is posted if no option names one, as a `data:` URL.
 const EXAMPLE_IMAGE: &str = include_str!("../../api/example_image.txt");
 
-/// Options of the load.
+/// The options of the load.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Load on a running service")]
 pub(super) struct UrlArgs {
-    /// Measure the service at this address, such as http://localhost:8000, instead of the forward pass
+    /// Measure the service at this address, such as http://localhost:8000, instead of the forward
+    /// pass
     #[arg(long, value_name = "URL")]
     url: Option<::url::Url>,
 
-    /// Closed loop: so many clients, each asking again as soon as it has its answer
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000), requires = "url")]
+    /// The number of clients, each of which sends its next request when it has its answer (a closed
+    /// loop)
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=10_000),
+        requires = "url"
+    )]
     clients: u32,
 
-    /// Open loop: so many requests a second whatever the answers; latencies count from when each was due
-    #[arg(long, value_name = "N", value_parser = rate, conflicts_with = "clients", requires = "url")]
+    /// The number of requests a second, sent whether or not earlier ones are answered (an open
+    /// loop)
+    ///
+    /// The latency of a request counts from the time at which it was due.
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = rate_parser(0.01..=100_000.0),
+        conflicts_with = "clients",
+        requires = "url"
+    )]
     rate: Option<f64>,
 
-    /// How long to go on
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, requires = "url")]
+    /// How long to send requests
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = parse_duration,
+        requires = "url"
+    )]
     duration: humantime::Duration,
 
-    /// The longest that an answer may take
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration, requires = "url")]
+    /// The longest time for an answer; a later one counts as none
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "60s",
+        value_parser = parse_duration,
+        requires = "url"
+    )]
     timeout: humantime::Duration,
 
-    /// A picture, or a folder of pictures, to post as data: URLs, in turn (repeatable) [default: a small example]
+    /// An image, or a folder of images, to post as data: URLs in turn (repeatable) [default: a
+    /// small example]
     #[arg(long, value_name = "FILE", requires = "url")]
     image: Vec<PathBuf>,
 
-    /// Serve the pictures of --image on this port of 127.0.0.1 and post their URLs; the service must be allowed to fetch from there
+    /// A port of 127.0.0.1 on which to serve the images of --image, whose URLs are then posted
+    ///
+    /// The service must be allowed to fetch from there: --fetch-allow-cidr 127.0.0.1/32 and
+    /// --fetch-allow-port with this port.
     #[arg(long, value_name = "PORT", requires = "image")]
     image_port: Option<u16>,
 
-    /// An image URL for the service to fetch, in turn (repeatable)
+    /// The URL of an image to post, which the service fetches; several are posted in turn
+    /// (repeatable)
     #[arg(long, value_name = "URL", requires = "url", conflicts_with = "image")]
     image_url: Vec<String>,
 
-    /// The key to send
+    /// The API key to send with each request
     #[arg(long, value_name = "KEY", requires = "url")]
     key: Option<String>,
 }
 
 impl UrlArgs {
-    /// The service's address without a last slash, where one is named.
+    /// Returns the address of the service without a slash at the end, or `None` if --url is not
+    /// given.
     pub(super) fn base(&self) -> Option<String> {
         let url = self.url.as_ref()?;
         Some(url.as_str().trim_end_matches('/').to_owned())
     }
 
+    /// Returns how requests follow each other.
     fn load(&self) -> Load {
-        self.rate.map_or(
-            Load::Closed {
-                clients: self.clients,
-            },
-            |per_second| Load::Open { per_second },
-        )
+        let clients = self.clients;
+        self.rate
+            .map_or(Load::Closed { clients }, |per_second| Load::Open {
+                per_second,
+            })
     }
 
-    /// The bodies of requests, to be posted in turn.
-    async fn bodies(&self) -> Result<Vec<Bytes>, Failure> {
-        let mut pictures = Vec::new();
+    /// Prepares the bodies of the requests, and serves the images if --image-port asks for it.
+    async fn prepare_bodies(&self) -> Result<Vec<Bytes>, Failure> {
+        let mut images = Vec::new();
         for path in &self.image {
-            pictures.extend(read(path)?);
+            images.extend(read_images(path)?);
         }
-        if pictures.is_empty() && !self.image.is_empty() {
+        if images.is_empty() && !self.image.is_empty() {
             return Err("the folders named by --image hold no file".into());
         }
         let urls = match self.image_port {
-            Some(port) => files::serve(pictures, port).await?,
-            None if !pictures.is_empty() => pictures.iter().map(data_url).collect(),
+            Some(port) => files::serve(images, port).await?,
+            None if !images.is_empty() => images.iter().map(data_url).collect(),
             None if !self.image_url.is_empty() => self.image_url.clone(),
             None => vec![EXAMPLE_IMAGE.trim().to_owned()],
         };
@@ -94,33 +134,36 @@ impl UrlArgs {
     }
 }
 
-/// What was measured.
+/// What was measured. The names of the fields are those of its JSON.
 #[derive(Debug, Serialize)]
-struct Report {
+struct LoadReport {
     url: String,
     #[serde(flatten)]
     load: Load,
-    /// From the first request to the last answer.
+    /// The time from the first request to the last answer.
     seconds: f64,
     requests: u64,
-    /// Answers 200 in each second.
+    /// The number of answers with status 200 in a second.
     images_per_second: f64,
     #[serde(flatten)]
-    tally: Summary,
+    summary: LoadSummary,
 }
 
-pub(super) fn run(base: &str, args: &UrlArgs, format: Format) -> Result<ExitCode, Failure> {
-    let runtime = runtime()?;
-    let plan = Plan {
+pub(super) fn run(base: &str, args: &UrlArgs, format: BenchFormat) -> Result<ExitCode, Failure> {
+    block_on(measure(base, args, format))
+}
+
+async fn measure(base: &str, args: &UrlArgs, format: BenchFormat) -> Result<ExitCode, Failure> {
+    let plan = LoadPlan {
         endpoint: format!("{base}/classify_image/"),
-        bodies: runtime.block_on(args.bodies())?,
+        bodies: args.prepare_bodies().await?,
         load: args.load(),
         duration: *args.duration,
         timeout: *args.timeout,
         key: args.key.clone(),
     };
-    let bar = progress::clock(u64::try_from(plan.duration.as_millis())?);
-    let show = |elapsed: Duration, tally: &Tally| {
+    let bar = progress::clock_bar(u64::try_from(plan.duration.as_millis())?);
+    let show = |elapsed: Duration, tally: &RequestTally| {
         bar.set_position(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
         bar.set_message(format!(
             "{} answers, {} of them 200",
@@ -128,79 +171,70 @@ pub(super) fn run(base: &str, args: &UrlArgs, format: Format) -> Result<ExitCode
             tally.good()
         ));
     };
-    let (tally, elapsed) = runtime.block_on(generator::run(plan, show))?;
+    let (tally, elapsed) = generator::run(plan, show).await?;
     bar.finish_and_clear();
     let good = tally.good();
-    let report = Report {
+    let report = LoadReport {
         url: base.to_owned(),
         load: args.load(),
         seconds: elapsed.as_secs_f64(),
         requests: tally.answers() + tally.failures(),
         images_per_second: good as f64 / elapsed.as_secs_f64().max(1e-9),
-        tally: tally.summary(),
+        summary: tally.summary(),
     };
-    match format {
-        Format::Json => println!("{}", serde_json::to_string(&report)?),
-        Format::Table => print(&report),
-    }
+    output::print(match format {
+        BenchFormat::Json => serde_json::to_string(&report)? + "\n",
+        BenchFormat::Table => table(&report)?,
+    })?;
     if good == 0 {
         return Err("no request was answered with 200".into());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(report: &Report) {
-    println!(
+/// Formats the result for people.
+fn table(report: &LoadReport) -> Result<String, Failure> {
+    let mut text = String::new();
+    writeln!(
+        text,
         "{}: {}, {:.1} s, {} requests: {:.1} images/s",
         report.url, report.load, report.seconds, report.requests, report.images_per_second
-    );
-    println!(
+    )?;
+    writeln!(
+        text,
         "{:<8} {:>9} {:>10} {:>10} {:>10} {:>10}  latency in ms",
         "status", "count", "median", "p90", "p99", "max"
-    );
-    for (status, row) in &report.tally.statuses {
-        println!(
+    )?;
+    for (status, latency) in &report.summary.statuses {
+        writeln!(
+            text,
             "{status:<8} {:>9} {:>10.1} {:>10.1} {:>10.1} {:>10.1}",
-            row.count, row.median_ms, row.p90_ms, row.p99_ms, row.max_ms
-        );
+            latency.count, latency.median_ms, latency.p90_ms, latency.p99_ms, latency.max_ms
+        )?;
     }
-    for (error, count) in &report.tally.errors {
-        println!("{count} without an answer: {error}");
+    for (error, count) in &report.summary.errors {
+        writeln!(text, "{count} without an answer: {error}")?;
     }
+    Ok(text)
 }
 
-/// A file, or the files right in a folder, in the order of their names.
-fn read(path: &Path) -> Result<Vec<Bytes>, Failure> {
-    let mut pictures = Vec::new();
+/// Reads a file, or the files of a folder in the order of their names.
+fn read_images(path: &Path) -> Result<Vec<Bytes>, Failure> {
+    let mut images = Vec::new();
     for entry in walkdir::WalkDir::new(path).max_depth(1).sort_by_file_name() {
         let entry = entry?;
         if entry.file_type().is_file() {
             let file = entry.path();
             let bytes = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
-            pictures.push(Bytes::from(bytes));
+            images.push(Bytes::from(bytes));
         }
     }
-    Ok(pictures)
+    Ok(images)
 }
 
-fn data_url(picture: &Bytes) -> String {
-    let data = base64::engine::general_purpose::STANDARD.encode(picture);
-    // The service decides by the bytes what an image is.
+/// Encodes an image as a `data:` URL.
+fn data_url(image: &Bytes) -> String {
+    let data = base64::engine::general_purpose::STANDARD.encode(image);
+    // The media type need not be right: the service tells an image's format from its bytes.
     format!("data:image/jpeg;base64,{data}")
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(rate) if (0.01..=100_000.0).contains(&rate) => Ok(rate),
-        _ => Err("expected requests a second from 0.01 to 100000".to_owned()),
-    }
-}
-
-fn duration(text: &str) -> Result<humantime::Duration, String> {
-    match text.parse::<humantime::Duration>() {
-        Ok(time) if (Duration::from_millis(1)..=Duration::from_hours(24)).contains(&*time) => {
-            Ok(time)
-        }
-        _ => Err("expected a time from 1ms to 24h, such as 10s".to_owned()),
-    }
 }

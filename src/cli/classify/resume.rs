@@ -1,93 +1,110 @@
-//! What an earlier run has finished, read from what it wrote; what it left half written is cut off. Decides nothing about inputs.
+//! Continues the output of an earlier run: reads which images it has finished, and cuts off what it
+//! left half written.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::inputs::{Names, Shard};
-use super::output::{COLUMNS, Format, Writer, csv_error, csv_heading};
-use super::parquet::{self, Parts};
+use super::parquet::{self, PartWriter};
+use super::results::{COLUMNS, ResultFormat, ResultWriter, csv_error};
+use super::selection::{NameSet, Shard};
 
-/// Where results go, and what is there already.
-pub(super) struct Output {
-    pub(super) writer: Writer,
-    pub(super) done: Names,
+/// An output that is ready for results.
+pub(super) struct OpenOutput {
+    pub(super) writer: ResultWriter,
+    /// The names of the inputs that an earlier run has finished.
+    pub(super) finished: NameSet,
 }
 
-/// Opens what `--output` names: new, or to be continued.
+/// Opens the file or folder that `--output` names.
+///
+/// # Errors
+///
+/// Returns an error if the output exists and `resume` is not set, or if it was not written in this
+/// format by `classify`.
 pub(super) fn open(
     path: &Path,
-    format: Format,
+    format: ResultFormat,
     resume: bool,
     shard: Option<Shard>,
     embeddings: bool,
-) -> io::Result<Output> {
-    let mut done = Names::default();
-    let writer = match format {
-        Format::Parquet => {
-            if resume && path.exists() {
-                parquet::finished(path, &mut done)?;
-            } else if path.exists() && path.read_dir()?.next().is_some() {
-                return Err(exists());
-            }
-            Writer::Parquet(Box::new(Parts::open(path, shard, embeddings)?))
-        }
-        _ => {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)?;
-            if file.metadata()?.len() > 0 {
-                match (resume, format) {
-                    (true, Format::Csv) => keep(&mut file, csv_finished, &mut done)?,
-                    (true, _) => keep(&mut file, jsonl_finished, &mut done)?,
-                    (false, _) => return Err(exists()),
-                }
-            }
-            if format == Format::Csv && file.stream_position()? == 0 {
-                file.write_all(&csv_heading()?)?;
-            }
-            match format {
-                Format::Csv => Writer::Csv(Box::new(file)),
-                Format::Jsonl => Writer::Jsonl(Box::new(file)),
-                _ => Writer::Table {
-                    out: Box::new(io::BufWriter::new(file)),
-                    bars: false,
-                },
-            }
-        }
-    };
-    Ok(Output { writer, done })
+) -> io::Result<OpenOutput> {
+    if format == ResultFormat::Parquet {
+        open_parquet(path, resume, shard, embeddings)
+    } else {
+        open_file(path, format, resume)
+    }
 }
 
-fn exists() -> io::Error {
+fn open_parquet(
+    folder: &Path,
+    resume: bool,
+    shard: Option<Shard>,
+    embeddings: bool,
+) -> io::Result<OpenOutput> {
+    let mut finished = NameSet::default();
+    if resume && folder.exists() {
+        parquet::read_finished(folder, &mut finished)?;
+    } else if folder.exists() && folder.read_dir()?.next().is_some() {
+        return Err(exists_already());
+    }
+    let parts = PartWriter::open(folder, shard, embeddings)?;
+    Ok(OpenOutput {
+        writer: ResultWriter::Parquet(Box::new(parts)),
+        finished,
+    })
+}
+
+fn open_file(path: &Path, format: ResultFormat, resume: bool) -> io::Result<OpenOutput> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    let mut finished = NameSet::default();
+    if file.metadata()?.len() > 0 {
+        if !resume {
+            return Err(exists_already());
+        }
+        let whole = if format == ResultFormat::Csv {
+            read_finished_csv(&mut file, &mut finished)?
+        } else {
+            read_finished_jsonl(&mut file, &mut finished)?
+        };
+        file.set_len(whole)?;
+        file.seek(SeekFrom::Start(whole))?;
+    }
+    let is_new = file.stream_position()? == 0;
+    Ok(OpenOutput {
+        writer: ResultWriter::new(format, Box::new(file), false, is_new)?,
+        finished,
+    })
+}
+
+fn exists_already() -> io::Error {
     let text = "it is there already; --resume continues it, or name another";
     io::Error::new(io::ErrorKind::AlreadyExists, text)
 }
 
-/// Cuts a file to the bytes that are whole, and stands behind them.
-fn keep(
-    file: &mut File,
-    finished: fn(&mut File, &mut Names) -> io::Result<u64>,
-    done: &mut Names,
-) -> io::Result<()> {
-    let whole = finished(file, done)?;
-    file.set_len(whole)?;
-    file.seek(SeekFrom::Start(whole))?;
-    Ok(())
+fn not_ours(position: u64, reason: &str) -> io::Error {
+    io::Error::other(format!(
+        "it was not written by `classify` in this format: at byte {position}: {reason}"
+    ))
 }
 
+/// The part of a JSON line that says which image it is about.
 #[derive(Deserialize)]
-struct Named {
+struct NamedLine {
     file: String,
 }
 
-/// Whole lines are finished images; a last one without its end is not.
-fn jsonl_finished(file: &mut File, done: &mut Names) -> io::Result<u64> {
+/// Reads the names in JSON lines, and returns how many bytes at the start are whole.
+///
+/// Every whole line is a finished image. A last line without a line end is cut off.
+fn read_finished_jsonl(file: &mut File, finished: &mut NameSet) -> io::Result<u64> {
     let mut lines = BufReader::new(file);
     let (mut whole, mut line) = (0u64, Vec::new());
     loop {
@@ -96,41 +113,42 @@ fn jsonl_finished(file: &mut File, done: &mut Names) -> io::Result<u64> {
         if !line.ends_with(b"\n") {
             return Ok(whole);
         }
-        let named: Named =
+        let named: NamedLine =
             serde_json::from_slice(&line).map_err(|error| not_ours(whole, &error.to_string()))?;
-        done.insert(&named.file);
+        finished.insert(&named.file);
         whole += length as u64;
     }
 }
 
-fn not_ours(at: u64, reason: &str) -> io::Error {
-    io::Error::other(format!(
-        "it was not written by `classify` in this format: at byte {at}: {reason}"
-    ))
-}
-
-/// Lines of one file belong together, and whether the last file has all of its lines cannot be told: it is done again. Where the last line is
-/// cut off, its file's name may be too, so the file before it is done again as well.
-fn csv_finished(file: &mut File, done: &mut Names) -> io::Result<u64> {
+/// Reads the names in CSV, and returns how many bytes at the start are kept.
+///
+/// The lines of one image belong together. Nothing tells whether the last image has all of its
+/// lines, so it is always done again. If the last line is cut off, its image's name may be cut off
+/// too, and look like another image; then the image before it is done again as well.
+fn read_finished_csv(file: &mut File, finished: &mut NameSet) -> io::Result<u64> {
     file.rewind()?;
-    let mut ends_with_line = Tail::default();
+    let mut ends_with_line_end = false;
     let mut reader = csv::ReaderBuilder::new()
         .flexible(true)
-        .from_reader(Tee(BufReader::new(file), &mut ends_with_line));
+        .from_reader(WatchEnd {
+            inner: BufReader::new(file),
+            ends_with_line_end: &mut ends_with_line_end,
+        });
     let heading = reader.headers().map_err(csv_error)?.clone();
     if heading.iter().ne(COLUMNS) {
         return Err(not_ours(0, "its first line has other columns"));
     }
-    // The files that are not certain yet, with the byte where each begins: the last, and the one before it.
+    // The last images, at most two, whose fate is open: their names, and the byte where each
+    // begins.
     let mut open: Vec<(String, u64)> = Vec::new();
     let mut record = csv::StringRecord::new();
     let mut cut_off = false;
     loop {
         let start = reader.position().byte();
-        // A name cut off within a character is no text any more.
         match reader.read_record(&mut record) {
             Ok(false) => break,
             Ok(true) => {}
+            // A name that is cut off within a character is not UTF-8 any more.
             Err(error) if matches!(error.kind(), csv::ErrorKind::Utf8 { .. }) => {
                 cut_off = true;
                 open.push((String::new(), start));
@@ -143,31 +161,30 @@ fn csv_finished(file: &mut File, done: &mut Names) -> io::Result<u64> {
         if open.last().is_none_or(|(last, _)| last != name) {
             open.push((name.to_owned(), start));
             if open.len() > 2 {
-                done.insert(&open.remove(0).0);
+                finished.insert(&open.remove(0).0);
             }
         }
     }
     let end = reader.position().byte();
     drop(reader);
-    cut_off |= !ends_with_line.0;
+    cut_off |= !ends_with_line_end;
     if open.len() == 2 && !cut_off {
-        done.insert(&open.remove(0).0);
+        finished.insert(&open.remove(0).0);
     }
     Ok(open.first().map_or(end, |(_, start)| *start))
 }
 
-/// Whether the last byte read ended a line.
-#[derive(Default)]
-struct Tail(bool);
+/// A reader that notes whether the last byte that was read ends a line.
+struct WatchEnd<'a, R> {
+    inner: R,
+    ends_with_line_end: &'a mut bool,
+}
 
-/// Reads through, watching the last byte.
-struct Tee<'a, R>(R, &'a mut Tail);
-
-impl<R: io::Read> io::Read for Tee<'_, R> {
+impl<R: io::Read> io::Read for WatchEnd<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.0.read(buffer)?;
+        let read = self.inner.read(buffer)?;
         if let Some(last) = buffer[..read].last() {
-            self.1.0 = *last == b'\n';
+            *self.ends_with_line_end = *last == b'\n';
         }
         Ok(read)
     }

@@ -1,39 +1,51 @@
-//! Pictures whose classes are known: folders named after classes, or a table. Reads names; opens no picture.
+//! Finds images whose classes are known: in folders named after classes, or in a table.
+//!
+//! The images themselves are read later, one after the other.
 
 use std::path::Path;
 
-use super::super::Failure;
-use crate::cli::classify::inputs::{self, Input};
+use crate::cli::Failure;
+use crate::cli::inputs::{self, Input};
 use crate::service::Service;
 
-/// A picture and its class, or why the class is unknown.
+/// An image and its class.
 #[derive(Debug)]
 pub(super) struct Case {
     pub(super) input: Input,
+    /// The index of the class, or the reason why it is not known.
     pub(super) class: Result<usize, String>,
 }
 
-/// Columns of a table that may say the class, the most telling first.
+/// The columns of a table that may name the class. The first that the table has is used.
 const CLASS_COLUMNS: [&str; 5] = ["class", "class_index", "wnid", "index", "label"];
 
+/// Finds the images in `labelled`, a folder or a table.
+///
+/// `root` is where a table's relative file names start; without it, in the table's folder.
+///
+/// # Errors
+///
+/// Returns an error if a folder or the table cannot be read, if a folder's name is not a class, or
+/// if there are no images.
 pub(super) fn read(
     labelled: &Path,
     root: Option<&Path>,
     service: &Service,
 ) -> Result<Vec<Case>, Failure> {
     let cases = if labelled.is_dir() {
-        folders(labelled, service)?
+        read_folders(labelled, service)?
     } else {
         let folder = labelled.parent().unwrap_or(Path::new("."));
-        table(labelled, root.unwrap_or(folder), service)?
+        read_table(labelled, root.unwrap_or(folder), service)?
     };
-    match cases.is_empty() {
-        true => Err(format!("{}: there are no labelled images", labelled.display()).into()),
-        false => Ok(cases),
+    if cases.is_empty() {
+        return Err(format!("{}: there are no labelled images", labelled.display()).into());
     }
+    Ok(cases)
 }
 
-fn folders(root: &Path, service: &Service) -> Result<Vec<Case>, Failure> {
+/// Finds the images in folders that are named after their class.
+fn read_folders(root: &Path, service: &Service) -> Result<Vec<Case>, Failure> {
     let unreadable = |error| format!("{}: {error}", root.display());
     let mut folders = Vec::new();
     for entry in root.read_dir().map_err(unreadable)? {
@@ -62,7 +74,8 @@ fn folders(root: &Path, service: &Service) -> Result<Vec<Case>, Failure> {
     Ok(cases)
 }
 
-fn table(path: &Path, root: &Path, service: &Service) -> Result<Vec<Case>, Failure> {
+/// Finds the images that the lines of a table name.
+fn read_table(path: &Path, root: &Path, service: &Service) -> Result<Vec<Case>, Failure> {
     let wrong = |reason: String| format!("{}: {reason}", path.display());
     let reader = csv::ReaderBuilder::new()
         .delimiter(b'\t')

@@ -1,32 +1,66 @@
-//! An evaluation as one HTML page with its plots in it: nothing is loaded from anywhere. Draws; counts nothing.
+//! Presents an evaluation as one HTML page with plots.
+//!
+//! Style and plots are inside the page, so that it can be sent around as one file and loads
+//! nothing. `maud` builds the page and escapes every text that is put into it: labels and file
+//! names come from outside. The plots are SVG: a plot's area is a square of [`SIDE`] units, and
+//! both of its axes go from 0 to 1.
 
-use std::fmt::Write;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::report::Report;
+use super::report::EvalReport;
 
-const STYLE: &str = "
-:root{color-scheme:light dark;--text:#1d1a1f;--soft:#655e68;--line:#e2dcd3;--ground:#faf8f5;--raised:#fff;--bar:#bb3755;--other:#3b528b}
-@media(prefers-color-scheme:dark){:root{--text:#f2eef4;--soft:#aca3b1;--line:#37323e;--ground:#131116;--raised:#1d1a22;--bar:#f1711e;--other:#8fa8ff}}
-body{margin:0 auto;max-width:66rem;padding:2rem 1.25rem;background:var(--ground);color:var(--text);font:1rem/1.5 system-ui,sans-serif}
-h1{letter-spacing:-.02em}.soft{color:var(--soft)}.wrap{overflow-x:auto}
-.tiles,.plots{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr))}.plots{grid-template-columns:repeat(auto-fit,minmax(19rem,1fr))}
-.tiles>div,figure{background:var(--raised);border:1px solid var(--line);border-radius:14px;padding:1rem;margin:0}
-.tiles b{display:block;font-size:1.7rem;letter-spacing:-.02em}svg{width:100%;height:auto;font:11px system-ui,sans-serif;fill:var(--soft)}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .7rem;border-bottom:1px solid var(--line)}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}";
+/// The style sheet of the page.
+const STYLE: &str = include_str!("report.css");
 
-/// Width and height of a plot's area, and the space left and below for its axes.
+/// The width and height of a plot's area.
 const SIDE: f64 = 260.0;
+
+/// The space left and right of a plot's area, and below it, for the labels of the axes.
 const MARGIN: f64 = 36.0;
 
-/// The whole page.
-pub(super) fn page(report: &Report) -> String {
-    let mut page = String::new();
-    let title = format!("Evaluation of {}", escape(&report.model));
-    let sha256 = report
-        .sha256
-        .as_deref()
-        .map_or_else(String::new, |digest| format!("SHA-256 {digest}"));
+/// The space above a plot's area.
+const TOP: f64 = 10.0;
+
+/// The y coordinate of the lower end of a plot's area; y grows downward.
+const BOTTOM: f64 = TOP + SIDE;
+
+/// Builds the whole page.
+pub(super) fn page(report: &EvalReport) -> String {
+    let title = format!("Evaluation of {}", report.model);
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { (title) }
+                @if let Some(digest) = &report.sha256 {
+                    p .soft .digest { "SHA-256 " (digest) }
+                }
+                (tiles(report))
+                h2 { "Is confidence deserved?" }
+                div .plots {
+                    (reliability_plot(report))
+                    (confidence_plot(report))
+                    (class_accuracy_plot(report))
+                }
+                (confusions(report))
+                (classes(report))
+                @if !report.failures.is_empty() {
+                    (failures(report))
+                }
+            }
+        }
+    };
+    page.into_string() + "\n"
+}
+
+/// The most important figures, large.
+fn tiles(report: &EvalReport) -> Markup {
     let tiles = [
         ("images", report.images.to_string()),
         ("top-1", percent(report.top1)),
@@ -37,185 +71,137 @@ pub(super) fn page(report: &Report) -> String {
             percent(report.expected_calibration_error),
         ),
     ];
-    let tiles = tiles
-        .map(|(name, value)| format!("<div><b>{value}</b><span class=soft>{name}</span></div>"));
-    let parts = [
-        format!(
-            "<!DOCTYPE html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style>"
-        ),
-        format!(
-            "<h1>{title}</h1><p class=soft>{sha256}</p><div class=tiles>{}</div>",
-            tiles.concat()
-        ),
-        format!(
-            "<h2>Is confidence deserved?</h2><div class=plots>{}{}{}</div>",
-            reliability(report),
-            histogram(report),
-            spread(report)
-        ),
-        confusions(report),
-        classes(report),
-        failures(report),
-    ];
-    for part in parts {
-        // A text takes whatever is written to it.
-        let _ = writeln!(page, "{part}");
+    html! {
+        div .tiles {
+            @for (name, value) in tiles {
+                div { b { (value) } span .soft { (name) } }
+            }
+        }
     }
-    page
 }
 
 fn percent(share: f64) -> String {
     format!("{:.2} %", share * 100.0)
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
-/// A figure with axes from 0 to 1 across, and to `top` upward.
-fn figure(caption: &str, top: &str, drawn: &str) -> String {
-    let (width, height) = (SIDE + 2.0 * MARGIN, SIDE + MARGIN + 14.0);
-    let bottom = SIDE + 10.0;
-    let right = MARGIN + SIDE;
-    format!(
-        "<figure><svg viewBox=\"0 0 {width} {height}\" role=img aria-label=\"{caption}\"><g stroke=\"var(--line)\"><path fill=none d=\"M{MARGIN} 10V{bottom}H{right}\"/></g>\
-         <text x={MARGIN} y={} text-anchor=middle>0</text><text x={right} y={} text-anchor=middle>1</text><text x={} y=16 text-anchor=end>{top}</text>{drawn}</svg>\
-         <figcaption class=soft>{caption}</figcaption></figure>",
-        bottom + 16.0,
-        bottom + 16.0,
-        MARGIN - 6.0,
-    )
-}
-
-/// A bar over a part of the axis, with a text that shows when it is pointed at.
-fn bar(from: f64, to: f64, height: f64, colour: &str, title: &str) -> String {
-    let (x, width) = (MARGIN + from * SIDE, (to - from) * SIDE - 1.5);
-    let y = 10.0 + SIDE * (1.0 - height);
-    format!(
-        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=2 fill=\"var({colour})\"><title>{title}</title></rect>",
-        SIDE * height
-    )
-}
-
-fn reliability(report: &Report) -> String {
+/// Plots the accuracy of each bin of confidence.
+fn reliability_plot(report: &EvalReport) -> Markup {
     let bars = report.calibration.iter().filter_map(|bin| {
+        let accuracy = bin.accuracy?;
         let title = format!(
             "{} images, confidence {}, right {}",
             bin.images,
             percent(bin.mean_confidence?),
-            percent(bin.accuracy?)
+            percent(accuracy)
         );
-        Some(bar(bin.from, bin.to, bin.accuracy?, "--bar", &title))
+        Some(bar(bin.from, bin.to, accuracy, "--bar", &title))
     });
-    let diagonal = format!(
-        "<path d=\"M{MARGIN} {}L{} 10\" stroke=\"var(--soft)\" stroke-dasharray=\"4 4\"/>",
-        SIDE + 10.0,
-        MARGIN + SIDE
-    );
-    figure(
-        "How often it is right, by its confidence; on the dashed line confidence is deserved",
-        "1",
-        &(bars.collect::<String>() + &diagonal),
-    )
+    let diagonal = format!("M{MARGIN} {BOTTOM}L{} {TOP}", MARGIN + SIDE);
+    let drawing = html! {
+        @for bar in bars { (bar) }
+        path d=(diagonal) stroke="var(--soft)" stroke-dasharray="4 4" {}
+    };
+    let caption = "How often it is right, by its confidence; on the dashed line confidence is \
+                   deserved";
+    figure(caption, "1", drawing)
 }
 
-fn histogram(report: &Report) -> String {
-    let most = report
-        .calibration
-        .iter()
-        .map(|bin| bin.images)
-        .max()
-        .unwrap_or(0)
-        .max(1);
-    let bars = report.calibration.iter().map(|bin| {
-        let height = bin.images as f64 / most as f64;
-        bar(
-            bin.from,
-            bin.to,
-            height,
-            "--other",
-            &format!("{} images", bin.images),
-        )
-    });
-    figure(
-        "How many images, by confidence",
-        &most.to_string(),
-        &bars.collect::<String>(),
-    )
+/// Plots the number of images in each bin of confidence.
+fn confidence_plot(report: &EvalReport) -> Markup {
+    let bins = report.calibration.iter();
+    let bars: Vec<_> = bins.map(|bin| (bin.from, bin.to, bin.images)).collect();
+    histogram("How many images, by confidence", "images", &bars)
 }
 
-/// Ten bars: how many classes have which accuracy.
-fn spread(report: &Report) -> String {
+/// Plots the number of classes in each of ten bins of accuracy.
+fn class_accuracy_plot(report: &EvalReport) -> Markup {
     let mut counts = [0usize; 10];
     for class in &report.classes {
-        // A conversion to an integer saturates at 0.
+        // The conversion to an integer saturates at 0. The last bin includes its upper edge.
         let bin = ((class.top1 * 10.0) as usize).min(9);
         if let Some(count) = counts.get_mut(bin) {
             *count += 1;
         }
     }
-    let most = counts.iter().copied().max().unwrap_or(0).max(1);
-    let bars = counts.iter().enumerate().map(|(i, count)| {
+    let bars = counts.into_iter().enumerate().map(|(i, count)| {
         let from = i as f64 / 10.0;
-        bar(
-            from,
-            from + 0.1,
-            *count as f64 / most as f64,
-            "--other",
-            &format!("{count} classes"),
-        )
+        (from, from + 0.1, count)
     });
-    figure(
+    let bars: Vec<_> = bars.collect();
+    histogram(
         "How many classes, by how often they are recognised",
-        &most.to_string(),
-        &bars.collect::<String>(),
+        "classes",
+        &bars,
     )
 }
 
-fn table(
-    heading: &str,
-    columns: &[(&str, bool)],
-    rows: impl Iterator<Item = Vec<String>>,
-) -> String {
-    let class = |number: bool| if number { " class=n" } else { "" };
-    let head: String = columns
-        .iter()
-        .map(|(name, number)| format!("<th{}>{name}", class(*number)))
-        .collect();
-    let row = |cells: Vec<String>| {
-        let cells = cells.iter().zip(columns);
-        let cells: String = cells
-            .map(|(cell, (_, number))| format!("<td{}>{}", class(*number), escape(cell)))
-            .collect();
-        format!("<tr>{cells}")
+/// Plots counts over parts of the axis, each from and to a value, scaled to the highest of them.
+fn histogram(caption: &str, what: &str, counts: &[(f64, f64, usize)]) -> Markup {
+    let highest = counts.iter().map(|(.., count)| *count).max();
+    let highest = highest.unwrap_or(0).max(1);
+    let drawing = html! {
+        @for (from, to, count) in counts {
+            (bar(*from, *to, *count as f64 / highest as f64, "--other", &format!("{count} {what}")))
+        }
     };
-    format!(
-        "<h2>{heading}</h2><div class=wrap><table><tr>{head}{}</table></div>",
-        rows.map(row).collect::<String>()
-    )
+    figure(caption, &highest.to_string(), drawing)
 }
 
-fn confusions(report: &Report) -> String {
+/// Draws a figure with axes from 0 to 1 across, and from 0 to `top` upward.
+fn figure(caption: &str, top: &str, drawing: Markup) -> Markup {
+    let (width, height) = (SIDE + 2.0 * MARGIN, TOP + SIDE + MARGIN + 4.0);
+    let right = MARGIN + SIDE;
+    let below = BOTTOM + 16.0;
+    html! {
+        figure {
+            svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(caption) {
+                path fill="none" stroke="var(--line)" d={ "M" (MARGIN) " " (TOP) "V" (BOTTOM) "H" (right) } {}
+                text x=(MARGIN) y=(below) text-anchor="middle" { "0" }
+                text x=(right) y=(below) text-anchor="middle" { "1" }
+                text x=(MARGIN - 6.0) y=(TOP + 6.0) text-anchor="end" { (top) }
+                (drawing)
+            }
+            figcaption .soft { (caption) }
+        }
+    }
+}
+
+/// Draws a bar over a part of the axis, with a text that is shown when it is pointed at.
+fn bar(from: f64, to: f64, height: f64, colour: &str, title: &str) -> Markup {
+    let x = format!("{:.1}", MARGIN + from * SIDE);
+    let y = format!("{:.1}", BOTTOM - SIDE * height);
+    let width = format!("{:.1}", (to - from) * SIDE - 1.5);
+    let height = format!("{:.1}", SIDE * height);
+    html! {
+        rect x=(x) y=(y) width=(width) height=(height) rx="2" fill={ "var(" (colour) ")" } {
+            title { (title) }
+        }
+    }
+}
+
+fn confusions(report: &EvalReport) -> Markup {
+    let columns = [text("class"), text("taken for"), number("images")];
     let rows = report.confusions.iter().map(|pair| {
-        vec![
+        [
             pair.label.clone(),
             pair.taken_for_label.clone(),
             pair.images.to_string(),
         ]
     });
-    table(
-        "What is taken for what",
-        &[("class", false), ("taken for", false), ("images", true)],
-        rows,
-    )
+    table("What is taken for what", columns, rows)
 }
 
-fn classes(report: &Report) -> String {
+fn classes(report: &EvalReport) -> Markup {
+    let columns = [
+        text("class"),
+        text("WordNet id"),
+        number("index"),
+        number("images"),
+        number("top-1"),
+        number("top-5"),
+    ];
     let rows = report.classes.iter().map(|class| {
-        vec![
+        [
             class.label.clone(),
             class.wnid.clone().unwrap_or_default(),
             class.index.to_string(),
@@ -224,28 +210,54 @@ fn classes(report: &Report) -> String {
             percent(class.top5),
         ]
     });
-    let columns = [
-        ("class", false),
-        ("WordNet id", false),
-        ("index", true),
-        ("images", true),
-        ("top-1", true),
-        ("top-5", true),
-    ];
-    table("Classes, the worst first", &columns, rows)
+    table("Classes, the worst first", columns, rows)
 }
 
-fn failures(report: &Report) -> String {
-    if report.failures.is_empty() {
-        return String::new();
-    }
+fn failures(report: &EvalReport) -> Markup {
+    let columns = [text("file"), text("why")];
     let rows = report
         .failures
         .iter()
-        .map(|failure| vec![failure.file.clone(), failure.error.clone()]);
-    table(
-        "Images that could not be judged",
-        &[("file", false), ("why", false)],
-        rows,
-    )
+        .map(|failure| [failure.file.clone(), failure.error.clone()]);
+    table("Images that could not be judged", columns, rows)
+}
+
+/// A column of a table: its heading, and the class that aligns its cells.
+type Column = (&'static str, Option<&'static str>);
+
+fn text(heading: &'static str) -> Column {
+    (heading, None)
+}
+
+fn number(heading: &'static str) -> Column {
+    (heading, Some("number"))
+}
+
+/// Draws a table under a heading.
+fn table<const N: usize>(
+    heading: &str,
+    columns: [Column; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> Markup {
+    html! {
+        h2 { (heading) }
+        div .wide {
+            table {
+                thead {
+                    tr {
+                        @for (name, class) in columns { th class=[class] { (name) } }
+                    }
+                }
+                tbody {
+                    @for row in rows {
+                        tr {
+                            @for (cell, (_, class)) in row.iter().zip(columns) {
+                                td class=[class] { (cell) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

@@ -1,37 +1,42 @@
-//! An evaluation with names instead of indices, as a table and as JSON. Counts nothing.
+//! Presents an evaluation with the names of classes instead of indices, as a table or as JSON.
 
 use std::fmt::Write;
 
 use serde::Serialize;
 
-use super::score::{BINS, Evaluation};
+use super::score::{BINS, Evaluation, ScoreTally};
 use crate::service::Service;
 
-/// Pairs of confused classes that are listed.
+/// The number of pairs of confused classes in a report.
 const PAIRS: usize = 50;
 
-/// Of the table for people: the worst classes and the most confused pairs.
+/// The number of classes, and of confused pairs, in the table for people.
 const SHOWN: usize = 10;
 
+/// Everything that a report shows. The names of the fields are those of its JSON.
+///
+/// All shares are from 0 to 1.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(super) struct EvalReport {
     pub(super) model: String,
+    /// The SHA-256 of the weights file, in lower-case hexadecimal.
     pub(super) sha256: Option<String>,
     pub(super) images: usize,
     pub(super) top1: f64,
     pub(super) top5: f64,
     pub(super) mean_confidence: f64,
     pub(super) expected_calibration_error: f64,
-    pub(super) calibration: Vec<Bin>,
-    /// The worst first.
+    pub(super) calibration: Vec<ConfidenceBin>,
+    /// The classes of which there were images, the worst first.
     pub(super) classes: Vec<ClassScore>,
-    /// The most frequent first.
+    /// The pairs of confused classes, the most frequent first.
     pub(super) confusions: Vec<Confusion>,
     pub(super) failures: Vec<FailedImage>,
 }
 
+/// The images whose confidence is in a range, from `from` (excluded) to `to` (included).
 #[derive(Debug, Serialize)]
-pub(super) struct Bin {
+pub(super) struct ConfidenceBin {
     pub(super) from: f64,
     pub(super) to: f64,
     pub(super) images: usize,
@@ -39,6 +44,7 @@ pub(super) struct Bin {
     pub(super) mean_confidence: Option<f64>,
 }
 
+/// The images of one class.
 #[derive(Debug, Serialize)]
 pub(super) struct ClassScore {
     pub(super) index: usize,
@@ -49,6 +55,7 @@ pub(super) struct ClassScore {
     pub(super) top5: f64,
 }
 
+/// How often one class was taken for another.
 #[derive(Debug, Serialize)]
 pub(super) struct Confusion {
     pub(super) class: usize,
@@ -58,13 +65,15 @@ pub(super) struct Confusion {
     pub(super) images: usize,
 }
 
+/// An image that could not be judged, and why.
 #[derive(Debug, Serialize)]
 pub(super) struct FailedImage {
     pub(super) file: String,
     pub(super) error: String,
 }
 
-impl Report {
+impl EvalReport {
+    /// Creates the report of an evaluation, with the class names of `service`.
     pub(super) fn new(evaluation: &Evaluation, service: &Service) -> Self {
         let all = &evaluation.all;
         let name = |index: usize| {
@@ -80,8 +89,8 @@ impl Report {
             top5: all.share(all.top5 as f64),
             mean_confidence: all.share(all.confidence),
             expected_calibration_error: evaluation.calibration_error(),
-            calibration: bins(evaluation),
-            classes: classes(evaluation, service, &name),
+            calibration: confidence_bins(evaluation),
+            classes: class_scores(evaluation, service, &name),
             confusions: pairs
                 .map(|((class, taken_for), images)| Confusion {
                     class,
@@ -102,11 +111,12 @@ impl Report {
         }
     }
 
+    /// Formats the summary for people.
     pub(super) fn table(&self) -> String {
         let percent = |share: f64| format!("{:.2} %", share * 100.0);
         let mut text = String::new();
         let mut line = |label: &str, value: String| {
-            // A text takes whatever is written to it.
+            // Writing to a `String` cannot fail.
             let _ = writeln!(text, "{label:<28}{value}");
         };
         line("model", self.model.clone());
@@ -143,9 +153,9 @@ impl Report {
     }
 }
 
-fn bins(evaluation: &Evaluation) -> Vec<Bin> {
+fn confidence_bins(evaluation: &Evaluation) -> Vec<ConfidenceBin> {
     let bins = evaluation.bins.iter().enumerate();
-    let bin = |(i, bin): (usize, &super::score::Tally)| Bin {
+    let bin = |(i, bin): (usize, &ScoreTally)| ConfidenceBin {
         from: i as f64 / BINS as f64,
         to: (i + 1) as f64 / BINS as f64,
         images: bin.images,
@@ -155,7 +165,8 @@ fn bins(evaluation: &Evaluation) -> Vec<Bin> {
     bins.map(bin).collect()
 }
 
-fn classes(
+/// Returns the scores of the classes of which there were images, the worst first.
+fn class_scores(
     evaluation: &Evaluation,
     service: &Service,
     name: &dyn Fn(usize) -> String,

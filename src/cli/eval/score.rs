@@ -1,32 +1,35 @@
-//! Counting: how often the first or one of five classes is right, which classes are taken for which, and whether confidence is deserved. Pure.
+//! Counts how often the most probable class, or one of the five most probable, is right, which
+//! classes are taken for which, and whether confidence is deserved.
 
 use std::collections::BTreeMap;
 
-/// Bins of the expected calibration error: 15, as in <https://arxiv.org/abs/1706.04599>.
+/// The number of bins of the expected calibration error, as in <https://arxiv.org/abs/1706.04599>.
 pub(super) const BINS: usize = 15;
 
-/// What the model said of one picture.
+/// What the model said of one image, and what is in it.
 #[derive(Debug, Clone)]
 pub(super) struct Judged {
-    /// What it is.
+    /// The index of the right class.
     pub(super) class: usize,
-    /// The most probable classes, at most five, falling.
+    /// The most probable classes, at most five, the most probable first.
     pub(super) predicted: Vec<usize>,
-    /// The probability of the first of them.
+    /// The probability of the first of them, from 0 to 1.
     pub(super) confidence: f64,
 }
 
-/// How often something was right.
+/// Counts how often the answers for some images were right.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Tally {
+pub(super) struct ScoreTally {
     pub(super) images: usize,
+    /// The number of images whose most probable class was right.
     pub(super) top1: usize,
+    /// The number of images for which one of the five most probable classes was right.
     pub(super) top5: usize,
     /// The sum of the confidences.
     pub(super) confidence: f64,
 }
 
-impl Tally {
+impl ScoreTally {
     fn add(&mut self, judged: &Judged) {
         self.images += 1;
         self.top1 += usize::from(judged.predicted.first() == Some(&judged.class));
@@ -34,47 +37,51 @@ impl Tally {
         self.confidence += judged.confidence;
     }
 
-    /// A share of the images; 0 of none.
+    /// Returns `part` as a share of the images, or 0 if there are none.
     pub(super) fn share(&self, part: f64) -> f64 {
         part / self.images.max(1) as f64
     }
 
+    /// Returns the share of the images whose most probable class was right.
     pub(super) fn accuracy(&self) -> f64 {
         self.share(self.top1 as f64)
     }
 }
 
-/// Everything that was counted.
+/// Counts the answers for all images, by class and by confidence.
 #[derive(Debug, Clone)]
 pub(super) struct Evaluation {
-    pub(super) all: Tally,
-    /// By class index.
-    pub(super) classes: Vec<Tally>,
-    /// By confidence, in bins of equal width from 0 to 1.
-    pub(super) bins: [Tally; BINS],
-    /// How often the first class was taken for the second.
+    pub(super) all: ScoreTally,
+    /// The tallies by class index.
+    pub(super) classes: Vec<ScoreTally>,
+    /// The tallies by confidence, in bins of equal width from 0 to 1.
+    pub(super) bins: [ScoreTally; BINS],
+    /// How often the first class of a pair was taken for the second.
     pub(super) confusions: BTreeMap<(usize, usize), usize>,
-    /// Pictures that gave no answer, and why.
+    /// The images that could not be judged, and why.
     pub(super) failures: Vec<(String, String)>,
 }
 
 impl Evaluation {
+    /// Creates empty counts for `classes` classes.
     pub(super) fn new(classes: usize) -> Self {
         Self {
-            all: Tally::default(),
-            classes: vec![Tally::default(); classes],
-            bins: [Tally::default(); BINS],
+            all: ScoreTally::default(),
+            classes: vec![ScoreTally::default(); classes],
+            bins: [ScoreTally::default(); BINS],
             confusions: BTreeMap::new(),
             failures: Vec::new(),
         }
     }
 
+    /// Counts one answer.
     pub(super) fn add(&mut self, judged: &Judged) {
         self.all.add(judged);
         if let Some(class) = self.classes.get_mut(judged.class) {
             class.add(judged);
         }
-        // The upper edge belongs to a bin, as in the paper; a conversion to an integer saturates at 0.
+        // A bin includes its upper edge, as in the paper. The conversion to an integer saturates at
+        // 0.
         let bin = (judged.confidence * BINS as f64).ceil() as usize;
         if let Some(bin) = self.bins.get_mut(bin.saturating_sub(1).min(BINS - 1)) {
             bin.add(judged);
@@ -88,11 +95,13 @@ impl Evaluation {
         }
     }
 
-    pub(super) fn fail(&mut self, file: String, reason: String) {
+    /// Notes an image that could not be judged.
+    pub(super) fn add_failure(&mut self, file: String, reason: String) {
         self.failures.push((file, reason));
     }
 
-    /// The expected calibration error: how far confidence is from accuracy, over the bins by their images.
+    /// Returns the expected calibration error: the mean distance of confidence from accuracy, over
+    /// all bins, weighted by their images.
     pub(super) fn calibration_error(&self) -> f64 {
         let gaps = self
             .bins
@@ -101,7 +110,7 @@ impl Evaluation {
         self.all.share(gaps.sum())
     }
 
-    /// Pairs of classes, the most confused first.
+    /// Returns the pairs of confused classes with their counts, the most frequent first.
     pub(super) fn most_confused(&self) -> Vec<((usize, usize), usize)> {
         let mut pairs: Vec<_> = self
             .confusions
@@ -132,7 +141,7 @@ mod tests {
         evaluation.add(&judged(1, &[2, 1, 3, 4, 5], 0.9));
         evaluation.add(&judged(7, &[2, 1, 3, 4, 5], 0.3));
         evaluation.add(&judged(1, &[2, 0, 3, 4, 5], 0.3));
-        let Tally {
+        let ScoreTally {
             images, top1, top5, ..
         } = evaluation.all;
         assert_eq!((images, top1, top5), (4, 1, 2));

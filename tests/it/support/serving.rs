@@ -51,7 +51,7 @@ fn start(
     options: &ServiceOptions,
     metrics: &Arc<Metrics>,
 ) -> Arc<Service> {
-    let service = Service::start_over(model, CLASSIFIER.clone(), options, metrics.clone());
+    let service = Service::start_with_model(model, CLASSIFIER.clone(), options, metrics.clone());
     Arc::new(service.expect("a service"))
 }
 

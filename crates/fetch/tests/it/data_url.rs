@@ -1,11 +1,11 @@
-//! `data:image/...;base64,` URLs through the fetcher: forms that are accepted, refused, or too large.
+//! `data:image/...;base64,` URLs that the fetcher accepts, refuses, or finds too large.
 
 use std::sync::LazyLock;
 
 use imgclass_fetch::{FetchConfig, FetchError, Fetcher};
 use proptest::prelude::*;
 
-/// An outcome in words, for tables.
+/// Describes an outcome in words, for tables.
 fn words(result: &Result<bytes::Bytes, FetchError>) -> String {
     match result {
         Ok(bytes) => format!("{} bytes", bytes.len()),
@@ -15,7 +15,7 @@ fn words(result: &Result<bytes::Bytes, FetchError>) -> String {
     }
 }
 
-/// A fetcher that gives at most 6 bytes.
+/// A fetcher whose limit is 6 bytes.
 static FETCHER: LazyLock<Fetcher> = LazyLock::new(|| {
     let config = FetchConfig {
         max_bytes: 6,
@@ -39,12 +39,12 @@ async fn every_data_url_gives_its_bytes_or_its_error() {
         ("data:image/png;base64,aW1hZ2U%3D", "5 bytes"),
         ("data:image/png;base64,aW1h\r\n Z2U=\n", "5 bytes"),
         ("data:image/png;base64,aW1h%0AZ2U=", "5 bytes"),
-        // The limit of 6 bytes, also with whitespace that does not count.
+        // The limit of 6 bytes; whitespace does not count.
         ("data:image/png;base64,aW1hZ2UhIQ==", "over 6"),
         ("data:image/png;base64,aW1hZ2UhIQ", "over 6"),
         ("data:image/png;base64,aW1h      Z2Uh", "6 bytes"),
         ("data:image/png;base64,%61%57%31%68%5A%32%55%68%49%51", "over 6"),
-        // Form.
+        // What the header may look like.
         ("data:", "Comma"),
         ("data:image/png;base64", "Comma"),
         (long_header.as_str(), "Comma"),
@@ -58,7 +58,7 @@ async fn every_data_url_gives_its_bytes_or_its_error() {
         ("data:image/png;utf8,image", "NotBase64"),
         ("data:image/png;base64,", "Empty"),
         ("data:image/png;base64, ", "Empty"),
-        // Data.
+        // What the data may look like.
         ("data:image/png;base64,-_-_", "Base64"),
         ("data:image/png;base64,aW1h,", "Base64"),
         ("data:image/png;base64,a", "Base64"),
@@ -69,7 +69,7 @@ async fn every_data_url_gives_its_bytes_or_its_error() {
         ("data:image/png;base64,%", "Percent"),
         ("data:image/png;base64,aW1h%2", "Percent"),
         ("data:image/png;base64,%zz", "Percent"),
-        // Not at the start: then it is no data URL, and nothing else allows the scheme.
+        // With a blank before it, this is not a data URL, and nothing else allows the scheme.
         (" data:image/png;base64,aW1hZ2U=", "image URL unusable: refused: scheme \"data\" is neither http nor https"),
     ];
     for (url, expected) in table {

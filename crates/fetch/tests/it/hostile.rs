@@ -1,138 +1,54 @@
-//! Fetching from servers on loopback that break the rules of HTTP or of good manners.
-//! Limits are short only where a test wants them to pass; nothing is timed.
+//! Fetches from servers on loopback that break the rules of HTTP or of good manners.
+//!
+//! Time limits are short only where a test waits for them to pass. No test measures a time.
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use imgclass_fetch::{Answer, FetchConfig, FetchError, Fetcher, Refusal, Unusable};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use crate::server::{IMAGE, Server, Step, raw};
+
+use imgclass_fetch::{BadAnswer, FetchConfig, FetchError, Fetcher, UnusableUrl, UrlRefusal};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 const MAX_BYTES: u64 = 1000;
 const LONG: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
 const SHORT: Duration = Duration::from_millis(150);
 
-/// What a server does on a connection once it has read a request; then it closes.
-#[derive(Clone)]
-enum Step {
-    /// Sends the text, in which `PORT` stands for the server's port.
-    Send(String),
-    /// Sends the bytes over and over for as long as the other side takes them.
-    Endless(&'static [u8]),
-    /// The same with a pause before each.
-    Drip(&'static [u8]),
-    /// Sends nothing until the other side leaves.
-    Silence,
+/// A fetcher that may fetch from `server`, with limits that no test waits for unless `change`
+/// lowers them.
+fn fetcher_for(server: &Server, change: impl FnOnce(&mut FetchConfig)) -> Fetcher {
+    let mut config = FetchConfig {
+        connect_timeout: LONG,
+        idle_timeout: LONG,
+        total_timeout: LONG,
+        max_bytes: MAX_BYTES,
+        allow_cidrs: vec!["127.0.0.1/32".parse().unwrap()],
+        allow_ports: vec![server.port],
+        ..FetchConfig::default()
+    };
+    change(&mut config);
+    Fetcher::new(config).unwrap()
 }
 
-struct Server {
-    port: u16,
-    connections: Arc<AtomicUsize>,
-    requests: Arc<Mutex<Vec<String>>>,
-}
-
-impl Server {
-    /// A server that plays `scripts` in turn, one for each connection, and the last one for ever.
-    async fn start(scripts: Vec<Vec<Step>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let server = Self {
-            port: listener.local_addr().unwrap().port(),
-            connections: Arc::default(),
-            requests: Arc::default(),
-        };
-        let (port, requests) = (server.port, Arc::clone(&server.requests));
-        let connections = Arc::clone(&server.connections);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let index = connections.fetch_add(1, Ordering::SeqCst);
-                let script = scripts[index.min(scripts.len() - 1)].clone();
-                let requests = Arc::clone(&requests);
-                tokio::spawn(async move {
-                    // Whatever fails here fails because the other side left.
-                    let _ = play(stream, script, port, &requests).await;
-                });
-            }
-        });
-        server
-    }
-
-    async fn once(steps: Vec<Step>) -> Self {
-        Self::start(vec![steps]).await
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/image.png", self.port)
-    }
-
-    fn fetcher(&self, change: impl FnOnce(&mut FetchConfig)) -> Fetcher {
-        let mut config = FetchConfig {
-            connect_timeout: LONG,
-            idle_timeout: LONG,
-            total_timeout: LONG,
-            max_bytes: MAX_BYTES,
-            allow_cidrs: vec!["127.0.0.1/32".parse().unwrap()],
-            allow_ports: vec![self.port],
-            ..FetchConfig::default()
-        };
-        change(&mut config);
-        Fetcher::new(config).unwrap()
-    }
-}
-
-async fn play(
-    mut stream: TcpStream,
-    script: Vec<Step>,
-    port: u16,
-    requests: &Mutex<Vec<String>>,
-) -> std::io::Result<()> {
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        request.push(stream.read_u8().await?);
-    }
-    requests
-        .lock()
-        .unwrap()
-        .push(String::from_utf8(request).unwrap());
-    for step in script {
-        match step {
-            Step::Send(text) => {
-                stream
-                    .write_all(text.replace("PORT", &port.to_string()).as_bytes())
-                    .await?
-            }
-            Step::Endless(bytes) => loop {
-                stream.write_all(bytes).await?;
-            },
-            Step::Drip(bytes) => loop {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                stream.write_all(bytes).await?;
-            },
-            Step::Silence => {
-                stream.read_u8().await?;
-            }
-        }
-    }
-    stream.shutdown().await
-}
-
-/// An outcome in words, for tables.
+/// Describes an outcome in words, for tables.
 fn words(result: &Result<bytes::Bytes, FetchError>) -> String {
     match result {
         Ok(body) => format!("{} bytes", body.len()),
-        Err(FetchError::Unusable(Unusable::Refused(refusal))) => match refusal {
-            Refusal::Address { .. } => "refused address".to_owned(),
-            Refusal::Scheme(scheme) => format!("refused scheme {scheme}"),
+        Err(FetchError::Unusable(UnusableUrl::Refused(refusal))) => match refusal {
+            UrlRefusal::Address { .. } => "refused address".to_owned(),
+            UrlRefusal::Scheme(scheme) => format!("refused scheme {scheme}"),
             other => format!("refused: {other}"),
         },
-        Err(FetchError::Unusable(Unusable::Connect(_))) => "cannot connect".to_owned(),
-        Err(FetchError::Unusable(Unusable::NoAnswer(_))) => "no answer".to_owned(),
-        Err(FetchError::Answer(Answer::Broken(_))) => "broken".to_owned(),
-        Err(FetchError::Answer(Answer::Stalled { .. })) => "stalled".to_owned(),
-        Err(FetchError::Answer(Answer::TooSlow { .. })) => "too slow".to_owned(),
+        Err(FetchError::Unusable(UnusableUrl::Connect(_))) => "cannot connect".to_owned(),
+        Err(FetchError::Unusable(UnusableUrl::NoAnswer(_))) => "no answer".to_owned(),
+        Err(FetchError::Answer(BadAnswer::Broken(_))) => "broken".to_owned(),
+        Err(FetchError::Answer(BadAnswer::Stalled { .. })) => "stalled".to_owned(),
+        Err(FetchError::Answer(BadAnswer::TooSlow { .. })) => "too slow".to_owned(),
         Err(FetchError::Answer(answer)) => answer.to_string(),
         Err(FetchError::TooLarge { limit }) => format!("over {limit}"),
         Err(FetchError::Busy { .. }) => "busy".to_owned(),
@@ -140,18 +56,14 @@ fn words(result: &Result<bytes::Bytes, FetchError>) -> String {
     }
 }
 
-/// A fault may be an endless wait, so no test waits for ever.
+/// Waits for `work`, but not for ever: a fault may be an endless wait.
 async fn bounded<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, work)
         .await
         .expect("still waiting after a minute")
 }
 
-fn raw(text: &str) -> Vec<Step> {
-    vec![Step::Send(text.to_owned())]
-}
-
-/// A status line, the fields (each with its line end) and what is there of the body.
+/// A script that sends a status line, the fields (each with its line end) and a body.
 fn answer(status: &str, fields: &str, body: &str) -> Vec<Step> {
     raw(&format!("HTTP/1.1 {status}\r\n{fields}\r\n{body}"))
 }
@@ -179,10 +91,11 @@ fn then(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
 
 type Row = (&'static str, Vec<Step>, &'static str);
 
+/// Fetches from a server for each row of `table`, and compares the outcome in words.
 async fn judge(table: Vec<Row>) {
     for (name, steps, expected) in table {
-        let server = Server::once(steps).await;
-        let result = bounded(server.fetcher(|_| ()).fetch(&server.url())).await;
+        let server = Server::repeating(steps).await;
+        let result = bounded(fetcher_for(&server, |_| ()).fetch(&server.url())).await;
         assert_eq!(words(&result), expected, "{name}: {result:?}");
     }
 }
@@ -295,14 +208,13 @@ async fn every_wait_ends_at_the_limit_that_governs_it() {
         ("no head and a total limit", total, vec![Step::Silence], "no answer"),
     ];
     let cases = table.into_iter().map(|(name, change, steps, expected)| async move {
-        let server = Server::once(steps).await;
-        let result = bounded(server.fetcher(change).fetch(&server.url())).await;
+        let server = Server::repeating(steps).await;
+        let result = bounded(fetcher_for(&server, change).fetch(&server.url())).await;
         assert_eq!(words(&result), expected, "{name}: {result:?}");
     });
     futures_util::future::join_all(cases).await;
 }
 
-const IMAGE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nimage";
 const REDIRECT: &str =
     "HTTP/1.1 302 Found\r\nset-cookie: a=b\r\nlocation: /next?q#f\r\ncontent-length: 0\r\n\r\n";
 
@@ -317,7 +229,7 @@ async fn three_redirects_are_followed_and_a_fourth_is_not() {
         (1, 0, "more than 0 redirects"),
     ] {
         let server = Server::start(hops(count)).await;
-        let fetcher = server.fetcher(|config| config.max_redirects = limit);
+        let fetcher = fetcher_for(&server, |config| config.max_redirects = limit);
         let result = bounded(fetcher.fetch(&server.url())).await;
         assert_eq!(
             words(&result),
@@ -334,13 +246,9 @@ async fn three_redirects_are_followed_and_a_fourth_is_not() {
 #[tokio::test]
 async fn a_request_tells_a_server_no_more_than_it_must() {
     let server = Server::start(vec![raw(REDIRECT), raw(IMAGE)]).await;
-    bounded(
-        server
-            .fetcher(|_| ())
-            .fetch(&format!("{}?first#fragment", server.url())),
-    )
-    .await
-    .unwrap();
+    bounded(fetcher_for(&server, |_| ()).fetch(&format!("{}?first#fragment", server.url())))
+        .await
+        .unwrap();
     let expected = |target: &str| {
         let agent = concat!("user-agent: imgclass/", env!("CARGO_PKG_VERSION"));
         let host = format!("host: 127.0.0.1:{}", server.port);
@@ -365,14 +273,15 @@ async fn a_request_tells_a_server_no_more_than_it_must() {
 
 #[tokio::test]
 async fn a_fetch_never_shares_a_connection_with_an_earlier_one() {
-    // Two servers keep their connection open: one answers a second request on it, one does not wait for any.
+    // Two servers keep their connection open. One answers a second request on it; the other sends
+    // the second answer without waiting for a request.
     let evil = Step::Send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil".to_owned());
     let patient = then(then(raw(IMAGE), Step::Silence), evil.clone());
     let hasty = then(then(raw(IMAGE), evil), Step::Silence);
     let broken = ok("content-length: 9\r\n", "image");
     let scripts = vec![patient, hasty, broken, raw("garbage"), raw(IMAGE)];
     let server = Server::start(scripts).await;
-    let fetcher = server.fetcher(|_| ());
+    let fetcher = fetcher_for(&server, |_| ());
     for expected in ["5 bytes", "5 bytes", "broken", "broken", "5 bytes"] {
         let result = bounded(fetcher.fetch(&server.url())).await;
         assert_eq!(words(&result), expected, "{result:?}");
@@ -402,7 +311,7 @@ async fn a_server_that_speaks_no_tls_cannot_be_connected_to_by_https() {
 #[tokio::test]
 async fn a_fetch_without_a_slot_waits_for_one_before_it_connects() {
     let server = Server::start(vec![vec![Step::Silence], raw(IMAGE)]).await;
-    let fetcher = Arc::new(server.fetcher(|config| config.max_concurrent = 1));
+    let fetcher = Arc::new(fetcher_for(&server, |config| config.max_concurrent = 1));
     let url = server.url();
     let (holder, held) = (Arc::clone(&fetcher), url.clone());
     let holding = tokio::spawn(async move { holder.fetch(&held).await });
@@ -425,8 +334,8 @@ async fn a_fetch_without_a_slot_waits_for_one_before_it_connects() {
 
 #[tokio::test]
 async fn a_fetch_that_gets_no_slot_in_its_time_blames_our_load() {
-    let server = Server::once(vec![Step::Silence]).await;
-    let fetcher = server.fetcher(|config| {
+    let server = Server::repeating(vec![Step::Silence]).await;
+    let fetcher = fetcher_for(&server, |config| {
         config.max_concurrent = 1;
         config.total_timeout = SHORT;
     });
@@ -443,7 +352,8 @@ async fn a_fetch_that_gets_no_slot_in_its_time_blames_our_load() {
     );
 }
 
-/// The test process runs itself again with proxies in the environment, for variables belong to a whole process.
+/// The test process runs itself again with proxies in the environment, because environment
+/// variables belong to a whole process.
 #[tokio::test]
 async fn a_proxy_in_the_environment_is_ignored() {
     const CHILD: &str = "IMGCLASS_TEST_FETCHES_PAST_PROXY";
@@ -461,8 +371,8 @@ async fn a_proxy_in_the_environment_is_ignored() {
         assert_eq!(body.unwrap(), "image");
         return;
     }
-    let server = Server::once(raw(IMAGE)).await;
-    let proxy = Server::once(raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nproxy")).await;
+    let server = Server::repeating(raw(IMAGE)).await;
+    let proxy = Server::repeating(raw("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nproxy")).await;
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
     child
         .args(["--exact", "hostile::a_proxy_in_the_environment_is_ignored"])

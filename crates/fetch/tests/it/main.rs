@@ -1,6 +1,7 @@
-//! Fetching through the crate's public interface.
+//! Tests of fetching through the crate's public interface.
 
 mod data_url;
 mod hostile;
 mod policy;
 mod resolve;
+mod server;

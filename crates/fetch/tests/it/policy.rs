@@ -1,26 +1,27 @@
-//! The fetch policy as a table: URLs, addresses, redirects and name answers, judged by the policy itself. Nothing here
-//! dials anything.
+//! The fetch policy in tables: its verdict on URLs, addresses, redirects and resolved names.
+//!
+//! Nothing here dials an address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use imgclass_fetch::{AddressPolicy, FetchConfig, Refusal, UrlPolicy, redacted};
+use imgclass_fetch::{AddressPolicy, FetchConfig, UrlPolicy, UrlRefusal, redacted};
 use proptest::prelude::*;
 use url::Url;
 
-/// The rule that refused, without its particulars.
-fn rule(refusal: &Refusal) -> &'static str {
+/// Names the rule that refused, without its details.
+fn rule(refusal: &UrlRefusal) -> &'static str {
     match refusal {
-        Refusal::TooLong { .. } => "length",
-        Refusal::Malformed(_) => "malformed",
-        Refusal::ControlCharacter => "control",
-        Refusal::Backslash => "backslash",
-        Refusal::UserInfo => "user info",
-        Refusal::Scheme(_) => "scheme",
-        Refusal::Downgrade => "downgrade",
-        Refusal::Port(_) => "port",
-        Refusal::Address { .. } => "address",
-        Refusal::NoAddress => "no address",
-        Refusal::UnknownPeer => "unknown peer",
+        UrlRefusal::TooLong { .. } => "length",
+        UrlRefusal::Malformed(_) => "malformed",
+        UrlRefusal::ControlCharacter => "control",
+        UrlRefusal::Backslash => "backslash",
+        UrlRefusal::UserInfo => "user info",
+        UrlRefusal::Scheme(_) => "scheme",
+        UrlRefusal::Downgrade => "downgrade",
+        UrlRefusal::Port(_) => "port",
+        UrlRefusal::Address { .. } => "address",
+        UrlRefusal::NoAddress => "no address",
+        UrlRefusal::UnknownPeer => "unknown peer",
     }
 }
 
@@ -28,7 +29,7 @@ fn default_policy() -> UrlPolicy {
     UrlPolicy::new(&FetchConfig::default())
 }
 
-/// URL → the rule that must refuse it.
+/// Each URL with the rule that must refuse it.
 #[rustfmt::skip] // one row for each case
 const REFUSED_URLS: &[(&str, &str)] = &[
     // Loopback and private addresses in every notation of IPv4.
@@ -151,7 +152,7 @@ const REFUSED_URLS: &[(&str, &str)] = &[
     ("http://example.com:65535/", "port"),
 ];
 
-/// URL → what will be fetched.
+/// Each URL with the URL that will be fetched.
 #[rustfmt::skip] // one row for each case
 const ACCEPTED_URLS: &[(&str, &str)] = &[
     ("http://example.com", "http://example.com/"),
@@ -210,15 +211,15 @@ fn the_length_limit_counts_the_url_as_given_and_as_normalised() {
     let fits = format!("http://example.com/{}", "a".repeat(11));
     assert!(policy.check(&fits).is_ok());
     let long = format!("{fits}a");
-    assert_eq!(policy.check(&long), Err(Refusal::TooLong { limit: 30 }));
+    assert_eq!(policy.check(&long), Err(UrlRefusal::TooLong { limit: 30 }));
     // Five two-byte letters: 29 bytes as given, 49 percent-encoded.
     assert_eq!(
         policy.check("http://example.com/üüüüü"),
-        Err(Refusal::TooLong { limit: 30 })
+        Err(UrlRefusal::TooLong { limit: 30 })
     );
 }
 
-/// Address → whether it may be dialled when nothing is opened.
+/// Each address, and whether it may be dialled when nothing is opened.
 #[rustfmt::skip] // one row for each case
 const ADDRESSES: &[(&str, bool)] = &[
     // Each range of the table at both ends, and its neighbours outside.
@@ -410,7 +411,7 @@ fn an_opened_port_opens_no_address_and_an_opened_address_no_port() {
     assert!(range.check("http://127.0.0.1/").is_ok());
     assert_eq!(
         range.check("http://127.0.0.1:9001/"),
-        Err(Refusal::Port(9001))
+        Err(UrlRefusal::Port(9001))
     );
 }
 
@@ -432,7 +433,7 @@ fn a_name_is_refused_when_any_of_its_answers_is() {
     ];
     for (answers, expected) in table {
         let answers: Vec<IpAddr> = answers.iter().map(|text| text.parse().unwrap()).collect();
-        let verdict = policy.vet(&answers);
+        let verdict = policy.check_all(&answers);
         assert_eq!(verdict.as_ref().err().map(rule), expected, "{answers:?}");
     }
 }
@@ -494,7 +495,7 @@ fn a_logged_url_has_no_user_info_query_fragment_or_data() {
     }
 }
 
-/// Every way to carry `v4` in IPv6 under prefixes that are public themselves.
+/// Lists every way to carry `v4` in IPv6 under prefixes that are public themselves.
 fn embeddings(v4: Ipv4Addr) -> Vec<(&'static str, Ipv6Addr)> {
     let [a, b, c, d] = v4.octets();
     let high = u16::from_be_bytes([a, b]);

@@ -1,5 +1,7 @@
-//! Fetching by name through an injected resolver, and what a caller is told. The resolver only ever names loopback
-//! addresses, forbidden ones included, so that a fault dials no real machine.
+//! Fetches by name through an injected resolver, and what a caller is told.
+//!
+//! The resolver returns only loopback addresses, including forbidden ones, so that a fault dials no
+//! real machine.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,12 +12,14 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use imgclass_fetch::{
-    Answer, FetchConfig, FetchError, Fetcher, Refusal, Resolve, SetupError, Unusable,
+    BadAnswer, FetchConfig, FetchError, Fetcher, Resolve, SetupError, UnusableUrl, UrlRefusal,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// Answers each look-up with the next entry, whatever the name; the last one stays.
+use crate::server::{IMAGE, Server, raw};
+
+/// A resolver that answers each look-up with the next entry, whatever the name. The last entry
+/// stays.
 struct Scripted {
     answers: Mutex<VecDeque<Vec<IpAddr>>>,
     asked: AtomicUsize,
@@ -46,26 +50,8 @@ impl Resolve for Scripted {
     }
 }
 
-/// A loopback server that answers every connection with `answer`, and its port.
-async fn serve(answer: String) -> (u16, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let connections = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&connections);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            count.fetch_add(1, Ordering::Relaxed);
-            let mut request = [0; 1024];
-            let _ = stream.read(&mut request).await;
-            let _ = stream
-                .write_all(answer.replace("PORT", &port.to_string()).as_bytes())
-                .await;
-        }
-    });
-    (port, connections)
-}
-
-/// Opens 127.0.0.1 alone, so that 127.0.0.2 is a forbidden address that a fault may dial without harm.
+/// A fetcher for which only 127.0.0.1 is open, so that 127.0.0.2 is a forbidden address that a
+/// fault may dial without harm.
 fn only_localhost(port: u16, resolver: Arc<Scripted>) -> Fetcher {
     let config = FetchConfig {
         allow_cidrs: vec!["127.0.0.1/32".parse().unwrap()],
@@ -79,24 +65,23 @@ fn only_localhost(port: u16, resolver: Arc<Scripted>) -> Fetcher {
 fn is_refused_address(result: Result<bytes::Bytes, FetchError>) -> bool {
     matches!(
         result,
-        Err(FetchError::Unusable(Unusable::Refused(
-            Refusal::Address { .. }
+        Err(FetchError::Unusable(UnusableUrl::Refused(
+            UrlRefusal::Address { .. }
         )))
     )
 }
 
-const IMAGE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nimage";
-
 #[tokio::test]
 async fn a_name_that_resolves_to_vetted_addresses_is_fetched() {
-    let (port, connections) = serve(IMAGE.to_owned()).await;
+    let server = Server::repeating(raw(IMAGE)).await;
+    let port = server.port;
     let resolver = Scripted::new(&[&["127.0.0.1"]]);
     let fetcher = only_localhost(port, Arc::clone(&resolver));
     let body = fetcher
         .fetch(&format!("http://images.example:{port}/a.png"))
         .await;
     assert_eq!(body.unwrap(), "image");
-    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
     assert_eq!(
         resolver.asked.load(Ordering::Relaxed),
         1,
@@ -106,7 +91,8 @@ async fn a_name_that_resolves_to_vetted_addresses_is_fetched() {
 
 #[tokio::test]
 async fn a_name_with_one_forbidden_answer_is_never_dialled() {
-    let (port, connections) = serve(IMAGE.to_owned()).await;
+    let server = Server::repeating(raw(IMAGE)).await;
+    let port = server.port;
     for answers in [
         &["127.0.0.1", "127.0.0.2"],
         &["127.0.0.2", "127.0.0.1"],
@@ -118,43 +104,47 @@ async fn a_name_with_one_forbidden_answer_is_never_dialled() {
             .await;
         assert!(is_refused_address(result), "{answers:?}");
     }
-    assert_eq!(connections.load(Ordering::Relaxed), 0);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
 async fn a_name_that_changes_its_answer_is_judged_at_every_fetch() {
-    let (port, connections) = serve(IMAGE.to_owned()).await;
+    let server = Server::repeating(raw(IMAGE)).await;
+    let port = server.port;
     let resolver = Scripted::new(&[&["127.0.0.1"], &["127.0.0.2"], &["127.0.0.1"]]);
     let fetcher = only_localhost(port, Arc::clone(&resolver));
     let url = format!("http://rebinding.example:{port}/");
     assert!(fetcher.fetch(&url).await.is_ok());
     assert!(is_refused_address(fetcher.fetch(&url).await));
     assert!(fetcher.fetch(&url).await.is_ok());
-    assert_eq!(connections.load(Ordering::Relaxed), 2);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 2);
     assert_eq!(resolver.asked.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test]
 async fn a_name_that_changes_its_answer_between_redirects_is_refused() {
-    let redirect = "HTTP/1.1 302 Found\r\nlocation: http://rebinding.example:PORT/next\r\ncontent-length: 0\r\n\r\n";
-    let (port, connections) = serve(redirect.to_owned()).await;
+    let redirect = "HTTP/1.1 302 Found\r\nlocation: http://rebinding.example:PORT/next\r\n\
+                    content-length: 0\r\n\r\n";
+    let server = Server::repeating(raw(redirect)).await;
+    let port = server.port;
     let fetcher = only_localhost(port, Scripted::new(&[&["127.0.0.1"], &["127.0.0.2"]]));
     let result = fetcher
         .fetch(&format!("http://rebinding.example:{port}/"))
         .await;
     assert!(is_refused_address(result));
-    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
 async fn the_systems_own_names_for_this_machine_are_refused() {
-    let (port, connections) = serve(IMAGE.to_owned()).await;
+    let server = Server::repeating(raw(IMAGE)).await;
+    let port = server.port;
     let config = FetchConfig {
         allow_ports: vec![port],
         ..FetchConfig::default()
     };
     let fetcher = Fetcher::new(config).unwrap();
-    // Without a last dot, which would ask a name server instead of the machine's own table.
+    // A dot at the end would ask a name server instead of the machine's own table.
     for host in ["localhost", "LOCALHOST"] {
         let result = fetcher.fetch(&format!("http://{host}:{port}/")).await;
         assert!(
@@ -162,12 +152,12 @@ async fn the_systems_own_names_for_this_machine_are_refused() {
             "{host}: {result:?}"
         );
     }
-    assert_eq!(connections.load(Ordering::Relaxed), 0);
+    assert_eq!(server.connections.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
 async fn whatever_fails_before_a_connection_gives_one_and_the_same_text() {
-    // Bound, so that nobody else listens there, and closed again.
+    // Binding the port proves that nobody else listens on it; it is closed again at once.
     let closed = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -216,16 +206,18 @@ fn a_fetcher_without_slots_is_refused() {
 #[test]
 fn what_a_caller_is_told_repeats_nothing_that_a_server_or_a_network_chose() {
     let errors = [
-        FetchError::Unusable(Unusable::Connect("SECRET".to_owned())),
-        FetchError::Unusable(Unusable::Refused(Refusal::Scheme("SECRET".to_owned()))),
-        FetchError::Answer(Answer::ContentEncoding("SECRET".to_owned())),
-        FetchError::Answer(Answer::Broken("SECRET".to_owned())),
+        FetchError::Unusable(UnusableUrl::Connect("SECRET".to_owned())),
+        FetchError::Unusable(UnusableUrl::Refused(UrlRefusal::Scheme(
+            "SECRET".to_owned(),
+        ))),
+        FetchError::Answer(BadAnswer::ContentEncoding("SECRET".to_owned())),
+        FetchError::Answer(BadAnswer::Broken("SECRET".to_owned())),
     ];
     for error in errors {
         assert!(error.to_string().contains("SECRET"));
         assert!(!error.public_message().contains("SECRET"));
     }
-    let status = FetchError::Answer(Answer::Status(404));
+    let status = FetchError::Answer(BadAnswer::Status(404));
     assert_eq!(
         status.public_message(),
         "the image server answered with status 404"

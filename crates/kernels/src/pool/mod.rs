@@ -242,9 +242,17 @@ impl Session<'_> {
         }
     }
 
-    /// At least `len` floats of memory with any content, aligned to a cache line, for all tasks of a job.
-    pub(crate) fn scratch(&mut self, len: usize) -> *mut f32 {
-        self.scratch.common.grow(len)
+    /// Takes the memory that is kept for all tasks of a job: at least `len` floats of any content, on a cache
+    /// line. [`Session::keep_scratch`] keeps it for the next job.
+    pub(crate) fn take_scratch(&mut self, len: usize) -> Buffer {
+        let mut scratch = std::mem::take(&mut self.scratch.common);
+        scratch.grow(len);
+        scratch
+    }
+
+    /// Keeps what [`Session::take_scratch`] gave.
+    pub(crate) fn keep_scratch(&mut self, scratch: Buffer) {
+        self.scratch.common = scratch;
     }
 }
 

@@ -61,15 +61,15 @@ pub(crate) struct Winograd {
 
 /// One layer's forward call.
 #[derive(Clone, Copy)]
-pub(crate) struct Call {
+pub(crate) struct Call<'a> {
     pub kernels: &'static Kernels,
-    pub input: Source,
+    pub input: Source<'a>,
     pub dims: BatchDims,
     pub input_blocks: usize,
-    pub bias: Source,
-    pub output: Destination,
+    pub bias: Source<'a>,
+    pub output: Destination<'a>,
     pub output_blocks: usize,
-    pub skip: Source,
+    pub skip: Source<'a>,
     pub relu: bool,
 }
 
@@ -80,12 +80,12 @@ fn kind((rows, columns): (bool, bool)) -> usize {
 
 /// Where a chunk's transformed inputs and products lie, and which tiles it holds.
 #[derive(Clone, Copy)]
-struct Chunk {
+struct Chunk<'a> {
     grid: Grid,
     first: usize,
     tiles: usize,
-    inputs: Destination,
-    products: Destination,
+    inputs: Destination<'a>,
+    products: Destination<'a>,
 }
 
 impl Winograd {
@@ -133,7 +133,7 @@ impl Winograd {
     /// # Safety
     /// - The operands span what the fields say; the output overlaps none of them, unless the residual is the
     ///   output itself.
-    pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call) {
+    pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call<'_>) {
         let grid = Grid::new(call.dims, self.side.outputs());
         let tiles = grid.tiles();
         let per_tile = self.stride(call.input_blocks, 1) + self.stride(call.output_blocks, 1);
@@ -154,18 +154,19 @@ impl Winograd {
         } else {
             let chunks = tiles.div_ceil(CHUNK_TILES);
             let largest = tiles.div_ceil(chunks);
-            let scratch = session.scratch(self.chunk_floats(call, largest));
+            let mut scratch = session.take_scratch(self.chunk_floats(call, largest));
             for index in 0..chunks {
                 let (from, to) = (index * tiles / chunks, (index + 1) * tiles / chunks);
-                let chunk = self.chunk(call, grid, from..to, scratch);
+                let chunk = self.chunk(call, grid, from..to, scratch.as_mut_slice());
                 // SAFETY: this function's contract.
                 unsafe { self.together(session, call, &chunk) }
             }
+            session.keep_scratch(scratch);
         }
     }
 
     /// All three phases of one chunk on this thread.
-    unsafe fn alone(&self, call: &Call, chunk: &Chunk) {
+    unsafe fn alone(&self, call: &Call<'_>, chunk: &Chunk<'_>) {
         // SAFETY: `run`'s contract.
         unsafe {
             for block in 0..call.input_blocks {
@@ -182,7 +183,7 @@ impl Winograd {
     }
 
     /// All three phases of one chunk, each on all threads.
-    unsafe fn together(&self, session: &mut Session<'_>, call: &Call, chunk: &Chunk) {
+    unsafe fn together(&self, session: &mut Session<'_>, call: &Call<'_>, chunk: &Chunk<'_>) {
         // Enough tasks to even out, of a few microseconds at least.
         let parts = if call.input_blocks < 4 * session.threads() {
             chunk.tiles.clamp(1, 4)
@@ -219,29 +220,34 @@ impl Winograd {
         ((blocks * tiles) | 1) * BLOCK
     }
 
-    fn chunk_floats(&self, call: &Call, tiles: usize) -> usize {
+    fn chunk_floats(&self, call: &Call<'_>, tiles: usize) -> usize {
         let strides =
             self.stride(call.input_blocks, tiles) + self.stride(call.output_blocks, tiles);
         strides * self.side.positions()
     }
 
-    fn chunk(&self, call: &Call, grid: Grid, range: Range<usize>, scratch: *mut f32) -> Chunk {
+    fn chunk<'a>(
+        &self,
+        call: &Call<'_>,
+        grid: Grid,
+        range: Range<usize>,
+        scratch: &'a mut [f32],
+    ) -> Chunk<'a> {
         let (first, tiles) = (range.start, range.len());
-        let inputs = Destination::new(scratch);
-        let products = Destination::new(
-            inputs.at(self.stride(call.input_blocks, tiles) * self.side.positions()),
-        );
+        let inputs = self.stride(call.input_blocks, tiles) * self.side.positions();
+        let products = self.stride(call.output_blocks, tiles) * self.side.positions();
+        let scratch = Destination::new(scratch);
         Chunk {
             grid,
             first,
             tiles,
-            inputs,
-            products,
+            inputs: scratch.part(0, inputs),
+            products: scratch.part(inputs, products),
         }
     }
 
     /// The product of one position, over those of the chunk's tiles that take part in it.
-    fn product<'a>(&'a self, call: &Call, chunk: &Chunk, position: usize) -> Gemm<'a> {
+    fn product<'a>(&'a self, call: &Call<'_>, chunk: &Chunk<'a>, position: usize) -> Gemm<'a> {
         let inputs = self.side.inputs();
         let is_omitted = |line: usize| line == omitted(inputs);
         let all = chunk
@@ -253,26 +259,27 @@ impl Winograd {
             all.end.clamp(chunk.first, end),
         );
         let first = (from - chunk.first) * BLOCK;
-        let input = chunk
-            .inputs
-            .at(position * self.stride(call.input_blocks, chunk.tiles) + first);
-        let output = chunk
-            .products
-            .at(position * self.stride(call.output_blocks, chunk.tiles) + first);
+        // What lies at one position: a line of 16 channels for each block and tile.
+        let lines = |of: Destination<'a>, blocks: usize| {
+            let stride = self.stride(blocks, chunk.tiles);
+            of.part(position * stride + first, stride - first)
+        };
+        let input = lines(chunk.inputs, call.input_blocks).as_source();
+        let output = lines(chunk.products, call.output_blocks);
         Gemm {
             kernels: call.kernels,
             panels: &self.panels,
             matrix: position,
-            bias: Source::new(self.no_bias.as_ptr()),
-            input: Source::new(input),
+            bias: Source::new(self.no_bias.as_slice()),
+            input,
             input_block: chunk.tiles * BLOCK,
             blocks: call.input_blocks,
             pixels: to - from,
             window: None,
-            output: Destination::new(output),
+            output,
             output_block: chunk.tiles * BLOCK,
             output_blocks: call.output_blocks,
-            skip: Source::new(std::ptr::null()),
+            skip: Source::NOTHING,
             relu: false,
             next: None,
         }
@@ -280,8 +287,8 @@ impl Winograd {
 
     unsafe fn transform_inputs(
         &self,
-        call: &Call,
-        chunk: &Chunk,
+        call: &Call<'_>,
+        chunk: &Chunk<'_>,
         block: usize,
         tiles: Range<usize>,
     ) {
@@ -294,7 +301,7 @@ impl Winograd {
             // The input tile starts one pixel up and left of the output tile.
             let start = (plane + (image * h + y) * row + x * BLOCK).wrapping_sub(row + BLOCK);
             let t = InputTile {
-                x: call.input.at(start),
+                x: call.input.at(0).wrapping_add(start),
                 row,
                 rows: (usize::from(y == 0), height.min(h + 1 - y)),
                 columns: (usize::from(x == 0), width.min(w + 1 - x)),
@@ -308,8 +315,8 @@ impl Winograd {
 
     unsafe fn transform_outputs(
         &self,
-        call: &Call,
-        chunk: &Chunk,
+        call: &Call<'_>,
+        chunk: &Chunk<'_>,
         block: usize,
         tiles: Range<usize>,
     ) {

@@ -1,17 +1,30 @@
-//! HTTP, and nothing but: routes, wire types, the one map from errors to statuses, and the server. Statuses and headers live here and
-//! nowhere else; no work is done here.
+//! The HTTP interface: server, routes, wire types, and the one map from errors to statuses.
+//!
+//! | to read about | see |
+//! |---|---|
+//! | listening, stopping, one connection | [`server`], [`connection`] |
+//! | what surrounds every request | [`middleware`], [`guard`], [`cors`], [`trace`] |
+//! | the contract, and the path of a request | [`classify_image`] |
+//! | further routes | [`v1`], [`inference`], [`model`], [`health`], [`metrics`], [`page`] |
+//! | failures and their statuses | [`problem`], [`failures`] |
+//!
+//! Statuses and headers occur here and in no other module of the service.
 
 mod body;
 mod classify_image;
 mod connection;
+mod context;
 mod cors;
+mod failures;
 mod guard;
 mod headers;
 mod health;
+mod images;
 mod inference;
 mod metrics;
 mod middleware;
 mod model;
+mod options;
 mod page;
 mod problem;
 mod rate;
@@ -45,21 +58,23 @@ fn openapi() -> OpenApiService<Routes, ()> {
     );
     OpenApiService::new(routes, "imgclass", env!("CARGO_PKG_VERSION"))
         .summary("What is in this picture?")
-        .description(include_str!("description.md"))
+        .description(include_str!("api/description.md"))
         .license(poem_openapi::LicenseObject::new("Apache-2.0").identifier("Apache-2.0"))
 }
 
-/// The specification, as `GET /openapi.json` serves it and `imgclass openapi` prints it.
+/// Returns the specification, as `GET /openapi.json` serves it and `imgclass openapi` prints it.
 pub fn specification() -> String {
     with_last_slash(&openapi().spec())
 }
 
-/// The framework drops the last slash of every path; applications know the contract's path with it.
+/// Restores the last slash of the contract's path. Applications know the path with it, and the framework
+/// drops it from every path.
 fn with_last_slash(document: &str) -> String {
     document.replace("\"/classify_image\"", "\"/classify_image/\"")
 }
 
-/// All routes over a state; what the server runs, and what tests call without a socket. A last slash makes no difference.
+/// Returns all routes over a state: what the server runs, and what tests call without a socket. A last
+/// slash makes no difference.
 pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let service = openapi();
     let page =
@@ -91,7 +106,7 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
         .data(state)
 }
 
-/// `/metrics` alone, for a port of its own; nothing there is counted.
+/// Returns `/metrics` alone, for a port of its own. Its requests are not counted.
 pub fn metrics_app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     Route::new()
         .at("/metrics", get(metrics::text))
@@ -99,17 +114,12 @@ pub fn metrics_app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
         .data(state)
 }
 
-/// A number for JSON with the digits that tell it from its neighbours in single precision, and no more: 0.86, not 0.8600000143051147.
-fn shortest(x: f32) -> f64 {
-    x.to_string().parse().unwrap_or(f64::from(x))
-}
-
-/// What Swagger UI's page lacks: a title of ours, and the size of a phone.
+/// What the head of Swagger UI's page lacks: a title of ours, and the viewport of a phone.
 const PAGE_HEAD: &str = "<title>imgclass: interface</title>\
     <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
     <link rel=\"icon\" href=\"data:,\">";
 
-/// Swagger UI with its scripts, styles and the specification within.
+/// The page of Swagger UI, which contains its scripts, its styles and the specification.
 #[derive(Clone)]
 struct SwaggerPage(String);
 
@@ -118,30 +128,11 @@ fn swagger(Data(page): Data<&SwaggerPage>) -> Html<String> {
     Html(page.0.clone())
 }
 
-/// The specification's text.
+/// The text of the specification.
 #[derive(Clone)]
 struct Specification(String);
 
 #[handler]
 fn spec(Data(document): Data<&Specification>) -> impl IntoResponse {
     document.0.clone().with_content_type("application/json")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::shortest;
-
-    #[test]
-    fn numbers_are_written_with_the_digits_that_single_precision_has() {
-        for (x, text) in [
-            (0.86f32, "0.86"),
-            (0.1 + 0.2, "0.3"),
-            (1e-30, "1e-30"),
-            (0.0, "0"),
-            (1.0, "1"),
-        ] {
-            assert_eq!(shortest(x), text.parse::<f64>().unwrap(), "{x}");
-            assert_eq!(shortest(x) as f32, x);
-        }
-    }
 }

@@ -1,4 +1,8 @@
-//! The routes about images: classes, features, explanations, of one image or many. Wires requests to the service; computes nothing.
+//! The routes about images: classes, features and explanations, of one image or many.
+//!
+//! A route reads its options and hands its images to [`answers`]. A request for several images is
+//! answered with status 200 and a result for each: an image that fails has a problem document in its
+//! place.
 
 mod body;
 mod wire;
@@ -8,22 +12,20 @@ use poem_openapi::param::Query;
 use poem_openapi::payload::{Binary, Json};
 use poem_openapi::{ApiResponse, OpenApi, ResponseContent};
 
-pub(super) use self::body::{decode_base64, within};
-
 use self::body::{Images, ImagesBody};
 use self::wire::{
     ClassifyAnswer, ClassifyRequest, ClassifyResult, EmbeddingResult, EmbeddingsAnswer,
     EmbeddingsRequest, ExplainAnswer, ExplainFormat, ExplainRequest, ExplainResult,
 };
-use super::classify_image::DEFAULT_TOP_K;
+use super::context::RequestId;
 use super::headers::{longest, model_header, server_timing};
+use super::options::{DEFAULT_TOP_K, shortest};
 use super::problem::{Failure, Problem};
-use super::shortest;
 use super::state::ApiState;
 use crate::service::{Answer, Ask, Explanation, Phases, Service};
 use imgclass_network::head;
 
-/// Of the colours over a picture, where the request does not say.
+/// The opacity of the colours over a picture, where the request does not say it.
 const DEFAULT_OPACITY: f64 = 0.5;
 
 #[derive(ApiResponse)]
@@ -92,6 +94,7 @@ impl ImageRoutes {
     async fn classify(
         &self,
         Data(state): Data<&ApiState>,
+        Data(id): Data<&RequestId>,
         ImagesBody(request): ImagesBody<ClassifyRequest>,
         /// How many classes each answer names at most.
         #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
@@ -104,7 +107,7 @@ impl ImageRoutes {
         let top_k = request.options.top_k.or(top_k).unwrap_or(DEFAULT_TOP_K) as usize;
         let least = request.options.min_probability.or(min_probability);
         let least = least.unwrap_or(0.0) as f32;
-        let (results, phases) = answers(service, request, Ask::default(), |answer| {
+        let (results, phases) = answers(service, id, request, Ask::default(), |answer| {
             Ok(service.predictions(&answer.output.logits, top_k, least))
         })
         .await?;
@@ -135,17 +138,19 @@ impl ImageRoutes {
     async fn embeddings(
         &self,
         Data(state): Data<&ApiState>,
+        Data(id): Data<&RequestId>,
         ImagesBody(request): ImagesBody<EmbeddingsRequest>,
         /// Scale each embedding to length 1 (L2).
         Query(normalize): Query<Option<bool>>,
     ) -> Result<EmbeddingsResponse, Failure> {
         let service = state.service()?;
         let normalize = request.options.normalize.or(normalize).unwrap_or(false);
-        let (results, phases) = answers(service, request, Ask::features(), |answer| {
+        let (results, phases) = answers(service, id, request, Ask::features(), |answer| {
             let features = answer.output.features.unwrap_or_default();
-            Ok(match normalize {
-                true => head::unit_length(features),
-                false => features,
+            Ok(if normalize {
+                head::unit_length(features)
+            } else {
+                features
             })
         })
         .await?;
@@ -177,6 +182,7 @@ impl ImageRoutes {
     async fn explain(
         &self,
         Data(state): Data<&ApiState>,
+        Data(id): Data<&RequestId>,
         ImagesBody(mut request): ImagesBody<ExplainRequest>,
         /// The class to explain: an index, a WordNet id, or a name.
         Query(class): Query<Option<String>>,
@@ -202,19 +208,20 @@ impl ImageRoutes {
         request.alone |= format != ExplainFormat::Grid;
         let ask = Ask::explanation(format != ExplainFormat::Grid);
         let explain = |answer| Ok(service.explain(answer, class)?);
-        let (mut results, phases) = answers(service, request, ask, explain).await?;
+        let (mut results, phases) = answers(service, id, request, ask, explain).await?;
         let content = match format {
             ExplainFormat::Grid => ExplainContent::Grid(Json(grids(results))),
             _ => {
-                let explanation = results.pop().ok_or_else(Failure::internal)?;
-                let explanation = explanation.map_err(|_| Failure::internal())?;
+                let missing = || Failure::internal_because("an image has no explanation");
+                let explanation = results.pop().and_then(Result::ok).ok_or_else(missing)?;
                 let draw = move || match format {
                     ExplainFormat::Heatmap => explanation.heatmap(),
                     _ => explanation.overlay(opacity),
                 };
-                // A megapixel to colour and compress: some 20 ms that other requests need not wait for.
+                // To colour and compress a megapixel takes some 20 ms, during which this thread can
+                // serve other requests.
                 let drawn = tokio::task::spawn_blocking(draw).await;
-                ExplainContent::Png(Binary(drawn.map_err(|_| Failure::internal())??))
+                ExplainContent::Png(Binary(drawn.map_err(Failure::internal_because)??))
             }
         };
         Ok(ExplainResponse::Ok(
@@ -241,13 +248,19 @@ fn grids(results: Vec<Outcome<Explanation>>) -> ExplainAnswer {
     }
 }
 
-/// What came of one image.
+/// What one image of a request leads to. The problem is boxed because it is much larger than the rest.
 type Outcome<T> = Result<T, Box<Problem>>;
 
-/// Runs a request's images and makes something of each answer. Fails as a whole only where the request was refused, or where the image was
-/// the request.
+/// Answers for all images of the request `id`, and makes a `T` of each answer by `make`.
+///
+/// Returns the outcomes in the order of the images, and the longest of each phase.
+///
+/// # Errors
+/// A [`Failure`] of the whole request, where it was not admitted or where it is about one image alone
+/// and that one failed.
 async fn answers<R, T>(
     service: &Service,
+    id: &RequestId,
     request: Images<R>,
     ask: Ask,
     make: impl Fn(Answer) -> Result<T, Failure>,
@@ -268,7 +281,8 @@ async fn answers<R, T>(
         let answer = match fault {
             Some(failure) => Err(failure),
             None => {
-                let answer = answers.next().ok_or_else(Failure::internal)?;
+                let missing = || Failure::internal_because("an image has no answer");
+                let answer = answers.next().ok_or_else(missing)?;
                 let field = format!("images[{position}].url");
                 answer.map_err(|error| Failure::in_field(error, &field))
             }
@@ -279,7 +293,11 @@ async fn answers<R, T>(
         });
         match outcome {
             Err(failure) if request.alone => return Err(failure),
-            outcome => outcomes.push(outcome.map_err(|failure| Box::new(failure.into_problem()))),
+            outcome => outcomes.push(outcome.map_err(|failure| {
+                // The middleware logs the failures of requests only, and this request succeeds.
+                failure.log();
+                Box::new(failure.problem(id))
+            })),
         }
     }
     Ok((outcomes, longest(&phases)))

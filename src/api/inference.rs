@@ -1,12 +1,15 @@
-//! Protocols that others' clients speak: the Open Inference Protocol and TensorFlow Serving's REST interface. Their routes, their form of
-//! errors, and what they share; the work is the service's.
+//! The protocols that existing clients speak: the Open Inference Protocol ([`oip`]) and TensorFlow
+//! Serving's REST interface ([`tfs`]). This module has their routes, their form of errors, and what
+//! the two share.
 
 mod oip;
 mod tensor;
 mod tfs;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use poem::http::{StatusCode, header};
+use poem::http::StatusCode;
 use poem::web::Json;
 use poem::{FromRequest, IntoResponse, Request, RequestBody, Response, Route, get, post};
 use serde_json::json;
@@ -16,10 +19,10 @@ use super::problem::Failure;
 use super::state::ApiState;
 use crate::service::{Answer, Ask, Service, Source};
 
-/// The one version of the model that there is.
+/// The only version of the model.
 const VERSION: &str = "1";
 
-/// All routes of both protocols, added to others.
+/// Adds the routes of both protocols to `route`.
 pub(super) fn routes(route: Route) -> Route {
     route
         .at("/v2", get(oip::server))
@@ -45,7 +48,7 @@ pub(super) fn routes(route: Route) -> Route {
         .at("/v1/models/:model/metadata", get(tfs::metadata))
 }
 
-/// Whether a path belongs to these protocols, whose errors have a form of their own.
+/// Says whether a path belongs to these protocols, whose errors have a form of their own.
 pub(super) fn owns(path: &str) -> bool {
     path == "/v2" || path.starts_with("/v2/") || path.starts_with("/v1/models/")
 }
@@ -54,7 +57,7 @@ pub(super) fn owns(path: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct ProtocolError {
     failure: Failure,
-    /// The image that failed, counted from 0, where it was one.
+    /// The index of the image that failed; `None` where it was the request.
     image: Option<usize>,
 }
 
@@ -69,30 +72,27 @@ impl From<Failure> for ProtocolError {
 
 impl From<ProtocolError> for poem::Error {
     fn from(ProtocolError { failure, image }: ProtocolError) -> Self {
-        let retry_after = failure.retry_after();
-        let problem = failure.into_problem();
-        let status = StatusCode::from_u16(problem.status());
         let place = image.map_or_else(String::new, |image| format!("image {image}: "));
-        let text = format!("{place}{}", problem.detail());
+        let text = format!("{place}{}", failure.detail());
         let mut response = Json(json!({"error": text})).into_response();
-        response.set_status(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
-        if let Some(seconds) = retry_after {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, seconds.into());
-        }
-        Self::from_response(response)
+        failure.mark(&mut response);
+        let mut error = Self::from_response(response);
+        // The framework replaces the extensions of the response by those of the error.
+        error.set_data(failure);
+        error
     }
 }
 
 type Result<T> = std::result::Result<T, ProtocolError>;
 
-/// Malformed in the protocol's eyes; `detail` says what and where.
-fn invalid(detail: impl Into<String>) -> ProtocolError {
-    Failure::bad_request(detail.into()).into()
+/// Makes the error for a request that breaks the rules of its protocol; `detail` says what is wrong and
+/// where.
+fn invalid(detail: impl Into<Cow<'static, str>>) -> ProtocolError {
+    let (code, title) = ("bad-request", "The request is malformed");
+    Failure::new(StatusCode::BAD_REQUEST, code, title, detail).into()
 }
 
-/// The request's bytes, within the limits.
+/// Extracts the bytes of a request's body, within the limits.
 pub(super) struct Body(Bytes);
 
 impl<'a> FromRequest<'a> for Body {
@@ -102,21 +102,28 @@ impl<'a> FromRequest<'a> for Body {
     }
 }
 
-/// The path's model and version must be ours, else 404. `action` is what TensorFlow Serving's paths have behind a colon.
-fn known(state: &ApiState, request: &Request, action: &str) -> Result<()> {
+/// Checks that the path names our model and its version. `action` is what the paths of TensorFlow
+/// Serving have at their end, with its colon: `":predict"`.
+///
+/// # Errors
+/// A [`ProtocolError`] with status 404 where it is another model or version.
+fn check_model(state: &ApiState, request: &Request, action: &str) -> Result<()> {
     let of = |name| request.raw_path_param(name);
     let ours = |text: &str, expected| {
         text.strip_suffix(action)
             .is_some_and(|text| text == expected)
     };
-    let no_such = |what: String| Err(Failure::no_model(what).into());
+    let no_such = |detail: String| {
+        let (code, title) = ("not-found", "There is no such model");
+        Err(Failure::new(StatusCode::NOT_FOUND, code, title, detail).into())
+    };
     let model = of("model").unwrap_or_default();
     match of("version") {
         None if ours(model, state.model_name()) => Ok(()),
-        Some(version) if model == state.model_name() => match ours(version, VERSION) {
-            true => Ok(()),
-            false => no_such(format!("the model has version {VERSION}{action} alone")),
-        },
+        Some(version) if model == state.model_name() && ours(version, VERSION) => Ok(()),
+        Some(_) if model == state.model_name() => {
+            no_such(format!("the model has version {VERSION}{action} alone"))
+        }
         _ => no_such(format!(
             "there is no model {model}; this service has {}{action}",
             state.model_name()
@@ -124,7 +131,11 @@ fn known(state: &ApiState, request: &Request, action: &str) -> Result<()> {
     }
 }
 
-/// The answers to all images, or the first failure: these protocols have no place for errors of single images.
+/// Answers for all images.
+///
+/// # Errors
+/// The failure of the first image that failed: these protocols have no place for errors of single
+/// images.
 async fn answer_all(service: &Service, sources: Vec<Source>, ask: Ask) -> Result<Vec<Answer>> {
     let answers = service.answer(sources, ask).await.map_err(Failure::from)?;
     let answers = answers.into_iter().enumerate();
@@ -137,8 +148,7 @@ async fn answer_all(service: &Service, sources: Vec<Source>, ask: Ask) -> Result
     answers.collect()
 }
 
-/// A wrong method, an unknown path below a known one: the framework's errors in these protocols' form.
-pub(super) fn framework_error(status: StatusCode, method: &str, path: &str) -> Response {
-    let error = ProtocolError::from(Failure::of_framework(status, method, path));
-    poem::Error::from(error).into_response()
+/// Renders a failure in these protocols' form.
+pub(super) fn respond(failure: Failure) -> Response {
+    poem::Error::from(ProtocolError::from(failure)).into_response()
 }

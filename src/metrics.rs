@@ -1,10 +1,11 @@
-//! What Prometheus sees of the service: counters, histograms and gauges, and their text. It counts what it is told and reads the process's
-//! own figures; it knows no HTTP server, and no label ever takes a value that a stranger chooses.
-
-mod process;
+//! What Prometheus sees of the service: counters, histograms and gauges, and their text.
+//!
+//! No label ever takes a value that a client chooses, because each value is a series that stays.
 
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     Opts, Registry, TextEncoder, core::Collector,
@@ -13,23 +14,24 @@ use thiserror::Error;
 
 use crate::service::{self, Phase, Service};
 
-/// The metrics cannot be set up or written.
+/// Why the metrics cannot be set up or written.
 #[derive(Debug, Error)]
 #[error("the metrics failed: {0}")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-/// Seconds from a fraction of a fast forward pass to the default deadline, about two and a half times apart.
+/// The buckets of durations, in seconds: from a fraction of a fast forward pass to the default deadline,
+/// about two and a half times apart.
 const SECONDS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
 ];
 
-/// The sizes a batch may have are 1 to 64.
+/// The buckets of batch sizes. `--max-batch-size` may be up to 256.
 const BATCH_SIZES: [f64; 11] = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// The media type of [`Metrics::text`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// Everything that is counted, from the process's start on.
+/// Everything that is counted, from the start of the process on.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -44,10 +46,9 @@ pub struct Metrics {
     connections: IntGauge,
     connections_total: IntCounter,
     levels: Levels,
-    process: process::Process,
 }
 
-/// A histogram per phase, looked up once.
+/// The histogram of each phase, looked up once.
 #[derive(Debug)]
 struct PhaseSeconds {
     fetch: Histogram,
@@ -57,7 +58,7 @@ struct PhaseSeconds {
     total: Histogram,
 }
 
-/// What is read when somebody asks, not counted as it happens.
+/// The gauges that are read when somebody asks for the metrics.
 #[derive(Debug)]
 struct Levels {
     ready: IntGauge,
@@ -68,7 +69,7 @@ struct Levels {
     runtime_queue: IntGauge,
 }
 
-/// Makes metrics and registers them.
+/// Makes metrics and registers them with a registry.
 struct Maker<'a>(&'a Registry);
 
 impl Maker<'_> {
@@ -114,7 +115,7 @@ impl Maker<'_> {
         self.keep(HistogramVec::new(options, labels)?)
     }
 
-    /// A gauge that is always 1 and tells by its labels.
+    /// Makes a gauge that is always 1; the information is in its labels.
     fn info(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Result<(), MetricsError> {
         let mut options = Opts::new(name, help);
         for (label, value) in labels {
@@ -126,9 +127,16 @@ impl Maker<'_> {
 }
 
 impl Metrics {
-    /// All metrics, at zero.
+    /// Makes all metrics, at zero.
+    ///
+    /// # Errors
+    /// [`MetricsError`] where a metric cannot be registered.
     pub fn new() -> Result<Self, MetricsError> {
         let registry = Registry::new();
+        // Processor time, memory, file descriptors, threads and start, under the names that every
+        // client library of Prometheus uses. The collector reads /proc, which only Linux has.
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         let make = Maker(&registry);
         make.info(
             "imgclass_build_info",
@@ -178,12 +186,14 @@ impl Metrics {
             connections_total: make
                 .counter("imgclass_connections_total", "Connections accepted.")?,
             levels: Levels::new(&make)?,
-            process: process::Process::new(&make)?,
             registry,
         })
     }
 
-    /// Says which model runs; to be called once.
+    /// Adds the metric that says which model runs. To be called once.
+    ///
+    /// # Errors
+    /// [`MetricsError`] where it is called again.
     pub fn model_loaded(&self, service: &Service) -> Result<(), MetricsError> {
         let info = service.model();
         let dtype = info.compute_dtype.to_string();
@@ -201,7 +211,7 @@ impl Metrics {
         Maker(&self.registry).info("imgclass_model_info", help, &labels)
     }
 
-    /// A request was answered. `route` is the template that it matched, never its path.
+    /// Counts a request that was answered. `route` is the template that it matched, never its path.
     pub fn request_answered(&self, method: &'static str, route: &str, status: u16, took: Duration) {
         let status = status.to_string();
         self.requests
@@ -212,31 +222,33 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A request was refused, for a reason out of a fixed list.
+    /// Counts a request that was refused. `reason` is the code of the failure.
     pub fn request_rejected(&self, reason: &'static str) {
         self.rejections.with_label_values(&[reason]).inc();
     }
 
-    /// A client left before its answer.
+    /// Counts a request whose client left before its answer.
     pub fn request_abandoned(&self) {
         self.abandoned.inc();
     }
 
-    /// A connection was accepted.
+    /// Counts a connection that was accepted.
     pub fn connection_opened(&self) {
         self.connections.inc();
         self.connections_total.inc();
     }
 
-    /// A connection has ended.
+    /// Takes a connection that has ended from those that are open.
     pub fn connection_closed(&self) {
         self.connections.dec();
     }
 
-    /// Everything as Prometheus reads it; `service` is `None` until it is loaded.
+    /// Writes all metrics in Prometheus's text format. `service` is `None` until it is loaded.
+    ///
+    /// # Errors
+    /// [`MetricsError`] where the text cannot be written.
     pub fn text(&self, service: Option<&Service>) -> Result<String, MetricsError> {
         self.levels.read(service);
-        self.process.read();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())

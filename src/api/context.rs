@@ -1,0 +1,37 @@
+//! What the middleware attaches to every request for the layers below it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+/// The id of a request, as its log lines, its answer's header and its problem documents have it.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(Arc<str>);
+
+impl RequestId {
+    pub(super) fn new(id: &str) -> Self {
+        Self(id.into())
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The share of the memory for request bodies that a request holds.
+///
+/// It is given back when the request has its answer or its client has left, not when the body is
+/// parsed: what is parsed from a body, images above all, is as large as the body.
+#[derive(Debug, Clone, Default)]
+pub(super) struct BodyMemory(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
+
+impl BodyMemory {
+    /// Adds `share` to what the request holds.
+    pub(super) fn hold(&self, share: OwnedSemaphorePermit) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.push(share);
+    }
+}

@@ -1,0 +1,117 @@
+//! `imgclass eval` measures how often the model is right on images whose classes are known, and
+//! whether its confidence is deserved.
+//!
+//! `cases` reads which images there are and what is in them, `score` counts, and `report` and
+//! `html` present what was counted.
+
+mod cases;
+mod html;
+mod report;
+mod score;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use futures_util::{StreamExt, stream};
+
+use self::cases::Case;
+use self::report::EvalReport;
+use self::score::{Evaluation, Judged};
+use super::{Failure, block_on, output, progress, service};
+use crate::config::ServiceArgs;
+use crate::service::{Ask, Service};
+use imgclass_engine::NoObserver;
+
+/// The arguments of `imgclass eval`.
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// A folder with a folder for each class, named by WordNet id, index or name; or a table (.tsv)
+    /// with the columns `file` and `class`
+    #[arg(value_name = "DIR|TSV")]
+    labelled: PathBuf,
+
+    /// The folder from which a table's relative file names start [default: the table's folder]
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+
+    /// The format of the report
+    #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
+    format: ReportFormat,
+
+    /// A file to write instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// The format of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    /// A summary for people
+    Table,
+    /// All figures, for programs
+    Json,
+    /// A web page with plots, which needs no other file
+    Html,
+}
+
+pub(super) fn run(args: &EvalArgs) -> Result<ExitCode, Failure> {
+    block_on(evaluate(args))
+}
+
+async fn evaluate(args: &EvalArgs) -> Result<ExitCode, Failure> {
+    let service = service::start(&args.service, Arc::new(NoObserver)).await?;
+    let cases = cases::read(&args.labelled, args.root.as_deref(), &service)?;
+    let bar = progress::image_bar(Some(cases.len() as u64));
+    let judged = stream::iter(cases)
+        .map(|case| judge(&service, case))
+        .buffered(service::inputs_at_once(&service, &args.service));
+    let mut judged = std::pin::pin!(judged);
+    let mut evaluation = Evaluation::new(service.labels().len());
+    while let Some((file, outcome)) = judged.next().await {
+        match outcome {
+            Ok(judged) => evaluation.add(&judged),
+            Err(reason) => evaluation.add_failure(file, reason),
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let report = EvalReport::new(&evaluation, &service);
+    let text = match args.format {
+        ReportFormat::Table => report.table(),
+        ReportFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
+        ReportFormat::Html => html::page(&report),
+    };
+    match &args.output {
+        Some(path) => output::write_file(path, text)?,
+        None => output::print(text)?,
+    }
+    Ok(if report.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Classifies one image and compares the answer with its class. Returns the name of the image with
+/// the outcome.
+async fn judge(service: &Service, case: Case) -> (String, Result<Judged, String>) {
+    let file = case.input.name().to_owned();
+    let outcome = async {
+        let class = case.class?;
+        let answer = service::answer(service, case.input, Ask::default()).await?;
+        let predictions = service.predictions(&answer.output.logits, 5, 0.0);
+        Ok(Judged {
+            class,
+            predicted: predictions.iter().map(|p| p.index).collect(),
+            confidence: predictions
+                .first()
+                .map_or(0.0, |p| f64::from(p.probability)),
+        })
+    };
+    (file, outcome.await)
+}

@@ -1,0 +1,95 @@
+//! Loads the model, starts the service, and answers single inputs, for the commands that classify.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::inputs::Input;
+use super::{Failure, progress};
+use crate::config::{ModelArgs, ServiceArgs};
+use crate::service::{Answer, Ask, Observer, Service, ServiceError};
+use imgclass_checkpoint::WeightsSource;
+use imgclass_checkpoint::hub::HubConfig;
+use imgclass_fetch::FetchError;
+use imgclass_kernels::LargeBlocks;
+use imgclass_network::Classifier;
+
+/// Loads the model and starts the service.
+pub(super) async fn start(
+    args: &ServiceArgs,
+    observer: Arc<dyn Observer>,
+) -> Result<Service, Failure> {
+    let classifier = load_classifier(&args.model).await?;
+    let options = args.service_options(classifier.info());
+    Ok(
+        tokio::task::spawn_blocking(move || Service::start(classifier, &options, observer))
+            .await??,
+    )
+}
+
+/// Finds the weights, downloads them from the hub if necessary, and loads them.
+pub(super) async fn load_classifier(args: &ModelArgs) -> Result<Classifier, Failure> {
+    let choice = args.weights.choice(Path::new("."));
+    let source = WeightsSource::find(
+        &choice,
+        &HubConfig::from_env(),
+        Some(Arc::new(progress::download_bars())),
+    )
+    .await?;
+    let options = args.model_options();
+    let classifier =
+        tokio::task::spawn_blocking(move || Classifier::load(&source, &options)).await??;
+    // The blocks that loading has used have other sizes than those that forward passes ask for.
+    LargeBlocks::release();
+    LargeBlocks::keep_for(classifier.info().passes);
+    log_loaded(&classifier);
+    Ok(classifier)
+}
+
+fn log_loaded(classifier: &Classifier) {
+    let info = classifier.info();
+    tracing::info!(
+        model = info.checkpoint.id,
+        revision = info.checkpoint.revision,
+        device = info.device,
+        dtype = %info.compute_dtype,
+        instruction_set = info.isa,
+        threads = info.threads,
+        ms = u64::try_from(info.load_time.as_millis()).unwrap_or(u64::MAX),
+        "loaded the model"
+    );
+    if !info.checkpoint.trained {
+        tracing::warn!(
+            "the weights are untrained (random): answers have the right form and mean nothing"
+        );
+    }
+}
+
+/// Returns how many inputs are worked on at one time: read, decoded, or in the model.
+///
+/// This is four times what the model works on. The rest is read and decoded meanwhile, with room
+/// for a slow file among them.
+pub(super) fn inputs_at_once(service: &Service, args: &ServiceArgs) -> usize {
+    (4 * service.images_at_once()).min(args.limits.max_concurrent_requests)
+}
+
+/// Reads an input and runs it through the model.
+///
+/// # Errors
+///
+/// Returns a text for the user that says why there is no answer.
+pub(super) async fn answer(service: &Service, input: Input, ask: Ask) -> Result<Answer, String> {
+    let source = input.read(service.max_fetched_bytes()).await?;
+    let answer = service.answer_one(source, ask).await;
+    answer.map_err(|error| error_text(&error))
+}
+
+/// Describes an error for the user of the command line.
+///
+/// That user is the operator, so the text is the one for the log, which gives the reason in full,
+/// and not the one for strangers. Only for what an image server did, the public text reads better.
+fn error_text(error: &ServiceError) -> String {
+    match error {
+        ServiceError::Fetch(error @ FetchError::Answer(_)) => error.public_message(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,69 @@
+//! Options of the model: which weights are loaded, and what runs them.
+
+use std::num::NonZeroUsize;
+
+use clap::Args;
+
+use super::values::whole_number_parser;
+use super::weights::{OverrideArgs, WeightsArgs};
+use imgclass_network::{ComputeType, DeviceChoice, ModelOptions};
+
+/// The options of the model and the device that runs it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Options that choose the weights.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// Options that override what the checkpoint says of itself.
+    #[command(flatten)]
+    pub overrides: OverrideArgs,
+
+    /// The device that computes: auto, cpu, cuda:N, metal or candle.
+    ///
+    /// `auto` takes a GPU if this build supports one and one is there, else the CPU. `candle` runs
+    /// on the CPU what would run on a GPU; it is slow, and meant for checking.
+    #[arg(long, default_value_t = DeviceChoice::Auto, env = "IMGCLASS_DEVICE")]
+    pub device: DeviceChoice,
+
+    /// The number type that the network computes in: f32, f16 or bf16 [default: f32 on the CPU,
+    /// bf16 on CUDA from compute capability 8.0, f16 on Metal]
+    #[arg(long, value_name = "TYPE", env = "IMGCLASS_DTYPE")]
+    pub dtype: Option<ComputeType>,
+
+    /// The CPU's instruction set that is used: avx512, avx2 or portable [default: the best one that
+    /// this processor has]
+    #[arg(long, value_name = "NAME", env = "IMGCLASS_ISA")]
+    pub isa: Option<String>,
+
+    /// The number of threads that compute on the CPU, and of images that are decoded at one time
+    /// [default: the number of cores, or the container's CPU quota]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = whole_number_parser(1..=1024),
+        env = "IMGCLASS_THREADS"
+    )]
+    pub threads: Option<usize>,
+}
+
+impl ModelArgs {
+    /// Returns the number of threads: as asked for, or as many as this process may run at one time.
+    pub fn threads(&self) -> NonZeroUsize {
+        self.threads
+            .and_then(NonZeroUsize::new)
+            .or_else(|| std::thread::available_parallelism().ok())
+            .unwrap_or(NonZeroUsize::MIN)
+    }
+
+    /// Returns the options with which the model is loaded.
+    pub fn model_options(&self) -> ModelOptions {
+        ModelOptions {
+            device: self.device,
+            dtype: self.dtype,
+            isa: self.isa.clone(),
+            threads: self.threads(),
+            overrides: self.overrides.overrides(),
+        }
+    }
+}
