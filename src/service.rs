@@ -7,8 +7,8 @@
 //! admission ─► fetch ─► place in the queue ─► decode ─► queue ─► forward pass ─► logits
 //! ```
 //!
-//! [`Service::predictions`] and [`Service::explain`] turn the output into classes and heat maps. The
-//! HTTP routes and the command line both call this module, which knows neither HTTP nor files.
+//! [`Service::predictions`] and [`Service::explain`] turn the output into classes and heat maps.
+//! The HTTP routes and the command line both call this module, which knows neither HTTP nor files.
 
 mod decoding;
 mod error;
@@ -28,13 +28,11 @@ use tracing::{Instrument, info_span};
 use self::decoding::Decoders;
 use self::phases::PhaseClock;
 use imgclass_checkpoint::{ClassError, Labels};
-use imgclass_engine::{
-    Engine, EngineError, EngineOptions, Forward, Place, Refusal, Slot, WorkerHealth,
-};
+use imgclass_engine::{Engine, EngineError, EngineOptions, Place, Refusal, Slot, WorkerHealth};
 use imgclass_fetch::{FetchConfig, Fetcher};
 use imgclass_image::{Encoded, ImageError, Limits, Preprocessing, Preprocessor};
 use imgclass_network::head;
-use imgclass_network::{Classifier, Input, ModelInfo};
+use imgclass_network::{Classifier, Input, ModelInfo, Network};
 
 pub use error::{NotReady, ServiceError, StartError};
 pub use explain::{ExplainError, Explanation, View};
@@ -92,16 +90,16 @@ impl Service {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let classifier = Arc::new(classifier);
-        Self::start_with_model(classifier.clone(), classifier, options, observer)
+        Self::start_with_network(classifier.network(), classifier, options, observer)
     }
 
-    /// Does what [`Service::start`] does, but runs batches on `model` instead of the classifier.
-    /// Tests pass models that are slow, that fail or that panic.
+    /// Does what [`Service::start`] does, but runs batches on `network` instead of the classifier's.
+    /// Tests pass networks that are slow, that fail or that panic.
     ///
     /// # Errors
     /// As [`Service::start`].
-    pub fn start_with_model(
-        model: Arc<dyn Forward>,
+    pub fn start_with_network(
+        network: Arc<dyn Network>,
         classifier: Arc<Classifier>,
         options: &ServiceOptions,
         observer: Arc<dyn Observer>,
@@ -113,7 +111,7 @@ impl Service {
             preprocessor: Arc::new(Preprocessor::new(preprocessing)?),
             decoders: Decoders::new(options.decode_threads, options.image.max_decoded_bytes)
                 .map_err(StartError::Decoders)?,
-            engine: Engine::start(model, options.engine, observer.clone())?,
+            engine: Engine::start(network, options.engine, observer.clone())?,
             observer,
             classifier,
             request_timeout: options.request_timeout,
@@ -138,8 +136,9 @@ impl Service {
 
     /// Answers a request for several images; the answers are in the order of the images.
     ///
-    /// The images share one place and one deadline. An image that fails does not affect the others. At
-    /// most two batches of images are in work at one time, so that one request cannot fill the queue.
+    /// The images share one place and one deadline. An image that fails does not affect the others.
+    /// At most two batches of images are in work at one time, so that one request cannot fill the
+    /// queue.
     ///
     /// # Errors
     /// [`Refusal`] where the request was not admitted.
@@ -159,8 +158,8 @@ impl Service {
     /// Takes a request's place, which is free again when the returned value is dropped.
     ///
     /// # Errors
-    /// [`Refusal`], at once, where all places are taken, where the model's recent pace says that the
-    /// request would miss its deadline, or where the service is shutting down.
+    /// [`Refusal`], at once, where all places are taken, where the model's recent pace says that
+    /// the request would miss its deadline, or where the service is shutting down.
     pub fn admit(&self) -> Result<Place, Refusal> {
         self.engine.admit(self.request_timeout)
     }
@@ -183,7 +182,8 @@ impl Service {
             let decoding = self.decode(fetched, ask.picture);
             let (slot, input, view) = clock.time(Phase::Decode, decoding).await?;
 
-            // Queue and forward pass: a worker takes the input, in a batch with those of other requests.
+            // Queue and forward pass: a worker takes the input, in a batch with those of other
+            // requests.
             let running = self.engine.run(slot, input, ask.want, deadline);
             let done = running.instrument(info_span!("model")).await;
             let done = done.map_err(|error| self.engine_error(error))?;
@@ -212,9 +212,9 @@ impl Service {
 
     /// Waits for a place in the model's queue and makes the network's input.
     ///
-    /// The place comes first because decoded images are large: there are never more of them than the
-    /// queue has places. The [`View`] is that of an encoded image; it holds the picture itself where
-    /// `keep_picture` is set.
+    /// The place comes first because decoded images are large: there are never more of them than
+    /// the queue has places. The [`View`] is that of an encoded image; it holds the picture itself
+    /// where `keep_picture` is set.
     async fn decode(
         &self,
         fetched: Fetched,
@@ -238,9 +238,10 @@ impl Service {
         bytes: Bytes,
         keep_picture: bool,
     ) -> Result<(Input, View), ServiceError> {
-        // The header alone says whether the image is within the limits and how much memory it takes.
+        // The header alone says whether the image is within the limits and how much memory it
+        // takes.
         let encoded = Encoded::open(bytes, &self.limits)?;
-        let decoded_bytes = encoded.info().decoded_bytes;
+        let memory = encoded.info().decoded_bytes;
         let preprocessor = self.preprocessor.clone();
         let takes_pixels = self.classifier.takes_pixels();
         let work = move || -> Result<(Input, View), ImageError> {
@@ -252,7 +253,7 @@ impl Service {
             };
             Ok((input, View::of(picture, &preprocessor, keep_picture)))
         };
-        Ok(self.decoders.run(decoded_bytes, work).await??)
+        Ok(self.decoders.run(memory, work).await??)
     }
 
     fn engine_error(&self, error: EngineError) -> ServiceError {
@@ -378,8 +379,8 @@ impl Service {
         }
     }
 
-    /// Makes [`Service::ready`] say from now on that the service is shutting down. Requests are still
-    /// served until [`Service::stop`].
+    /// Makes [`Service::ready`] say from now on that the service is shutting down. Requests are
+    /// still served until [`Service::stop`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }

@@ -1,4 +1,5 @@
-//! Clients, image hosts and models that behave badly, against the real server on a real socket: each costs itself, and nobody else.
+//! Clients, image hosts and models that behave badly, against the real server on a real socket:
+//! each costs itself, and nobody else.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,20 +7,18 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::serving::{
-    CONNECTIONS, HTTP, Serving, answer, classify, example, exchange, rest,
-};
+use crate::support::pictures::example;
+use crate::support::serving::{CONNECTIONS, HTTP, Serving, answer, classify, exchange, rest};
 use imgclass::config::{ConnectionLimits, HttpLimits};
-use imgclass_engine::Forward;
-use imgclass_network::{Input, NetworkError, Output, Want};
+use imgclass_network::{Input, Network, NetworkError, Output, Want};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Answers at once.
 struct Quick;
 
-impl Forward for Quick {
-    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for Quick {
+    fn run_batch(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         Ok(images.iter().map(|_| output()).collect())
     }
 }
@@ -53,11 +52,11 @@ impl Gated {
     }
 }
 
-impl Forward for Gated {
-    fn forward(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for Gated {
+    fn run_batch(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
         let _ = self.begun.send(images.len());
         let _ = self.leave.lock().expect("nobody panics").recv();
-        Quick.forward(images, want)
+        Quick.run_batch(images, want)
     }
 }
 
@@ -65,10 +64,10 @@ impl Forward for Gated {
 #[derive(Default)]
 struct PanicsOnce(AtomicUsize);
 
-impl Forward for PanicsOnce {
-    fn forward(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for PanicsOnce {
+    fn run_batch(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
         assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "injected");
-        Quick.forward(images, want)
+        Quick.run_batch(images, want)
     }
 }
 
@@ -236,7 +235,8 @@ async fn a_client_that_sends_on_after_its_refusal_gets_to_read_it() {
 async fn a_client_that_vanishes_frees_its_place_and_its_fetch_is_given_up() {
     let (serving, host, port) = with_a_silent_host("60s").await;
     let request = classify(&format!("http://127.0.0.1:{port}/a.jpg"), "keep-alive");
-    // A closed socket, and one that is closed half: who does not stay for the answer has left, in either way.
+    // A closed socket, and one that is closed half: who does not stay for the answer has left, in
+    // either way.
     for half in [false, true] {
         let mut client = serving.connect().await;
         client.write_all(request.as_bytes()).await.expect("sent");
