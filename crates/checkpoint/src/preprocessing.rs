@@ -1,5 +1,6 @@
-//! What this service accepts of a checkpoint's preprocessing, and the presets by name. The vocabulary
-//! is that of `imgclass_image`; the bounds here are tighter than what can be carried out there.
+//! What this service accepts of a checkpoint's preprocessing, and the presets by name. The
+//! vocabulary is that of `imgclass_image`; the bounds here are tighter than what can be carried out
+//! there.
 
 use std::fmt;
 use std::ops::RangeInclusive;

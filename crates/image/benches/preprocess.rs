@@ -1,7 +1,8 @@
 //! Time from encoded bytes to network input, by stage; it never checks results, the tests do.
 //!
-//! `cargo bench --bench preprocess`. The pictures are made here, so that the figures need no data: a smooth scene with
-//! some texture, which compresses about as a photograph does. JPEGs have one chroma sample per pixel, the costlier kind.
+//! `cargo bench --bench preprocess`. The pictures are made here, so that the figures need no data:
+//! a smooth scene with some texture, which compresses about as a photograph does. JPEGs have one
+//! chroma sample per pixel, the costlier kind.
 
 #![allow(
     missing_docs,

@@ -1,9 +1,9 @@
-//! Decodes pictures to upright RGB. The size is checked before anything of that size is allocated, and
-//! a file that holds only a part of its picture is refused.
+//! Decodes pictures to upright RGB. The size is checked before anything of that size is allocated,
+//! and a file that holds only a part of its picture is refused.
 //!
 //! [`Encoded::open`] reads the header and [`Encoded::decode`] the pixels. The formats come from the
-//! `image` crate, except for GIF (see `gif`) and for the JPEGs that another decoder reads better (see
-//! `jpeg`).
+//! `image` crate, except for GIF (see `gif`) and for the JPEGs that another decoder reads better
+//! (see `jpeg`).
 
 use crate::error::ImageError;
 use crate::format::Format;
@@ -46,7 +46,8 @@ pub struct ImageInfo {
     /// Height in pixels, after EXIF orientation.
     pub height: u32,
     /// An upper bound of the bytes that decoding holds at its peak beside the encoded bytes: the
-    /// decoder's samples, its working buffers and tables, their conversion to RGB and the turned copy.
+    /// decoder's samples, its working buffers and tables, their conversion to RGB and the turned
+    /// copy.
     pub decoded_bytes: u64,
 }
 
@@ -65,9 +66,9 @@ pub struct ImageInfo {
 /// }
 /// ```
 ///
-/// It holds the bytes and what the header told, but no decoder: the JPEG decoder of `image` has a copy
-/// of the whole file, and its PNG decoder an unpacked colour profile of any size within the limits.
-/// Nobody has set that memory aside while a picture waits for its turn.
+/// It holds the bytes and what the header told, but no decoder: the JPEG decoder of `image` has a
+/// copy of the whole file, and its PNG decoder an unpacked colour profile of any size within the
+/// limits. Nobody has set that memory aside while a picture waits for its turn.
 #[derive(Debug, Clone)]
 pub struct Encoded<B> {
     bytes: B,
@@ -109,8 +110,8 @@ impl<B: AsRef<[u8]>> Encoded<B> {
     }
 
     /// Decodes the picture to upright 8-bit RGB, as Pillow's
-    /// `ImageOps.exif_transpose(Image.open(...)).convert("RGB")` does: the first frame or page, alpha
-    /// dropped, no colour management. A file that ends before its picture does is refused.
+    /// `ImageOps.exif_transpose(Image.open(...)).convert("RGB")` does: the first frame or page,
+    /// alpha dropped, no colour management. A file that ends before its picture does is refused.
     ///
     /// # Errors
     /// Any [`ImageError`]. No input panics: a decoder's panic comes back as
@@ -169,9 +170,9 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<RgbImage, ImageError> {
 
 /// Runs `work`, turning a panic into [`ImageError::Malformed`].
 ///
-/// The decoders are large, parse what strangers send, and have panicked on damaged files before; one
-/// such file must cost its sender an error, not the service a worker. Nothing that `work` may leave
-/// half-changed outlives it, hence `AssertUnwindSafe`.
+/// The decoders are large, parse what strangers send, and have panicked on damaged files before;
+/// one such file must cost its sender an error, not the service a worker. Nothing that `work` may
+/// leave half-changed outlives it, hence `AssertUnwindSafe`.
 fn contain_panics<T>(
     format: Format,
     work: impl FnOnce() -> Result<T, ImageError>,
@@ -244,8 +245,8 @@ fn open_decoder<'a>(
             };
         }
         Format::Jpeg => JpegDecoder::new(from).map(|d| Box::new(d) as _),
-        // The PNG decoder takes its memory limit (for metadata that unpacks to gigabytes) when it is
-        // made, or never. Its sides are left to `check`, which names them.
+        // The PNG decoder takes its memory limit (for metadata that unpacks to gigabytes) when it
+        // is made, or never. Its sides are left to `check`, which names them.
         Format::Png => {
             let mut limits = codec_limits(limits);
             (limits.max_image_width, limits.max_image_height) = (None, None);
@@ -279,8 +280,8 @@ fn peak_bytes(decoder: &dyn ImageDecoder, working: u64, orientation: Orientation
 
 /// Returns an upper bound of the bytes that a decoder holds beside its output.
 ///
-/// The buffers are those of the decoders at the locked versions, measured with a counting allocator on
-/// 36 files of one megapixel (the estimate was 1.0 to 2.4 times the real peak).
+/// The buffers are those of the decoders at the locked versions, measured with a counting allocator
+/// on 36 files of one megapixel (the estimate was 1.0 to 2.4 times the real peak).
 fn working_bytes(
     format: Format,
     bytes: &[u8],
@@ -290,15 +291,15 @@ fn working_bytes(
     let (width, height) = decoder.dimensions();
     let per_pixel = |bytes: u64| pixels_of(decoder).saturating_mul(bytes);
     match format {
-        // The coefficients, a plane for each component in whole MCUs, some rows at every stage, and a
-        // copy of the file.
+        // The coefficients, a plane for each component in whole MCUs, some rows at every stage, and
+        // a copy of the file.
         Format::Jpeg => jpeg
             .map_or(0, jpeg::Headers::coefficient_bytes)
             .saturating_add(per_pixel(3))
             .saturating_add((u64::from(width) + u64::from(height)) * 256)
             .saturating_add(bytes.len() as u64),
-        // Lossy: planes of luma and chroma, a little over 1.5 bytes a pixel. Lossless: an RGBA frame.
-        // With alpha or animated: all of that and an RGBA canvas.
+        // Lossy: planes of luma and chroma, a little over 1.5 bytes a pixel. Lossless: an RGBA
+        // frame. With alpha or animated: all of that and an RGBA canvas.
         Format::WebP if bytes.get(12..16) == Some(b"VP8 ") => per_pixel(2),
         Format::WebP if bytes.get(12..16) == Some(b"VP8L") => per_pixel(5),
         Format::WebP => per_pixel(10),

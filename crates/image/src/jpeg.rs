@@ -1,10 +1,10 @@
 //! What a JPEG's markers tell, and the pixels of the JPEGs that `image`'s decoder is not best at.
 //!
-//! Markers are those of ITU-T T.81, annex B. [`Headers::read`] walks them up to the first scan: they
-//! tell the kind of JPEG and the memory that decoding it needs. [`Headers::is_complete`] walks on from
-//! there to the end of the picture. The decoder fills what is missing with grey; Pillow refuses such a
-//! file, and so do we: a download that was cut off must not come back as a confident answer about a
-//! half-grey picture.
+//! Markers are those of ITU-T T.81, annex B. [`Headers::read`] walks them up to the first scan:
+//! they tell the kind of JPEG and the memory that decoding it needs. [`Headers::is_complete`] walks
+//! on from there to the end of the picture. The decoder fills what is missing with grey; Pillow
+//! refuses such a file, and so do we: a download that was cut off must not come back as a confident
+//! answer about a half-grey picture.
 
 use jpeg_decoder::{Decoder, PixelFormat};
 use memchr::memchr;
@@ -82,15 +82,15 @@ impl Headers {
         }
     }
 
-    /// Returns whether `bytes`, of which these are the headers, have the end-of-image marker. A file
-    /// without it was cut off.
+    /// Returns whether `bytes`, of which these are the headers, have the end-of-image marker. A
+    /// file without it was cut off.
     pub(super) fn is_complete(&self, bytes: &[u8]) -> bool {
         let rest = bytes.get(self.read..).unwrap_or_default();
         self.is_ended || Markers { rest }.any(|(marker, _)| marker == EOI)
     }
 
-    /// Returns which kind of JPEG this is, if it is one that the decoder has no code for; the decoder
-    /// would only call it damaged.
+    /// Returns which kind of JPEG this is, if it is one that the decoder has no code for; the
+    /// decoder would only call it damaged.
     pub(super) fn unsupported_kind(&self) -> Option<&'static str> {
         let frame = self.frame.as_ref()?;
         match frame.process {
@@ -102,8 +102,8 @@ impl Headers {
     }
 
     /// Returns an upper bound, in bytes, of the coefficients that the decoder keeps for the whole
-    /// picture: 0 for the usual baseline JPEG, whose rows are finished one by one; two bytes for each
-    /// sample of a picture that comes in several scans.
+    /// picture: 0 for the usual baseline JPEG, whose rows are finished one by one; two bytes for
+    /// each sample of a picture that comes in several scans.
     pub(super) fn coefficient_bytes(&self) -> u64 {
         match &self.frame {
             Some(frame) if !self.is_finished_row_by_row(frame) => {
@@ -114,14 +114,14 @@ impl Headers {
     }
 
     /// Decodes a grey or three-component JPEG as libjpeg does. Returns `None` for the JPEGs that
-    /// `image`'s decoder is better at, for those with other components, and for a file that this strict
-    /// decoder does not accept: the lenient one has its turn then.
+    /// `image`'s decoder is better at, for those with other components, and for a file that this
+    /// strict decoder does not accept: the lenient one has its turn then.
     ///
-    /// The reason for two decoders: this one is right for every order of scans and rounds once where
-    /// colour is doubled in both directions, as libjpeg does. `image`'s rounds twice there, which was
-    /// seen to change an answer, and mixes up the rows of some pictures whose components come one after
-    /// the other. On the rest, which are most photographs, that one is closer to Pillow (0.011 of a
-    /// 255th in the mean against 0.048, over 154 of them) and a quarter faster.
+    /// The reason for two decoders: this one is right for every order of scans and rounds once
+    /// where colour is doubled in both directions, as libjpeg does. `image`'s rounds twice there,
+    /// which was seen to change an answer, and mixes up the rows of some pictures whose components
+    /// come one after the other. On the rest, which are most photographs, that one is closer to
+    /// Pillow (0.011 of a 255th in the mean against 0.048, over 154 of them) and a quarter faster.
     pub(super) fn decode(&self, bytes: &[u8]) -> Option<RgbImage> {
         let frame = self.frame.as_ref()?;
         if !matches!(frame.component_count, Some(1 | 3)) {
@@ -148,8 +148,8 @@ impl Headers {
 }
 
 impl Frame {
-    /// Reads a frame header: precision, height, width, number of components, and three bytes for each
-    /// component, of which the second holds the sampling factors.
+    /// Reads a frame header: precision, height, width, number of components, and three bytes for
+    /// each component, of which the second holds the sampling factors.
     fn new(process: u8, payload: &[u8]) -> Self {
         let number = |at: usize| {
             let bytes = [*payload.get(at)?, *payload.get(at + 1)?];
@@ -169,8 +169,8 @@ impl Frame {
         }
     }
 
-    /// Returns whether there are three components of which the first has twice the others' resolution
-    /// in both directions.
+    /// Returns whether there are three components of which the first has twice the others'
+    /// resolution in both directions.
     fn has_quarter_chroma(&self) -> bool {
         matches!(self.sampling.as_deref(), Some([(2, 2), (1, 1), (1, 1)]))
     }
@@ -188,8 +188,8 @@ impl Frame {
 }
 
 /// The markers of a JPEG in file order, each with its segment's payload (empty for those that have
-/// none). Whatever lies between segments (entropy-coded data, stuffing, restarts, garbage) is skipped,
-/// as libjpeg skips it.
+/// none). Whatever lies between segments (entropy-coded data, stuffing, restarts, garbage) is
+/// skipped, as libjpeg skips it.
 struct Markers<'a> {
     rest: &'a [u8],
 }

@@ -96,8 +96,8 @@ impl FromStr for Filter {
     }
 }
 
-/// The position of a centre crop when the number of pixels to spare is odd. It only decides which of
-/// the two sides loses one pixel more.
+/// The position of a centre crop when the number of pixels to spare is odd. It only decides which
+/// of the two sides loses one pixel more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CropOffset {
     /// The offset is half of the spare pixels, with a half rounded to the even number: torchvision

@@ -1,8 +1,9 @@
 //! Carries a [`Preprocessing`] out: resize, centre crop and normalisation of an upright picture, as
 //! torchvision, timm and transformers do them at evaluation.
 //!
-//! Resize and crop are one step: only the part of the resized picture that the crop shows is computed
-//! (see `resample`). A crop that is larger than the resized picture is filled up with black.
+//! Resize and crop are one step: only the part of the resized picture that the crop shows is
+//! computed (see `resample`). A crop that is larger than the resized picture is filled up with
+//! black.
 
 use crate::error::PreprocessingError;
 use crate::pixels::RgbImage;
@@ -28,8 +29,8 @@ pub struct Preprocessor {
     settings: Preprocessing,
 }
 
-/// The part of an upright picture that the network sees, in that picture's pixels. It reaches beyond
-/// the picture where the crop is larger than the resized picture.
+/// The part of an upright picture that the network sees, in that picture's pixels. It reaches
+/// beyond the picture where the crop is larger than the resized picture.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Region {
     /// Distance from the picture's left edge.
@@ -43,8 +44,8 @@ pub struct Region {
 }
 
 impl Region {
-    /// Returns the same part of the picture after its width is multiplied by `across` and its height
-    /// by `down`.
+    /// Returns the same part of the picture after its width is multiplied by `across` and its
+    /// height by `down`.
     #[must_use]
     pub fn scaled(self, across: f64, down: f64) -> Self {
         Self {
@@ -125,7 +126,8 @@ impl Preprocessor {
         input
     }
 
-    /// Returns what the network sees of an upright picture of this width and height, both at least 1.
+    /// Returns what the network sees of an upright picture of this width and height, both at least
+    /// 1.
     #[must_use]
     pub fn region(&self, (width, height): (u32, u32)) -> Region {
         let (across, down) = self.axes((width, height));
@@ -236,10 +238,10 @@ struct CropAxis {
 impl CropAxis {
     /// Places a crop of `crop` pixels on an axis that is resized from `source` to `resized` pixels.
     ///
-    /// torchvision's `CenterCrop` begins at `round((resized - crop) / 2)`, with Python's rounding of
-    /// halves to even; transformers' `center_crop` begins at `(resized - crop) // 2`. A picture that
-    /// is smaller than the crop gets `(crop - resized) // 2` black pixels before it and the rest
-    /// after it.
+    /// torchvision's `CenterCrop` begins at `round((resized - crop) / 2)`, with Python's rounding
+    /// of halves to even; transformers' `center_crop` begins at `(resized - crop) // 2`. A picture
+    /// that is smaller than the crop gets `(crop - resized) // 2` black pixels before it and the
+    /// rest after it.
     fn new(source: u32, resized: u64, crop: u32, offset: CropOffset) -> Self {
         let spare = resized.saturating_sub(u64::from(crop));
         let half = spare / 2;

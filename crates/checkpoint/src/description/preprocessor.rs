@@ -1,16 +1,20 @@
-//! transformers' `preprocessor_config.json`: what its image processors do with these fields at inference, in its Pillow and numpy form.
+//! Reads transformers' `preprocessor_config.json`: what its image processors do with these fields
+//! at inference, in their form with Pillow and numpy.
 //!
 //! | processors | resize | crop |
 //! |---|---|---|
-//! | ConvNext (what `microsoft/resnet-50` names) | below 384 the shorter side to `int(size / crop_pct)`; from 384 on to a square | to `size`, or none |
+//! | ConvNext below 384 | the shorter side to `int(size / crop_pct)` | to `size` |
+//! | ConvNext from 384 on | to a square of `size` | none |
 //! | ViT | to `size`, whatever the proportions | none |
 //! | DeiT | to `size`, whatever the proportions | to `crop_size`, if `do_center_crop` |
 //! | Bit, CLIP | the shorter side to `size` | to `crop_size`, if `do_center_crop` |
+//!
+//! ConvNext is what `microsoft/resnet-50` names.
 
 use imgclass_image::{Channels, CropOffset, Filter, Preprocessing, Resize, Scale, Size};
 use serde::Deserialize;
 
-use super::{only, parse as parse_json};
+use super::{check_only, parse as parse_json};
 use crate::preprocessing::checked;
 
 #[derive(Deserialize)]
@@ -31,7 +35,7 @@ struct PreprocessorFile {
     do_flip_channel_order: Option<bool>,
 }
 
-/// Older files have a number where newer ones say which sides it is.
+/// A size in pixels. Older files have a number where newer ones say which sides it is.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
 enum Sides {
@@ -40,15 +44,15 @@ enum Sides {
     Both { height: u32, width: u32 },
 }
 
-/// From this size on a ConvNext processor squeezes the whole image into the square.
+/// The size from which on a ConvNext processor squeezes the whole image into the square.
 const WARPED_FROM: u32 = 384;
 
-/// What a ConvNext processor crops where nothing is said.
+/// The share that a ConvNext processor crops where the file does not say it.
 const CROP_PCT: f64 = 224.0 / 256.0;
 
 pub(super) fn parse(text: &str) -> Result<Preprocessing, String> {
     let file: PreprocessorFile = parse_json(text)?;
-    only(file.do_resize, true, "do_resize")?;
+    check_only(file.do_resize, true, "do_resize")?;
     let named = file.image_processor_type.as_ref();
     let named = named.or(file.feature_extractor_type.as_ref());
     let family = named.map_or("ConvNext", |name| {
@@ -69,13 +73,18 @@ pub(super) fn parse(text: &str) -> Result<Preprocessing, String> {
         "Bit" | "BiT" | "CLIP" => {
             let side = file.size()?.shortest()?;
             if file.do_center_crop == Some(false) {
-                return Err("`do_center_crop` is false, which leaves images of many sizes, but the network runs on one".to_owned());
+                return Err(
+                    "`do_center_crop` is false, which leaves images of many sizes, but the network \
+                     runs on one"
+                        .to_owned(),
+                );
             }
             (Resize::ShorterSide(side), file.crop(Size::square(side))?)
         }
         other => {
             return Err(format!(
-                "images are prepared by a \"{other}\" processor, but only ConvNext, ViT, DeiT, Bit and CLIP are supported"
+                "images are prepared by a \"{other}\" processor, but only ConvNext, ViT, DeiT, Bit \
+                 and CLIP are supported"
             ));
         }
     };
@@ -114,7 +123,8 @@ impl PreprocessorFile {
         Ok((resize, Size::square(side)))
     }
 
-    /// The crop of processors that crop only if they are told to; `whole` is what they leave else.
+    /// Returns the crop of processors that crop only if they are told to; `whole` is what they
+    /// leave otherwise.
     fn crop(&self, whole: Size) -> Result<Size, String> {
         match (self.do_center_crop, self.crop_size) {
             (Some(false), _) => Ok(whole),
@@ -123,7 +133,7 @@ impl PreprocessorFile {
         }
     }
 
-    /// Pillow's numbers of its filters.
+    /// Returns the filter, which the file gives by Pillow's number.
     fn filter(&self, family: &str) -> Result<Filter, String> {
         let default = if family == "ViT" { 2 } else { 3 };
         match self.resample.unwrap_or(default) {
@@ -136,7 +146,7 @@ impl PreprocessorFile {
         }
     }
 
-    /// The scale on which the mean is subtracted.
+    /// Returns the scale on which the mean is subtracted.
     fn scale(&self) -> Result<Scale, String> {
         let factor = self.rescale_factor.unwrap_or(1.0 / 255.0);
         match self.do_rescale {
@@ -151,7 +161,8 @@ impl PreprocessorFile {
         if self.do_normalize == Some(false) {
             return Ok(([0.0; 3], [1.0; 3]));
         }
-        // The processors' defaults have changed with their versions, and every file that they write has both.
+        // The processors' defaults have changed with their versions, and every file that they write
+        // has both.
         let missing = |field: &str| format!("there is no `{field}`");
         Ok((
             self.image_mean.ok_or_else(|| missing("image_mean"))?,

@@ -366,6 +366,18 @@ fn a_configuration_that_cannot_be_used_is_refused_with_its_value() {
 }
 
 #[test]
+fn every_filter_is_read_by_the_name_that_it_shows() {
+    for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+        assert_eq!(filter.to_string().parse(), Ok(filter));
+    }
+    let error = "nearest".parse::<Filter>().expect_err("not antialiased");
+    assert!(
+        error.contains("`nearest`") && error.contains("lanczos"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_picture_has_exactly_the_bytes_of_its_shape() {
     assert!(RgbImage::new(2, 2, vec![0; 12]).is_some());
     for (width, height, bytes) in [
