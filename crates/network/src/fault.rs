@@ -46,8 +46,8 @@ const LOST: &[&str] = &[
     "kIOGPUCommandBufferCallbackErrorSubmissionsIgnored",
 ];
 
-/// The statuses that say that the binary's CUDA code is for newer GPUs than this one, or for a newer
-/// driver.
+/// The statuses that say that the binary's CUDA code is for newer GPUs than this one, or for a
+/// newer driver.
 const OTHER_GPU: &[&str] = &[
     "CUDA_ERROR_NO_BINARY_FOR_GPU",
     "CUDA_ERROR_INVALID_PTX",

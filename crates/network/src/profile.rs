@@ -1,7 +1,7 @@
 //! Where a forward pass's time goes, layer by layer.
 //!
 //! Layers report their times to the thread that runs the pass. They are kept only inside
-//! [`record`]; elsewhere a layer costs two readings of the clock.
+//! [`record`]; elsewhere a layer costs one reading of the clock.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
