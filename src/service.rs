@@ -7,8 +7,8 @@
 //! admission ─► fetch ─► place in the queue ─► decode ─► queue ─► forward pass ─► logits
 //! ```
 //!
-//! [`Service::predictions`] and [`Service::explain`] turn the output into classes and heat maps. The
-//! HTTP routes and the command line both call this module, which knows neither HTTP nor files.
+//! [`Service::predictions`] and [`Service::explain`] turn the output into classes and heat maps.
+//! The HTTP routes and the command line both call this module, which knows neither HTTP nor files.
 
 mod decoding;
 mod error;
@@ -140,8 +140,9 @@ impl Service {
 
     /// Answers a request for several images; the answers are in the order of the images.
     ///
-    /// The images share one place and one deadline. An image that fails does not affect the others. At
-    /// most two batches of images are in work at one time, so that one request cannot fill the queue.
+    /// The images share one place and one deadline. An image that fails does not affect the others.
+    /// At most two batches of images are in work at one time, so that one request cannot fill the
+    /// queue.
     ///
     /// # Errors
     /// [`Refusal`] where the request was not admitted.
@@ -161,8 +162,8 @@ impl Service {
     /// Takes a request's place, which is free again when the returned value is dropped.
     ///
     /// # Errors
-    /// [`Refusal`], at once, where all places are taken, where the model's recent pace says that the
-    /// request would miss its deadline, or where the service is shutting down.
+    /// [`Refusal`], at once, where all places are taken, where the model's recent pace says that
+    /// the request would miss its deadline, or where the service is shutting down.
     pub fn admit(&self) -> Result<Place, Refusal> {
         self.engine.admit(self.request_timeout)
     }
@@ -185,7 +186,8 @@ impl Service {
             let decoding = self.decode(fetched, ask.picture);
             let (slot, input, view) = clock.time(Phase::Decode, decoding).await?;
 
-            // Queue and forward pass: a worker takes the input, in a batch with those of other requests.
+            // Queue and forward pass: a worker takes the input, in a batch with those of other
+            // requests.
             let running = self.engine.run(slot, input, ask.want, deadline);
             let done = running.instrument(info_span!("model")).await;
             let done = done.map_err(|error| self.engine_error(error))?;
@@ -214,9 +216,9 @@ impl Service {
 
     /// Waits for a place in the model's queue and makes the network's input.
     ///
-    /// The place comes first because decoded images are large: there are never more of them than the
-    /// queue has places. The [`View`] is that of an encoded image; it holds the picture itself where
-    /// `keep_picture` is set.
+    /// The place comes first because decoded images are large: there are never more of them than
+    /// the queue has places. The [`View`] is that of an encoded image; it holds the picture itself
+    /// where `keep_picture` is set.
     async fn decode(
         &self,
         fetched: Fetched,
@@ -240,7 +242,8 @@ impl Service {
         bytes: Bytes,
         keep_picture: bool,
     ) -> Result<(Input, View), ServiceError> {
-        // The header alone says whether the image is within the limits and how much memory it takes.
+        // The header alone says whether the image is within the limits and how much memory it
+        // takes.
         let header = imgclass_image::inspect(&bytes, &self.limits)?;
         let (limits, preprocessing) = (self.limits, self.preprocessing.clone());
         let takes_pixels = self.classifier.takes_pixels();
@@ -379,8 +382,8 @@ impl Service {
         }
     }
 
-    /// Makes [`Service::ready`] say from now on that the service is shutting down. Requests are still
-    /// served until [`Service::stop`].
+    /// Makes [`Service::ready`] say from now on that the service is shutting down. Requests are
+    /// still served until [`Service::stop`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }

@@ -1,7 +1,7 @@
 //! W3C trace context: a trace that a caller has begun goes on in our spans and log lines.
 //!
-//! Whether spans are exported is decided where logging starts. No trace context is sent to the servers
-//! that images come from.
+//! Whether spans are exported is decided where logging starts. No trace context is sent to the
+//! servers that images come from.
 
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -11,13 +11,14 @@ use poem::http::{HeaderMap, StatusCode};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Makes `span` a part of the caller's trace, if the headers of its request name one, and writes the
-/// id of the trace into the span. The span needs the fields `trace_id` and `otel.kind`, empty.
+/// Makes `span` a part of the caller's trace, if the headers of its request name one, and writes
+/// the id of the trace into the span. The span needs the fields `trace_id` and `otel.kind`, empty.
 pub(super) fn begin(span: &Span, headers: &HeaderMap) {
     let caller = caller_context(headers);
     // An error means that nothing is exported.
     let exported = span.set_parent(caller.clone()).ok().map(|()| {
-        // Recorded before the context is asked for, because that starts the span and fixes its kind.
+        // Recorded before the context is asked for, because that starts the span and fixes its
+        // kind.
         span.record("otel.kind", "server");
         span.context()
     });
@@ -51,11 +52,12 @@ fn caller_context(headers: &HeaderMap) -> Context {
 }
 
 /// Says whether a `traceparent` has the form that the standard asks for
-/// (<https://www.w3.org/TR/trace-context/#traceparent-header-field-values>): version, trace, parent and
-/// flags in 2, 32, 16 and 2 lower-case hexadecimal digits. Versions after 00 may have more behind that.
+/// (<https://www.w3.org/TR/trace-context/#traceparent-header-field-values>): version, trace, parent
+/// and flags in 2, 32, 16 and 2 lower-case hexadecimal digits. Versions after 00 may have more
+/// behind that.
 ///
-/// The propagator (opentelemetry_sdk 0.33) judges the values, but it also accepts fields that are too
-/// short, and signs before the digits.
+/// The propagator (opentelemetry_sdk 0.33) judges the values, but it also accepts fields that are
+/// too short, and signs before the digits.
 fn is_well_formed(traceparent: &str) -> bool {
     let mut fields = traceparent.split('-');
     let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);

@@ -11,7 +11,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::serving::{Serving, classify, example, exchange};
+use crate::support::pictures::example;
+use crate::support::serving::{Serving, classify, exchange};
 use imgclass::service::NotReady;
 use imgclass_checkpoint::{Architecture, Overrides, Preset, WeightsSource};
 use imgclass_image::{Filter, Limits, Planes, Preprocessing, Resize, RgbImage, decode};
