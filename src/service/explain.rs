@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 use super::{Answer, Prediction, Service};
-use imgclass_image::{HeatMap, Preprocessing, Region, RenderError, RgbImage};
+use imgclass_image::{HeatMap, Preprocessor, Region, RenderError, RgbImage};
 use imgclass_network::head;
 
 /// Which part of a picture the network saw.
@@ -23,11 +23,11 @@ impl View {
     /// at most.
     pub const MAX_SIDE: u32 = 1024;
 
-    pub(super) fn of(picture: RgbImage, preprocessing: &Preprocessing, keep: bool) -> Self {
+    pub(super) fn of(picture: RgbImage, preprocessor: &Preprocessor, keep: bool) -> Self {
         let size = (picture.width(), picture.height());
         Self {
             size,
-            region: preprocessing.region(size),
+            region: preprocessor.region(size),
             picture: keep.then(|| picture.fitted(Self::MAX_SIDE)),
         }
     }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use crate::support::binary::{run, text};
 use hdf5_writer::{DatasetBuilder, Hdf5Builder, Hdf5Writer, WriteOptions};
-use imgclass_checkpoint::{Architecture, Channels, Scale, Variant, WeightsSource};
+use imgclass_checkpoint::{Architecture, Variant, WeightsSource};
+use imgclass_image::{Channels, Scale};
 use imgclass_network::{Classifier, Want};
 use imgclass_test_support::checkpoints::{
     archived, in_transformers, pickled_dict, pth, renamed, tensors, zip,
@@ -148,9 +149,12 @@ fn options_go_into_the_configuration_and_a_configuration_beside_the_file_goes_al
         Classifier::load(&source, &crate::support::model::options()).expect("it loads");
     let info = classifier.info();
     assert_eq!(info.checkpoint.architecture.variant(), Variant::V1);
-    assert_eq!(info.checkpoint.pretrained.channels, Channels::Bgr);
-    assert_eq!(info.checkpoint.pretrained.scale, Scale::Byte);
-    assert_eq!(info.checkpoint.pretrained.mean, [103.939, 116.779, 123.68]);
+    assert_eq!(info.checkpoint.preprocessing.channels, Channels::Bgr);
+    assert_eq!(info.checkpoint.preprocessing.scale, Scale::Byte);
+    assert_eq!(
+        info.checkpoint.preprocessing.mean,
+        [103.939, 116.779, 123.68]
+    );
     let names: Vec<_> = classifier
         .labels()
         .iter()
@@ -329,7 +333,7 @@ fn a_keras_file_becomes_a_checkpoint_of_the_first_version_with_keras_epsilon_and
         assert_eq!(info.checkpoint.architecture.name(), "resnet50");
         assert_eq!(info.checkpoint.architecture.variant(), Variant::V1);
         assert_eq!(info.checkpoint.architecture.batch_norm_epsilon(), 1.001e-5);
-        assert_eq!(info.checkpoint.pretrained.channels, Channels::Bgr);
+        assert_eq!(info.checkpoint.preprocessing.channels, Channels::Bgr);
         all.push(logits(&weights));
     }
     assert!(all[0] == all[1] && all[0] == all[2]);

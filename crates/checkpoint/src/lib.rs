@@ -22,7 +22,7 @@ pub mod hub;
 mod labels;
 mod naming;
 mod opening;
-mod pretrained;
+mod preprocessing;
 mod source;
 mod tensors;
 
@@ -33,9 +33,7 @@ pub use description::Description;
 pub use error::CheckpointError;
 pub use labels::{ClassError, Label, LabelSource, Labels};
 pub use opening::{CheckpointInfo, OpenCheckpoint, Overrides, Weights};
-pub use pretrained::{
-    Centre, Channels, INPUT_SIDES, Interpolation, Preset, PretrainedCfg, ResizeTo, Scale,
-};
+pub use preprocessing::{INPUT_SIDES, Preset};
 pub use source::{
     DEFAULT_MODEL, DEFAULT_REVISION, LOCAL_WEIGHTS, NamedWeights, WeightsChoice, WeightsFiles,
     WeightsSource,

@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
+use imgclass_image::Preprocessing;
+
 use crate::architecture::{Architecture, Variant};
 use crate::checkpoint::Checkpoint;
 use crate::description::Description;
 use crate::error::CheckpointError;
 use crate::formula::FormulaWeights;
 use crate::labels::{self, Label, LabelSource, Labels};
-use crate::pretrained::{Preset, PretrainedCfg};
+use crate::preprocessing::Preset;
 use crate::source::{WeightsFiles, WeightsSource};
 use crate::tensors::TensorSource;
 
@@ -40,7 +42,7 @@ pub struct CheckpointInfo {
     /// The network.
     pub architecture: Architecture,
     /// How images must be prepared.
-    pub pretrained: PretrainedCfg,
+    pub preprocessing: Preprocessing,
     /// How many classes there are.
     pub classes: usize,
 }
@@ -146,7 +148,7 @@ impl OpenCheckpoint {
                 ),
             });
         }
-        let preset = overrides.preprocessing.map(Preset::pretrained);
+        let preset = overrides.preprocessing.map(Preset::preprocessing);
         let own = description.labels.zip(config.map(Path::to_owned));
         Ok(Self {
             info: CheckpointInfo {
@@ -156,7 +158,7 @@ impl OpenCheckpoint {
                 trained: true,
                 stored_type: checkpoint.dtype()?,
                 architecture,
-                pretrained: preset.unwrap_or(description.pretrained),
+                preprocessing: preset.unwrap_or(description.preprocessing),
                 classes,
             },
             labels: named(own, overrides.labels.as_deref(), classes)?,
@@ -179,7 +181,7 @@ impl OpenCheckpoint {
                 trained: false,
                 stored_type: "F32".to_owned(),
                 architecture: overridden(architecture, overrides),
-                pretrained: preset.pretrained(),
+                preprocessing: preset.preprocessing(),
                 classes: RANDOM_CLASSES,
             },
             labels: named(None, overrides.labels.as_deref(), RANDOM_CLASSES)?,

@@ -5,8 +5,8 @@ use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use ::image::{ExtendedColorType, ImageEncoder};
 use thiserror::Error;
 
-use super::pixels::RgbImage;
-use super::preprocess::Region;
+use crate::pixels::RgbImage;
+use crate::preprocessor::Region;
 
 /// The colour map "inferno" of matplotlib (by Nathaniel Smith and Stéfan van der Walt, CC0), at every sixteenth from 0 to 1. Its lightness
 /// rises evenly, so that it reads the same with any kind of colour blindness and in grey.

@@ -2,7 +2,7 @@
 //! trusts a file name or a header, and knows nothing of the model.
 //!
 //! The way through is [`inspect`] (what is it, how large, what would it cost) → [`decode`] (upright RGB) →
-//! [`Preprocessing::apply`] (resize, crop, normalise). Everything that a stranger's bytes can cause comes back as an
+//! [`Preprocessor::apply`] (resize, crop, normalise). Everything that a stranger's bytes can cause comes back as an
 //! [`ImageError`] whose text may be shown to the sender.
 
 #![forbid(unsafe_code)]
@@ -19,13 +19,14 @@ mod gif;
 mod heatmap;
 mod jpeg;
 mod pixels;
-mod preprocess;
+mod preprocessing;
+mod preprocessor;
 mod resample;
 
-pub use decode::{ImageInfo, Limits, decode, inspect};
+pub use decode::{Encoded, ImageInfo, Limits, decode, inspect};
 pub use error::{ImageError, PreprocessingError};
 pub use format::Format;
 pub use heatmap::{HeatMap, RenderError, colour};
 pub use pixels::RgbImage;
-pub use preprocess::{Centre, Planes, Preprocessing, Region, Resize};
-pub use resample::Filter;
+pub use preprocessing::{Channels, CropOffset, Filter, Preprocessing, Resize, Scale, Size};
+pub use preprocessor::{Preprocessor, Region};

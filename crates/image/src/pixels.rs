@@ -2,7 +2,8 @@
 //! or manages colour.
 
 use super::ImageError;
-use super::resample::{Filter, Span, window};
+use super::preprocessing::Filter;
+use super::resample::{Span, window};
 use ::image::metadata::Orientation;
 use ::image::{ColorType, DynamicImage};
 

@@ -6,22 +6,11 @@
 //! later go down first for some tall pictures; this is the order of every version before). `fast_image_resize` with its
 //! 16-bit weights was up to 2/255 off at hard edges, and its usual order clips bicubic overshoot at other places.
 
-use super::pixels::RgbImage;
+use crate::pixels::RgbImage;
+use crate::preprocessing::Filter;
 use imgclass_kernels::{FRACTION_BITS, Isa, Taps, resample_across, resample_down};
 use std::f64::consts::PI;
-use std::fmt;
 use std::ops::Range;
-
-/// The resampling filter, by the names that checkpoints use. All are antialiased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filter {
-    /// Triangle, support 1.
-    Bilinear,
-    /// Cubic convolution with a = -0.5, support 2.
-    Bicubic,
-    /// Sinc windowed by its own main lobe, support 3.
-    Lanczos,
-}
 
 impl Filter {
     /// Radius in source pixels when not shrinking.
@@ -52,17 +41,6 @@ fn sinc(x: f64) -> f64 {
         1.0
     } else {
         (x * PI).sin() / (x * PI)
-    }
-}
-
-/// The name that timm's and torchvision's configurations use.
-impl fmt::Display for Filter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bilinear => "bilinear",
-            Self::Bicubic => "bicubic",
-            Self::Lanczos => "lanczos",
-        })
     }
 }
 

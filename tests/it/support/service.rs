@@ -7,8 +7,8 @@ use clap::Parser;
 use imgclass::api::{ApiState, app};
 use imgclass::config::{HttpLimits, ServiceArgs};
 use imgclass::service::{Observer, Service, ServiceOptions};
-use imgclass_engine::{Forward, NoObserver};
-use imgclass_network::Classifier;
+use imgclass_engine::NoObserver;
+use imgclass_network::{Classifier, Network};
 use poem::http::StatusCode;
 use poem::test::{TestClient, TestResponse};
 use serde_json::Value;
@@ -48,7 +48,7 @@ pub(crate) fn service(arguments: &[&str]) -> Arc<Service> {
 /// Starts a service that tells `observer` what it does.
 pub(crate) fn observed_service(arguments: &[&str], observer: Arc<dyn Observer>) -> Arc<Service> {
     let options = options(&CLASSIFIER, arguments);
-    service_with_model(CLASSIFIER.clone(), &options, observer)
+    service_with_model(CLASSIFIER.network(), &options, observer)
 }
 
 /// Starts a service for another network than the usual one.
@@ -60,11 +60,11 @@ pub(crate) fn service_of(classifier: Classifier, arguments: &[&str]) -> Arc<Serv
 
 /// Starts a service whose batches run on `model`.
 pub(crate) fn service_with_model(
-    model: Arc<dyn Forward>,
+    model: Arc<dyn Network>,
     options: &ServiceOptions,
     observer: Arc<dyn Observer>,
 ) -> Arc<Service> {
-    let service = Service::start_with_model(model, CLASSIFIER.clone(), options, observer);
+    let service = Service::start_with_network(model, CLASSIFIER.clone(), options, observer);
     Arc::new(service.expect("a service"))
 }
 

@@ -1,5 +1,6 @@
 //! The configuration that goes with converted weights: timm's form, and what that form cannot say under `imgclass`.
 
+use imgclass_image::{Channels, Scale};
 use serde_json::{Map, Value, json};
 
 use super::Origin;
@@ -9,7 +10,7 @@ use crate::description::Own;
 use crate::error::CheckpointError;
 use crate::labels::Label;
 use crate::opening::{Overrides, read_labels};
-use crate::pretrained::{Channels, Preset, Scale};
+use crate::preprocessing::Preset;
 
 /// Keras' epsilon of its ResNets' batch norms (`keras/src/applications/resnet.py`).
 const KERAS_EPSILON: f64 = 1.001e-5;
@@ -43,16 +44,16 @@ pub(super) fn text(
 }
 
 fn preprocessing(preset: Preset) -> Value {
-    let cfg = preset.pretrained();
-    let (height, width) = cfg.input_size;
+    let preprocessing = preset.preprocessing();
+    let crop = preprocessing.crop;
     json!({
-        "input_size": [3, height, width],
-        "interpolation": "bilinear",
+        "input_size": [3, crop.height, crop.width],
+        "interpolation": preprocessing.filter.to_string(),
         // Both presets: the shorter side to 256, a crop of 224.
         "crop_pct": 0.875,
         "crop_mode": "center",
-        "mean": cfg.mean.map(shortest),
-        "std": cfg.std.map(shortest),
+        "mean": preprocessing.mean.map(shortest),
+        "std": preprocessing.std.map(shortest),
         "first_conv": "conv1",
         "classifier": "fc",
     })
@@ -64,12 +65,12 @@ fn own(
     preset: Preset,
     batch_norm_epsilon: Option<f64>,
 ) -> Own {
-    let cfg = preset.pretrained();
+    let preprocessing = preset.preprocessing();
     Own {
         variant: (architecture.block() == Block::Bottleneck).then(|| variant.to_string()),
         batch_norm_epsilon,
-        channels: (cfg.channels == Channels::Bgr).then(|| "bgr".to_owned()),
-        scale: (cfg.scale == Scale::Byte).then_some(255),
+        channels: (preprocessing.channels == Channels::Bgr).then(|| "bgr".to_owned()),
+        scale: (preprocessing.scale == Scale::Byte).then_some(255),
     }
 }
 

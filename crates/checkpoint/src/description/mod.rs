@@ -9,12 +9,12 @@ pub(super) use timm::Own;
 
 use std::path::{Path, PathBuf};
 
+use imgclass_image::Preprocessing;
 use serde::de::DeserializeOwned;
 
 use crate::architecture::Architecture;
 use crate::error::CheckpointError;
 use crate::labels::Label;
-use crate::pretrained::PretrainedCfg;
 
 /// No configuration in use is a tenth of it; a file that is larger is something else.
 const MAX_BYTES: u64 = 4 << 20;
@@ -25,7 +25,7 @@ pub struct Description {
     /// The network, where it is named.
     pub architecture: Option<Architecture>,
     /// How images are prepared.
-    pub pretrained: PretrainedCfg,
+    pub preprocessing: Preprocessing,
     /// How many classes there are, where it says so, and by which field.
     pub classes: Option<(usize, &'static str)>,
     /// What the classes are called, where it says so.
@@ -54,7 +54,7 @@ impl Description {
         match preprocessor {
             Some(path) => {
                 let path = path.to_owned();
-                description.pretrained =
+                description.preprocessing =
                     preprocessor::parse(&text(&path)?).map_err(invalid(&path))?;
             }
             None => tracing::warn!(

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
+use imgclass_image::{Channels, Filter, Preprocessing, Resize, Scale, Size};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
 use super::{Description, only, parse as parse_json};
 use crate::architecture::{Architecture, Variant};
 use crate::labels::Label;
-use crate::pretrained::{Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
+use crate::preprocessing::checked;
 
 /// The part that we read. `fixed_input_size` and `pool_size` say nothing of a network that pools whatever comes.
 #[derive(Deserialize)]
@@ -25,9 +26,10 @@ struct ConfigFile {
 
 #[derive(Deserialize)]
 struct Cfg {
-    input_size: Option<[usize; 3]>,
-    test_input_size: Option<[usize; 3]>,
-    interpolation: Option<Interpolation>,
+    input_size: Option<[u32; 3]>,
+    test_input_size: Option<[u32; 3]>,
+    #[serde(default, deserialize_with = "filter")]
+    interpolation: Option<Filter>,
     crop_pct: Option<f64>,
     test_crop_pct: Option<f64>,
     crop_mode: Option<String>,
@@ -58,6 +60,13 @@ pub(crate) struct Own {
     pub(crate) scale: Option<u32>,
 }
 
+/// Reads a filter by the name that timm and we both call it.
+fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Filter>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| name.parse().map_err(D::Error::custom))
+        .transpose()
+}
+
 /// Settings of timm's networks that change no arithmetic of ours, or that the tensors' shapes show.
 const HARMLESS_ARGS: [&str; 4] = ["num_classes", "in_chans", "drop_rate", "drop_path_rate"];
 
@@ -80,7 +89,7 @@ pub(super) fn parse(text: &str) -> Result<Description, String> {
     let classes = cfg.num_classes.or(file.num_classes);
     Ok(Description {
         architecture: architecture.transpose()?,
-        pretrained: cfg.check(&own)?,
+        preprocessing: cfg.preprocessing(&own)?,
         classes: classes.map(|classes| (classes, "num_classes")),
         labels: names.map(|names| labels(names, &descriptions.unwrap_or_default())),
     })
@@ -116,11 +125,11 @@ fn labels(names: Vec<String>, descriptions: &HashMap<String, String>) -> Vec<Lab
 }
 
 impl Cfg {
-    fn check(self, own: &Own) -> Result<PretrainedCfg, String> {
-        let default = PretrainedCfg::default();
+    fn preprocessing(self, own: &Own) -> Result<Preprocessing, String> {
+        let default = Preprocessing::default();
         only(self.first_conv, "conv1".to_owned(), "first_conv")?;
         only(self.classifier, "fc".to_owned(), "classifier")?;
-        let (height, width) = default.input_size;
+        let Size { height, width } = default.crop;
         let size = self.test_input_size.or(self.input_size);
         let [channels, height, width] = size.unwrap_or([3, height, width]);
         if channels != 3 {
@@ -133,10 +142,13 @@ impl Cfg {
             return Err(format!("the crop is {crop_pct}, expected 0.25 to 1"));
         }
         // timm's transforms_imagenet_eval: floor(size / crop_pct), of the shorter side or of both.
-        let scaled = |side: usize| (side as f64 / crop_pct).floor() as usize;
+        let scaled = |side: u32| (f64::from(side) / crop_pct).floor() as u32;
         let resize = match self.crop_mode.as_deref() {
-            None | Some("center") if height == width => ResizeTo::ShorterSide(scaled(height)),
-            Some("squash") => ResizeTo::Exact(scaled(height), scaled(width)),
+            None | Some("center") if height == width => Resize::ShorterSide(scaled(height)),
+            Some("squash") => Resize::Exact(Size {
+                height: scaled(height),
+                width: scaled(width),
+            }),
             mode => {
                 return Err(format!(
                     "`crop_mode` is {:?} with an input of {height}x{width}, but only \"center\" with a square input and \"squash\" are supported",
@@ -145,17 +157,16 @@ impl Cfg {
             }
         };
         let (channels, scale) = own.pixels()?;
-        let cfg = PretrainedCfg {
-            input_size: (height, width),
+        checked(Preprocessing {
             resize,
-            interpolation: self.interpolation.unwrap_or(default.interpolation),
-            centre: default.centre,
+            filter: self.interpolation.unwrap_or(default.filter),
+            crop: Size { height, width },
+            crop_offset: default.crop_offset,
             channels,
             scale,
             mean: self.mean.unwrap_or(default.mean),
             std: self.std.unwrap_or(default.std),
-        };
-        cfg.checked()
+        })
     }
 }
 

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use imgclass_image::Preprocessing;
 use serde::Deserialize;
 
 use super::{Description, only, parse as parse_json};
 use crate::architecture::{Architecture, Block, Variant};
 use crate::labels::Label;
-use crate::pretrained::PretrainedCfg;
 
 /// The part that decides something. What is absent has transformers' default.
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ pub(super) fn parse(text: &str) -> Result<Description, String> {
     let classes = counted.or(file.num_labels.map(|classes| (classes, "num_labels")));
     Ok(Description {
         architecture: Some(file.architecture()?),
-        pretrained: PretrainedCfg::default(),
+        preprocessing: Preprocessing::default(),
         classes,
         labels,
     })
