@@ -1,8 +1,7 @@
-//! The CPU's network: our own kernels over plain memory.
+//! The CPU's backend: our own kernels over pooled buffers.
 //!
-//! Activations are `[channels/16][images * height * width][16]` floats. Their memory comes from a
-//! [`BufferPool`], which the backend owns and to which each layer's output goes back. No tensor of
-//! candle's takes part between the images and the logits.
+//! Activations are `[channels/16][images * height * width][16]` floats in buffers that go back to
+//! the backend's pool. No tensor of candle's takes part between the images and the logits.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -23,17 +22,18 @@ use crate::profile;
 /// of many cores and little memory for each, passes share threads instead.
 const MAX_PASSES: usize = 8;
 
-/// The bytes of activations that one forward pass of four images gives back on its way. It is 40 MB
-/// for a batch of eight and 13 MB for one image.
+/// The bytes of buffers that are kept for each forward pass: what a pass frees on its way, 34 MB
+/// for a batch of four.
 const PASS_BYTES: usize = 34 << 20;
 
-/// The fewest bytes of activations that are kept for the next layer.
+/// The fewest bytes of buffers that are kept.
 const MIN_KEPT_BYTES: usize = 64 << 20;
 
 /// Computes a ResNet's layers with our own kernels, in f32.
 pub struct CpuBackend {
     isa: Isa,
     threads: Arc<ThreadPool>,
+    /// The memory of activations, which goes from layer to layer and from pass to pass.
     buffers: BufferPool,
     normalisation: Normalisation,
 }
@@ -43,43 +43,47 @@ impl CpuBackend {
     /// come as [`Input::Pixels`] are normalised by `normalisation`.
     #[must_use]
     pub fn new(isa: Isa, threads: Arc<ThreadPool>, normalisation: Normalisation) -> Self {
-        let kept = passes_on(&threads) * PASS_BYTES;
         Self {
             isa,
+            buffers: BufferPool::new(kept_bytes(passes(&threads))),
             threads,
-            buffers: BufferPool::new(kept.max(MIN_KEPT_BYTES)),
             normalisation,
-        }
-    }
-
-    /// Returns memory for an activation. Its content is any numbers.
-    fn activation(&self, channels: usize, dims: BatchDims) -> Activation {
-        Activation {
-            values: self.buffers.take(dims.blocked_len(channels)),
-            channels,
-            dims,
         }
     }
 
     fn run_conv(&self, conv: &Conv, x: &Activation, relu: bool) -> Activation {
         let packed = &conv.packed;
-        let mut y = self.activation(packed.shape().out_channels, packed.output_dims(x.dims));
+        let channels = packed.shape().out_channels;
+        let dims = packed.output_dims(x.dims);
+        let mut values = self.buffers.take(dims.blocked_len(channels));
         conv.timed(x.dims, || {
-            packed.forward_into(&self.threads, &x.values, x.dims, None, relu, &mut y.values);
+            packed.forward_into(&self.threads, &x.values, x.dims, None, relu, &mut values);
         });
-        y
+        Activation {
+            values,
+            channels,
+            dims,
+        }
     }
 
-    /// Puts parts one after the other, `blocks` blocks of channels at a time. A single part needs no
-    /// copy.
-    fn join<'a>(&self, parts: &[&'a [f32]], blocks: usize) -> Joined<'a> {
-        if let [part] = parts {
-            return Joined::One(part);
-        }
-        let mut joined = self.buffers.take(parts.iter().map(|part| part.len()).sum());
+    /// Puts the images of several parts into one buffer, block by block of channels.
+    fn join(&self, parts: &[&[f32]], blocks: usize) -> PooledBuffer {
+        let length = parts.iter().map(|part| part.len()).sum();
+        let mut joined = self.buffers.take(length);
         join_images_into(&self.threads, parts, blocks, &mut joined);
-        Joined::Several(joined)
+        joined
     }
+}
+
+/// Returns how many forward passes make the best of the threads: as many as there are threads, up
+/// to [`MAX_PASSES`].
+fn passes(threads: &ThreadPool) -> usize {
+    threads.threads().clamp(1, MAX_PASSES)
+}
+
+/// Returns how many bytes of unused buffers are kept for `passes` forward passes at one time.
+fn kept_bytes(passes: usize) -> usize {
+    (passes * PASS_BYTES).max(MIN_KEPT_BYTES)
 }
 
 /// Some images' activations between two layers.
@@ -88,26 +92,6 @@ pub struct Activation {
     values: PooledBuffer,
     channels: usize,
     dims: BatchDims,
-}
-
-/// Images that lie one after the other.
-enum Joined<'a> {
-    One(&'a [f32]),
-    Several(PooledBuffer),
-}
-
-impl Joined<'_> {
-    fn values(&self) -> &[f32] {
-        match self {
-            Self::One(values) => values,
-            Self::Several(values) => values,
-        }
-    }
-}
-
-/// Returns how many forward passes run at one time on these threads.
-fn passes_on(threads: &ThreadPool) -> usize {
-    threads.threads().clamp(1, MAX_PASSES)
 }
 
 /// A convolution packed for the kernels.
@@ -189,7 +173,6 @@ impl Backend for CpuBackend {
                 Input::Pixels(pixels) => Cow::Owned(self.normalisation.planar(pixels)),
             })
             .collect();
-        let slices: Vec<&[f32]> = prepared.iter().map(|image| &**image).collect();
         let dims = BatchDims {
             n: images.len(),
             h: size.0,
@@ -202,12 +185,26 @@ impl Backend for CpuBackend {
                 stem.flops(dims),
             )
         };
-        let mut y = self.activation(stem.out_channels(), stem.output_dims(dims));
-        profile::layer(describe, || {
-            let batch = self.join(&slices, 1);
-            stem.forward_into(&self.threads, batch.values(), dims, &mut y.values);
-        });
-        Ok(y)
+        let (channels, out_dims) = (stem.out_channels(), stem.output_dims(dims));
+        let mut values = self.buffers.take(out_dims.blocked_len(channels));
+        let mut run = |batch: &[f32]| {
+            profile::layer(describe, || {
+                stem.forward_into(&self.threads, batch, dims, &mut values);
+            });
+        };
+        // A single image needs no copy.
+        match prepared.as_slice() {
+            [image] => run(image),
+            several => {
+                let slices: Vec<&[f32]> = several.iter().map(|image| &**image).collect();
+                run(&self.join(&slices, 1));
+            }
+        }
+        Ok(Activation {
+            values,
+            channels,
+            dims: out_dims,
+        })
     }
 
     fn conv(&self, conv: &Conv, x: &Activation) -> Result<Activation, NetworkError> {
@@ -225,7 +222,7 @@ impl Backend for CpuBackend {
         x: &Activation,
         mut residual: Activation,
     ) -> Result<Activation, NetworkError> {
-        let out = &mut residual.values;
+        let out = &mut residual.values[..];
         conv.timed(x.dims, || {
             let packed = &conv.packed;
             packed.forward_onto(&self.threads, &x.values, x.dims, true, out);
@@ -237,17 +234,16 @@ impl Backend for CpuBackend {
         if let [_] = parts.as_slice() {
             return Ok(parts.remove(0));
         }
-        let (mut slices, mut images, mut joined) = (Vec::new(), 0, (0, 0, 0));
-        for part in &parts {
-            slices.push(&*part.values);
-            images += part.dims.n;
-            joined = (part.channels, part.dims.h, part.dims.w);
-        }
-        let (channels, h, w) = joined;
-        let mut y = self.activation(channels, BatchDims { n: images, h, w });
-        let blocks = channels.div_ceil(BLOCK);
-        join_images_into(&self.threads, &slices, blocks, &mut y.values);
-        Ok(y)
+        let Activation { channels, dims, .. } = parts[0];
+        let slices: Vec<&[f32]> = parts.iter().map(|part| &*part.values).collect();
+        Ok(Activation {
+            values: self.join(&slices, channels.div_ceil(BLOCK)),
+            channels,
+            dims: BatchDims {
+                n: parts.iter().map(|part| part.dims.n).sum(),
+                ..dims
+            },
+        })
     }
 
     fn average_pool(&self, x: &Activation) -> Result<Rows, NetworkError> {
@@ -318,6 +314,6 @@ impl Backend for CpuBackend {
     /// As many as there are threads, up to eight: each pass then has a thread to itself and waits
     /// for no other at the end of a layer. Where fewer passes run, they share the threads.
     fn passes(&self) -> NonZeroUsize {
-        NonZeroUsize::new(passes_on(&self.threads)).unwrap_or(NonZeroUsize::MIN)
+        NonZeroUsize::new(passes(&self.threads)).unwrap_or(NonZeroUsize::MIN)
     }
 }

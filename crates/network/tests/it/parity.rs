@@ -1,5 +1,5 @@
-//! The network gives the reference's numbers: ONNX Runtime's on the formula's weights, candle-transformers' on the same, PyTorch's on real
-//! photographs where the reference data is there.
+//! The network gives the reference's numbers: ONNX Runtime's and candle-transformers' on the
+//! formula's weights, and PyTorch's on real photographs where the reference data is there.
 
 use std::collections::HashMap;
 use std::path::Path;
