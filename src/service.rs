@@ -30,15 +30,13 @@ use self::phases::PhaseClock;
 use imgclass_checkpoint::{
     Channels, ClassError, Interpolation, Labels, PretrainedCfg, ResizeTo, Scale,
 };
-use imgclass_engine::{
-    Engine, EngineError, EngineOptions, Forward, Place, Refusal, Slot, WorkerHealth,
-};
+use imgclass_engine::{Engine, EngineError, EngineOptions, Place, Refusal, Slot, WorkerHealth};
 use imgclass_fetch::{FetchConfig, Fetcher};
 use imgclass_image::{
     Centre, Filter, ImageError, Limits, Planes, Preprocessing, PreprocessingError, Resize,
 };
 use imgclass_network::head;
-use imgclass_network::{Classifier, Input, ModelInfo};
+use imgclass_network::{Classifier, Input, ModelInfo, Network};
 
 pub use error::{NotReady, ServiceError, StartError};
 pub use explain::{ExplainError, Explanation, View};
@@ -96,16 +94,16 @@ impl Service {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let classifier = Arc::new(classifier);
-        Self::start_with_model(classifier.clone(), classifier, options, observer)
+        Self::start_with_network(classifier.network(), classifier, options, observer)
     }
 
-    /// Does what [`Service::start`] does, but runs batches on `model` instead of the classifier.
-    /// Tests pass models that are slow, that fail or that panic.
+    /// Does what [`Service::start`] does, but runs batches on `network` instead of the classifier's.
+    /// Tests pass networks that are slow, that fail or that panic.
     ///
     /// # Errors
     /// As [`Service::start`].
-    pub fn start_with_model(
-        model: Arc<dyn Forward>,
+    pub fn start_with_network(
+        network: Arc<dyn Network>,
         classifier: Arc<Classifier>,
         options: &ServiceOptions,
         observer: Arc<dyn Observer>,
@@ -117,7 +115,7 @@ impl Service {
             preprocessing,
             decoders: Decoders::new(options.decode_threads, options.image.max_decoded_bytes)
                 .map_err(StartError::Decoders)?,
-            engine: Engine::start(model, options.engine, observer.clone())?,
+            engine: Engine::start(network, options.engine, observer.clone())?,
             observer,
             classifier,
             request_timeout: options.request_timeout,

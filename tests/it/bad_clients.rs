@@ -10,16 +10,15 @@ use std::time::Duration;
 use crate::support::pictures::example;
 use crate::support::serving::{CONNECTIONS, HTTP, Serving, answer, classify, exchange, rest};
 use imgclass::config::{ConnectionLimits, HttpLimits};
-use imgclass_engine::Forward;
-use imgclass_network::{Input, NetworkError, Output, Want};
+use imgclass_network::{Input, Network, NetworkError, Output, Want};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Answers at once.
 struct Quick;
 
-impl Forward for Quick {
-    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for Quick {
+    fn run_batch(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         Ok(images.iter().map(|_| output()).collect())
     }
 }
@@ -53,11 +52,11 @@ impl Gated {
     }
 }
 
-impl Forward for Gated {
-    fn forward(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for Gated {
+    fn run_batch(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
         let _ = self.begun.send(images.len());
         let _ = self.leave.lock().expect("nobody panics").recv();
-        Quick.forward(images, want)
+        Quick.run_batch(images, want)
     }
 }
 
@@ -65,10 +64,10 @@ impl Forward for Gated {
 #[derive(Default)]
 struct PanicsOnce(AtomicUsize);
 
-impl Forward for PanicsOnce {
-    fn forward(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for PanicsOnce {
+    fn run_batch(&self, images: &[&Input], want: &[Want]) -> Result<Vec<Output>, NetworkError> {
         assert!(self.0.fetch_add(1, Ordering::SeqCst) > 0, "injected");
-        Quick.forward(images, want)
+        Quick.run_batch(images, want)
     }
 }
 

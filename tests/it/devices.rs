@@ -15,10 +15,10 @@ use crate::support::pictures::example;
 use crate::support::serving::{Serving, classify, exchange};
 use imgclass::service::NotReady;
 use imgclass_checkpoint::{Architecture, Overrides, Preset, WeightsSource};
-use imgclass_engine::Forward;
 use imgclass_image::{Filter, Limits, Planes, Preprocessing, Resize, RgbImage, decode};
 use imgclass_network::{
-    Classifier, ComputeType, DeviceChoice, Input, ModelOptions, NetworkError, Output, Want, head,
+    Classifier, ComputeType, DeviceChoice, Input, ModelOptions, Network, NetworkError, Output,
+    Want, head,
 };
 use imgclass_test_support::shared;
 
@@ -91,12 +91,14 @@ fn candles_path_gives_our_kernels_logits_and_features_in_every_type() {
         feature_map: true,
     };
     let expected = untrained(DeviceChoice::Cpu, None)
-        .forward(&inputs, want)
+        .run_prepared(&inputs, want)
         .expect("a forward");
     for (dtype, tolerance) in TOLERANCES {
         let classifier = untrained(DeviceChoice::Candle, Some(dtype));
         assert_eq!(classifier.info().compute_dtype, dtype);
-        let found = classifier.forward(&inputs, want).expect("a forward pass");
+        let found = classifier
+            .run_prepared(&inputs, want)
+            .expect("a forward pass");
         for (found, expected) in found.iter().zip(&expected) {
             let parts = [
                 ("logits", &found.logits, &expected.logits),
@@ -167,7 +169,7 @@ fn bytes_are_normalised_in_the_order_and_on_the_scale_of_a_checkpoint_from_caffe
     let pixels = Input::Pixels(preprocessing.pixels(&picture));
     let run = |input| {
         classifier
-            .forward_each(&[input], &[])
+            .run_batch(&[input], &[])
             .expect("a pass")
             .remove(0)
     };
@@ -193,9 +195,7 @@ fn images_that_cross_the_bus_as_bytes_get_the_logits_of_images_that_came_prepare
         let classifier = untrained(device, None);
         assert_eq!(classifier.takes_pixels(), device == DeviceChoice::Candle);
         let run = |inputs: &[&Input], wants: &[Want]| {
-            classifier
-                .forward_each(inputs, wants)
-                .expect("a forward pass")
+            classifier.run_batch(inputs, wants).expect("a forward pass")
         };
         let expected = run(&planar.iter().collect::<Vec<_>>(), &[]);
         let wants = [false, false, true].map(|features| Want {
@@ -216,7 +216,7 @@ fn images_that_cross_the_bus_as_bytes_get_the_logits_of_images_that_came_prepare
         }
         let short = Input::Pixels(vec![0; 12]);
         let refused = classifier
-            .forward_each(&[&pixels[0], &short], &[])
+            .run_batch(&[&pixels[0], &short], &[])
             .expect_err("too short");
         assert!(
             matches!(refused, NetworkError::Input { found: 12, .. }),
@@ -298,8 +298,8 @@ fn devices_and_types_are_written_as_they_are_read() {
 /// A device that fails every batch.
 struct Failing(fn() -> NetworkError);
 
-impl Forward for Failing {
-    fn forward(&self, _: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for Failing {
+    fn run_batch(&self, _: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         Err((self.0)())
     }
 }
@@ -363,11 +363,7 @@ fn top1(classifier: &Classifier, root: &Path, files: &[&str]) -> Vec<usize> {
         .chunks(8)
         .map(|batch| batch.iter().collect::<Vec<_>>());
     batches
-        .flat_map(|batch| {
-            classifier
-                .forward_each(&batch, &[])
-                .expect("a forward pass")
-        })
+        .flat_map(|batch| classifier.run_batch(&batch, &[]).expect("a forward pass"))
         .map(|output| head::top_k(&output.logits, 1)[0].0)
         .collect()
 }

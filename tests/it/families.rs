@@ -67,7 +67,7 @@ impl Fetched {
 fn logits(classifier: &Classifier) -> Vec<f32> {
     let wave = |i: usize| ((i % 251) as f32 / 125.0) - 1.0;
     let image: Vec<f32> = (0..classifier.input_len()).map(wave).collect();
-    let outputs = classifier.forward(&[&image], Want::default());
+    let outputs = classifier.run_prepared(&[&image], Want::default());
     outputs.expect("a forward pass").remove(0).logits
 }
 

@@ -14,7 +14,6 @@ mod monitor;
 mod queue;
 mod worker;
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,42 +23,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 pub use admission::{Admission, Place, Refusal};
 pub use monitor::WorkerHealth;
 
-use imgclass_network::{Classifier, Input, NetworkError, Output, Want};
+use imgclass_network::{Input, Network, NetworkError, Output, Want};
 use monitor::Monitor;
 use queue::{Job, Queue};
 use worker::Worker;
-
-/// What the engine runs: a batch of inputs to as many outputs, in order. The [`Classifier`] does; tests bring slow and failing ones.
-pub trait Forward: Send + Sync + 'static {
-    /// Runs images as one batch; image `i` gives what `wants[i]` asks for. After [`NetworkError::OutOfDeviceMemory`] the engine asks again
-    /// with half of the images.
-    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, NetworkError>;
-
-    /// How many batches should run at one time. Each has a worker's thread; what they share is the model's business.
-    fn workers(&self) -> NonZeroUsize {
-        NonZeroUsize::MIN
-    }
-
-    /// Runs what later batches will need in place, on a thread that will run them: cuDNN's state is one of a thread. Called once on each,
-    /// before its first batch.
-    fn warm_up(&self, _max_batch_size: usize) -> Result<(), NetworkError> {
-        Ok(())
-    }
-}
-
-impl Forward for Classifier {
-    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, NetworkError> {
-        self.forward_each(images, wants)
-    }
-
-    fn workers(&self) -> NonZeroUsize {
-        NonZeroUsize::new(self.info().passes).unwrap_or(NonZeroUsize::MIN)
-    }
-
-    fn warm_up(&self, max_batch_size: usize) -> Result<(), NetworkError> {
-        self.run_each_size(max_batch_size)
-    }
-}
 
 /// What the engine tells whoever counts. Called from a worker's thread: must be quick and must not panic.
 pub trait Observer: Send + Sync + 'static {
@@ -153,15 +120,15 @@ pub struct Engine {
 impl Engine {
     /// Starts the workers' threads, and returns when the model is warm.
     pub fn start(
-        model: Arc<dyn Forward>,
+        network: Arc<dyn Network>,
         options: EngineOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, EngineStartError> {
         let queue = Arc::new(Queue::new(options.max_batch_size, options.max_batch_delay));
-        let workers = model.workers().get();
+        let workers = network.passes().get();
         let monitor = Arc::new(Monitor::new(workers, options.stuck_after));
         let worker = Worker {
-            model,
+            network,
             queue: queue.clone(),
             observer,
             monitor: monitor.clone(),

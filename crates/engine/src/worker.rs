@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use super::batching::Taken;
 use super::monitor::Monitor;
 use super::queue::{Job, Queue};
-use super::{Done, EngineError, EngineStartError, Forward, Observer};
-use imgclass_network::{Input, NetworkError, Output, Want};
+use super::{Done, EngineError, EngineStartError, Observer};
+use imgclass_network::{Input, Network, NetworkError, Output, Want};
 
 /// What a worker works with.
 #[derive(Clone)]
 pub(super) struct Worker {
-    pub(super) model: Arc<dyn Forward>,
+    pub(super) network: Arc<dyn Network>,
     pub(super) queue: Arc<Queue>,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) monitor: Arc<Monitor>,
@@ -31,7 +31,7 @@ impl Worker {
             let name = format!("imgclass-worker-{index}");
             let spawned = thread::Builder::new().name(name).spawn(move || {
                 let size = worker.max_batch_size;
-                let warm_up = catch_unwind(AssertUnwindSafe(|| worker.model.warm_up(size)));
+                let warm_up = catch_unwind(AssertUnwindSafe(|| worker.network.warm_up(size)));
                 let fit = matches!(warm_up, Ok(Ok(())));
                 // Nobody listens any more where another worker has failed: the queue is closed then.
                 let _ = warm.send(warm_up);
@@ -90,7 +90,7 @@ impl Worker {
         self.monitor.begin(index, started);
         let images: Vec<&Input> = batch.iter().map(|job| &job.input).collect();
         let wants: Vec<Want> = batch.iter().map(|job| job.want).collect();
-        let result = forward(&*self.model, &images, &wants);
+        let result = run_in_parts(&*self.network, &images, &wants);
         let took = started.elapsed();
         self.monitor.judge(&result);
         self.monitor.finish(index, took, batch.len());
@@ -101,20 +101,20 @@ impl Worker {
 }
 
 /// Runs a batch; where the device has no memory for it, each half of it, and so on down to single images.
-fn forward(
-    model: &dyn Forward,
+fn run_in_parts(
+    network: &dyn Network,
     images: &[&Input],
     wants: &[Want],
 ) -> Result<Vec<Output>, NetworkError> {
-    match model.forward(images, wants) {
+    match network.run_batch(images, wants) {
         Err(NetworkError::OutOfDeviceMemory { reason }) if images.len() > 1 => {
             let half = images.len().div_ceil(2);
             tracing::warn!(
                 "the device has no memory for {} images at a time ({reason}): trying {half}; a lower --max-batch-size saves the attempt",
                 images.len()
             );
-            let mut outputs = forward(model, &images[..half], &wants[..half])?;
-            outputs.extend(forward(model, &images[half..], &wants[half..])?);
+            let mut outputs = run_in_parts(network, &images[..half], &wants[..half])?;
+            outputs.extend(run_in_parts(network, &images[half..], &wants[half..])?);
             Ok(outputs)
         }
         other => other,

@@ -8,11 +8,11 @@ use std::time::Duration;
 use candle_core::{Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use imgclass_checkpoint::Architecture;
 use imgclass_checkpoint::formula::FormulaWeights;
+use imgclass_checkpoint::{Architecture, PretrainedCfg};
 use imgclass_kernels::{Isa, ThreadPool};
-use imgclass_network::Backend;
 use imgclass_network::resnet::ResNet;
+use imgclass_network::{CpuBackend, Input, Normalisation};
 
 fn formula() -> VarBuilder<'static> {
     imgclass_network::variables(&FormulaWeights { seed: 0 })
@@ -20,6 +20,15 @@ fn formula() -> VarBuilder<'static> {
 
 fn images(n: usize) -> Tensor {
     Tensor::rand(-2f32, 2f32, (n, 3, 224, 224), &Device::Cpu).expect("images")
+}
+
+/// Images of the same kind for our network, one by one.
+fn inputs(n: usize) -> Vec<Input> {
+    let image = || {
+        let numbers = images(1).flatten_all().and_then(|image| image.to_vec1());
+        Input::Planar(numbers.expect("f32 numbers"))
+    };
+    (0..n).map(|_| image()).collect()
 }
 
 /// Ours, for every instruction set of this processor.
@@ -34,17 +43,20 @@ fn ours(criterion: &mut Criterion) {
                 &formula(),
                 &Architecture::RESNET50,
                 1000,
-                &Backend::Packed { isa, pool },
+                CpuBackend::new(isa, pool, Normalisation::of(&PretrainedCfg::default())),
             )
             .expect("loads");
             for n in [1, 8] {
-                let x = images(n);
+                let inputs = inputs(n);
+                let x: Vec<&Input> = inputs.iter().collect();
                 group.throughput(Throughput::Elements(n as u64));
                 group.bench_with_input(
                     BenchmarkId::new(format!("{isa}, {threads} threads"), n),
                     &x,
                     |bencher, x| {
-                        bencher.iter(|| black_box(net.forward(x).expect("a forward pass").logits));
+                        bencher.iter(|| {
+                            black_box(net.forward(x, (224, 224)).expect("a forward pass"))
+                        });
                     },
                 );
             }

@@ -1,28 +1,27 @@
-//! An image on its way into the network: prepared numbers, or pixels that the model's device normalises. It decodes and resizes nothing.
-
-use candle_core::{DType, Device, Result, Tensor};
+//! An image on its way into the network: prepared numbers, or pixels that the network normalises.
 
 use imgclass_checkpoint::{Channels, PretrainedCfg, Scale};
 
-/// One image as the model takes it, of the network's height and width.
+/// One image as the network takes it, of the network's height and width.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// Planar `[3, height, width]` and normalised: what our CPU kernels read.
+    /// Planar `[3, height, width]` and normalised. Our CPU kernels read this.
     Planar(Vec<f32>),
-    /// Interleaved `[height, width, 3]`, red, green, blue: a quarter of the bytes, for a device at the end of a bus.
+    /// Interleaved `[height, width, 3]`, red, green, blue. This is a quarter of the bytes, for a
+    /// device at the end of a bus.
     Pixels(Vec<u8>),
 }
 
 impl Input {
-    /// How many numbers it holds.
-    pub(super) fn len(&self) -> usize {
+    /// Returns how many numbers the image has.
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::Planar(numbers) => numbers.len(),
             Self::Pixels(bytes) => bytes.len(),
         }
     }
 
-    /// The numbers of an image that came prepared.
+    /// Returns the numbers of an image that came prepared.
     pub fn planar(&self) -> Option<&[f32]> {
         match self {
             Self::Planar(numbers) => Some(numbers),
@@ -30,7 +29,7 @@ impl Input {
         }
     }
 
-    /// The bytes of an image that the model is to normalise.
+    /// Returns the bytes of an image that the network is to normalise.
     pub fn pixels(&self) -> Option<&[u8]> {
         match self {
             Self::Planar(_) => None,
@@ -45,58 +44,47 @@ impl From<Vec<f32>> for Input {
     }
 }
 
-/// The checkpoint's normalisation as a factor and an addend per plane, on the device.
-pub(super) struct Normaliser {
-    device: Device,
+/// The checkpoint's normalisation of a byte: `byte * factor + addend`, for each plane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalisation {
+    /// One factor per plane, in the planes' order.
+    pub factor: [f32; 3],
+    /// One addend per plane, in the planes' order.
+    pub addend: [f32; 3],
     /// Whether the network's planes are blue, green, red.
-    reversed: bool,
-    factor: Tensor,
-    addend: Tensor,
+    pub reversed: bool,
 }
 
-impl Normaliser {
-    pub(super) fn new(cfg: &PretrainedCfg, device: &Device) -> Result<Self> {
-        // (x / top - mean) / std, with everything that does not depend on x worked out beforehand and not in f32.
+impl Normalisation {
+    /// Returns the normalisation that a checkpoint was trained with.
+    ///
+    /// The formula is `(byte / top - mean) / std`. Everything in it that does not depend on the
+    /// byte is computed here, once and in f64.
+    #[must_use]
+    pub fn of(cfg: &PretrainedCfg) -> Self {
         let top = match cfg.scale {
             Scale::Unit => 255.0,
             Scale::Byte => 1.0,
         };
-        let per_channel = |f: &dyn Fn(f64, f64) -> f64| {
-            let values: Vec<f32> = cfg
-                .mean
-                .iter()
-                .zip(&cfg.std)
-                .map(|(&mean, &std)| f(f64::from(mean), f64::from(std)) as f32)
-                .collect();
-            Tensor::from_vec(values, (1, 3, 1, 1), device)
+        let per_plane = |f: &dyn Fn(f64, f64) -> f64| -> [f32; 3] {
+            std::array::from_fn(|i| f(f64::from(cfg.mean[i]), f64::from(cfg.std[i])) as f32)
         };
-        Ok(Self {
-            device: device.clone(),
+        Self {
+            factor: per_plane(&|_, std| 1.0 / (top * std)),
+            addend: per_plane(&|mean, std| -mean / std),
             reversed: cfg.channels == Channels::Bgr,
-            factor: per_channel(&|_, std| 1.0 / (top * std))?,
-            addend: per_channel(&|mean, std| -mean / std)?,
-        })
+        }
     }
 
-    /// Images, each interleaved `[height, width, 3]`, as one normalised batch `(n, 3, height, width)` in f32. Bytes are what is uploaded.
-    pub(super) fn batch(
-        &self,
-        images: &[&[u8]],
-        (height, width): (usize, usize),
-    ) -> Result<Tensor> {
-        let pixels = Tensor::from_vec(
-            images.concat(),
-            (images.len(), height, width, 3),
-            &self.device,
-        )?;
-        let planes = pixels.permute((0, 3, 1, 2))?.contiguous()?;
-        let planes = match self.reversed {
-            true => planes.flip(&[1])?,
-            false => planes,
+    /// Returns an image, interleaved `[height, width, 3]`, as normalised planes `[3, height,
+    /// width]`.
+    pub(crate) fn planar(&self, pixels: &[u8]) -> Vec<f32> {
+        let plane = |plane: usize| {
+            let channel = if self.reversed { 2 - plane } else { plane };
+            let (factor, addend) = (self.factor[plane], self.addend[plane]);
+            let bytes = pixels.iter().skip(channel).step_by(3);
+            bytes.map(move |&byte| f32::from(byte) * factor + addend)
         };
-        planes
-            .to_dtype(DType::F32)?
-            .broadcast_mul(&self.factor)?
-            .broadcast_add(&self.addend)
+        (0..3).flat_map(plane).collect()
     }
 }

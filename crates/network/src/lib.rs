@@ -1,5 +1,18 @@
-//! The network: ResNet-18 to 152, layer by layer, over our CPU kernels or over candle on other devices. It knows no HTTP and no encoded
-//! pictures, and above it nobody sees a tensor.
+//! The network: ResNet-18 to 152.
+//!
+//! The parts, from the engine's view inwards:
+//!
+//! - [`Network`] is the trait that the engine calls: a batch of images to as many outputs.
+//!   [`FixedSizeResNet`] implements it.
+//! - [`resnet`] says which layers a ResNet has, once for all devices.
+//! - [`Backend`] is the trait that computes a layer. [`CpuBackend`] does so with our own kernels,
+//!   [`CandleBackend`] with candle on other devices.
+//! - [`Classifier`] is what `load` returns: the network with its labels and its description. It
+//!   chooses the backend.
+//! - [`head`] makes answers of logits.
+//!
+//! A new number type on the CPU, or a new device, is a new [`Backend`]; its choice is one more
+//! branch in `classifier.rs`.
 
 #![forbid(unsafe_code)]
 // Outside input must never reach a panic; tests may.
@@ -8,24 +21,29 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+mod backend;
+mod candle;
 mod classifier;
-mod conv;
+mod cpu;
 mod device;
 mod dtype;
 mod error;
 mod fault;
 pub mod head;
 mod input;
-mod packed;
+mod network;
 mod profile;
 pub mod resnet;
 mod weights;
 
-pub use classifier::{Classifier, ModelInfo, ModelOptions, Output, Want};
-pub use conv::Backend;
+pub use backend::{Backend, FoldedConv, ImagesTogether, LinearWeights};
+pub use candle::CandleBackend;
+pub use classifier::{Classifier, ModelInfo, ModelOptions};
+pub use cpu::CpuBackend;
 pub use device::DeviceChoice;
 pub use dtype::ComputeType;
 pub use error::NetworkError;
-pub use input::Input;
+pub use input::{Input, Normalisation};
+pub use network::{FixedSizeResNet, Network, Output, Want};
 pub use profile::LayerTime;
 pub use weights::variables;

@@ -1,154 +1,220 @@
-//! ResNet-18 to 152, layer by layer, under torchvision's names (which timm shares): <https://arxiv.org/abs/1512.03385>. It says what the
-//! network is; how a layer is computed is the convolutions' business.
+//! ResNet-18 to 152, layer by layer (<https://arxiv.org/abs/1512.03385>).
+//!
+//! This module says which layers the network has, under which names its weights are stored
+//! (torchvision's, which timm shares), and in which order the layers run. How a layer is computed
+//! is the [`Backend`]'s business:
+//!
+//! ```text
+//! images -> stem -> layer1 -> layer2 -> layer3 -> layer4 -> average pool -> fc -> logits
+//!           7x7     blocks of 2 or 3 convolutions,          features
+//!                   each block adds its input at its end
+//! ```
 
-use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
-
-use crate::conv::{Backend, ConvBn, ConvSpec, Exit, Stem, image_of, to_nchw};
+use candle_core::Tensor;
+use candle_nn::{BatchNorm, Conv2dConfig, VarBuilder, batch_norm, conv2d_no_bias};
 use imgclass_checkpoint::{Architecture, Block, Variant};
+use imgclass_kernels::ConvShape;
 
-/// The network.
-pub struct ResNet {
-    stem: Stem,
+use crate::backend::{Backend, FoldedConv, LinearWeights};
+use crate::error::NetworkError;
+use crate::input::Input;
+
+/// A ResNet whose layers a [`Backend`] computes.
+pub struct ResNet<B: Backend> {
+    backend: B,
+    stem: B::Stem,
     /// `layer1` to `layer4`.
-    stages: [Stage; 4],
-    exit: Exit,
-    backend: Backend,
+    stages: [Stage<B>; 4],
+    /// The last layer, `fc`.
+    linear: B::Linear,
 }
 
-/// A forward pass's results, `n` images in the order they came.
-pub struct Forward {
-    /// The last stage's output; [`Forward::feature_map`] gives it in PyTorch's layout.
-    layer4: Tensor,
-    /// Pooled features `(n, features)`.
-    pub features: Tensor,
-    /// Logits `(n, classes)`.
-    pub logits: Tensor,
+/// The results of a forward pass over `n` images, in the images' order.
+pub struct Forward<B: Backend> {
+    /// The last stage's output: `features` channels of `h/32 * w/32` pixels, rounded up.
+    pub feature_map: B::Activation,
+    /// The pooled features, `[n, features]`.
+    pub features: B::Rows,
+    /// The logits, `[n, classes]`.
+    pub logits: B::Rows,
 }
 
-impl Forward {
-    /// The last stage's output `(n, features, h/32, w/32)`, rounded up.
-    pub fn feature_map(&self) -> Result<Tensor> {
-        to_nchw(&self.layer4)
-    }
-
-    /// [`Forward::feature_map`] of image `index` alone, `(1, features, h/32, w/32)`: the rest of the batch is not copied.
-    pub fn feature_map_of(&self, index: usize) -> Result<Tensor> {
-        to_nchw(&image_of(&self.layer4, index)?)
-    }
-}
-
-impl ResNet {
-    /// Builds the network from a source of tensors; the names below are the checkpoint's.
+impl<B: Backend> ResNet<B> {
+    /// Builds the network from a source of tensors. Batch norms are folded into their convolutions.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape, or the device fails while it takes the weights.
     pub fn load(
         vb: &VarBuilder,
         architecture: &Architecture,
         classes: usize,
-        backend: &Backend,
-    ) -> Result<Self> {
+        backend: B,
+    ) -> Result<Self, NetworkError> {
         let [first, second, third, fourth] = architecture.depths();
-        let widened = architecture.block().expansion();
-        let layers = Layers {
+        let expansion = architecture.block().expansion();
+        let loader = Loader {
             architecture,
-            backend,
+            backend: &backend,
         };
-        let net = Self {
-            stem: Stem::load(vb, architecture.batch_norm_epsilon(), backend)?,
-            stages: [
-                layers.stage(&vb.pp("layer1"), first, 64, 64, 1)?,
-                layers.stage(&vb.pp("layer2"), second, 64 * widened, 128, 2)?,
-                layers.stage(&vb.pp("layer3"), third, 128 * widened, 256, 2)?,
-                layers.stage(&vb.pp("layer4"), fourth, 256 * widened, 512, 2)?,
-            ],
-            exit: Exit::load(architecture.features(), classes, vb.pp("fc"), backend)?,
-            backend: backend.clone(),
-        };
-        net.announce_order();
-        Ok(net)
-    }
-
-    /// Tells each convolution which weights are read after its own.
-    fn announce_order(&self) {
-        let order: Vec<&ConvBn> = self
-            .stages
+        let stem = loader.stem(vb)?;
+        let stages = [
+            loader.stage(&vb.pp("layer1"), first, 64, 64, 1)?,
+            loader.stage(&vb.pp("layer2"), second, 64 * expansion, 128, 2)?,
+            loader.stage(&vb.pp("layer3"), third, 128 * expansion, 256, 2)?,
+            loader.stage(&vb.pp("layer4"), fourth, 256 * expansion, 512, 2)?,
+        ];
+        let linear = loader.linear(&vb.pp("fc"), classes)?;
+        let convs: Vec<&B::Conv> = stages
             .iter()
-            .flat_map(|stage| &stage.0)
-            .flat_map(Residual::in_order)
+            .flat_map(|stage| &stage.blocks)
+            .flat_map(ResidualBlock::convs_in_order)
             .collect();
-        for pair in order.windows(2) {
-            pair[0].precede(pair[1]);
-        }
-        if let Some(last) = order.last() {
-            last.precede_exit(&self.exit);
-        }
+        backend.announce_order(&convs, &linear);
+        backend.finish_loading()?;
+        Ok(Self {
+            backend,
+            stem,
+            stages,
+            linear,
+        })
     }
 
-    /// Images `(n, 3, h, w)`, normalised, to features and logits.
-    pub fn forward(&self, images: &Tensor) -> Result<Forward> {
-        self.leave(self.through(self.stages.len(), images)?)
+    /// Returns what computes the layers.
+    pub fn backend(&self) -> &B {
+        &self.backend
     }
 
-    /// [`ResNet::forward`], showing `tap` the output of each stage in PyTorch's layout under its name: `maxpool`, `layer1` to `layer4`.
+    /// Runs images of the given height and width. There must be at least one, each of `3 * height *
+    /// width` numbers.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn forward(
+        &self,
+        images: &[&Input],
+        size: (usize, usize),
+    ) -> Result<Forward<B>, NetworkError> {
+        self.classify(self.run_stages(self.stages.len(), images, size)?)
+    }
+
+    /// Does what [`ResNet::forward`] does, and shows the output of the stem (`maxpool`) and of each
+    /// stage (`layer1` to `layer4`) to `tap`, in PyTorch's layout `[n, channels, height, width]`.
+    ///
+    /// # Errors
+    /// As [`ResNet::forward`].
     pub fn forward_with_taps(
         &self,
-        images: &Tensor,
-        tap: &mut dyn FnMut(&str, Tensor),
-    ) -> Result<Forward> {
-        let mut x = self.stem.forward(images)?;
-        tap("maxpool", to_nchw(&x)?);
-        for (name, stage) in ["layer1", "layer2", "layer3", "layer4"]
-            .iter()
-            .zip(&self.stages)
-        {
-            x = stage.forward(x)?;
-            tap(name, to_nchw(&x)?);
+        images: &[&Input],
+        size: (usize, usize),
+        tap: &mut dyn FnMut(&str, Vec<f32>),
+    ) -> Result<Forward<B>, NetworkError> {
+        let all = 0..images.len();
+        let mut x = self.backend.stem(&self.stem, images, size)?;
+        tap("maxpool", self.backend.activation_to_nchw(&x, all.clone())?);
+        let names = ["layer1", "layer2", "layer3", "layer4"];
+        for (name, stage) in names.iter().zip(&self.stages) {
+            x = stage.forward(&self.backend, x)?;
+            tap(name, self.backend.activation_to_nchw(&x, all.clone())?);
         }
-        self.leave(x)
+        self.classify(x)
     }
 
-    /// The stem and the first `stages` stages. Early activations are large and their weights small, so few images at a time keep the
-    /// former in the cache; later it is the other way about.
-    fn through(&self, stages: usize, images: &Tensor) -> Result<Tensor> {
-        let (n, together) = (images.dim(0)?, self.backend.images_together()[stages]);
-        let parts = (0..n).step_by(together).map(|first| {
-            let part = images.narrow(0, first, together.min(n - first))?;
-            match stages.checked_sub(1) {
-                None => self.stem.forward(&part),
-                Some(before) => self.stages[before].forward(self.through(before, &part)?),
-            }
-        });
-        self.backend.join_images(parts.collect::<Result<_>>()?)
+    /// Runs the stem and the first `stages` stages.
+    ///
+    /// [`Backend::images_together`] says how many images run together through the last of them.
+    /// Each such group comes from as many smaller groups through the stages before it. With 8
+    /// images and `[1, 1, 1, 4, MAX]`, each image runs alone through the stem, `layer1` and
+    /// `layer2`, four images at a time through `layer3`, and all eight through `layer4`.
+    fn run_stages(
+        &self,
+        stages: usize,
+        images: &[&Input],
+        size: (usize, usize),
+    ) -> Result<B::Activation, NetworkError> {
+        let together = self.backend.images_together()[stages];
+        let groups = images
+            .chunks(together)
+            .map(|group| match stages.checked_sub(1) {
+                None => self.backend.stem(&self.stem, group, size),
+                Some(before) => {
+                    let x = self.run_stages(before, group, size)?;
+                    self.stages[before].forward(&self.backend, x)
+                }
+            });
+        self.backend.concatenate(groups.collect::<Result<_, _>>()?)
     }
 
-    /// The last stage's output to features and logits.
-    fn leave(&self, layer4: Tensor) -> Result<Forward> {
-        let features = self.exit.pool(&layer4)?;
-        let logits = self.exit.classify(&features)?;
+    /// Computes features and logits from the last stage's output.
+    fn classify(&self, feature_map: B::Activation) -> Result<Forward<B>, NetworkError> {
+        let features = self.backend.average_pool(&feature_map)?;
+        let logits = self.backend.linear(&self.linear, &features)?;
         Ok(Forward {
-            layer4,
+            feature_map,
             features,
             logits,
         })
     }
 }
 
-/// Blocks at one resolution; the first one changes resolution and channels.
-struct Stage(Vec<Residual>);
+/// The blocks of one resolution. The first block changes resolution and channels.
+struct Stage<B: Backend> {
+    blocks: Vec<ResidualBlock<B>>,
+}
 
-impl Stage {
-    fn forward(&self, x: Tensor) -> Result<Tensor> {
-        self.0.iter().try_fold(x, |x, block| block.forward(x))
+impl<B: Backend> Stage<B> {
+    fn forward(&self, backend: &B, x: B::Activation) -> Result<B::Activation, NetworkError> {
+        self.blocks
+            .iter()
+            .try_fold(x, |x, block| block.forward(backend, x))
     }
 }
 
-/// What all layers are built by.
-struct Layers<'a> {
-    architecture: &'a Architecture,
-    backend: &'a Backend,
+/// Two or three convolutions with ReLU between them; the block's input is added before the last
+/// ReLU.
+struct ResidualBlock<B: Backend> {
+    first: B::Conv,
+    /// The 3x3 convolution of a bottleneck; absent in a basic block.
+    middle: Option<B::Conv>,
+    last: B::Conv,
+    /// Fits the block's input to its output where resolution or channels change.
+    downsample: Option<B::Conv>,
 }
 
-impl Layers<'_> {
-    /// `blocks` blocks whose 3x3 convolutions have `width` channels; the first of them has the stride.
+impl<B: Backend> ResidualBlock<B> {
+    fn forward(&self, backend: &B, x: B::Activation) -> Result<B::Activation, NetworkError> {
+        let mut y = backend.conv_relu(&self.first, &x)?;
+        let residual = match &self.downsample {
+            Some(downsample) => backend.conv(downsample, &x)?,
+            None => x,
+        };
+        if let Some(middle) = &self.middle {
+            y = backend.conv_relu(middle, &y)?;
+        }
+        backend.conv_add_relu(&self.last, &y, residual)
+    }
+
+    /// Returns the convolutions in the order in which [`ResidualBlock::forward`] runs them.
+    fn convs_in_order(&self) -> impl Iterator<Item = &B::Conv> {
+        let rest = self.downsample.iter().chain(&self.middle);
+        std::iter::once(&self.first).chain(rest).chain([&self.last])
+    }
+}
+
+/// Builds layers: reads their weights and hands them to the backend.
+struct Loader<'a, B: Backend> {
+    architecture: &'a Architecture,
+    backend: &'a B,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    fn stem(&self, vb: &VarBuilder) -> Result<B::Stem, NetworkError> {
+        let shape = conv_shape(3, 64, 7, 2);
+        let folded = self.folded(shape, vb.pp("conv1"), vb.pp("bn1"))?;
+        self.backend.load_stem(folded)
+    }
+
+    /// Builds a stage of `blocks` blocks whose 3x3 convolutions have `width` channels. `stride` is
+    /// the first block's.
     fn stage(
         &self,
         vb: &VarBuilder,
@@ -156,13 +222,14 @@ impl Layers<'_> {
         in_channels: usize,
         width: usize,
         stride: usize,
-    ) -> Result<Stage> {
+    ) -> Result<Stage<B>, NetworkError> {
         let out_channels = width * self.architecture.block().expansion();
         let block = |i| match i {
             0 => self.block(&vb.pp(i), in_channels, width, stride),
             _ => self.block(&vb.pp(i), out_channels, width, 1),
         };
-        (0..blocks).map(block).collect::<Result<_>>().map(Stage)
+        let blocks = (0..blocks).map(block).collect::<Result<_, _>>()?;
+        Ok(Stage { blocks })
     }
 
     fn block(
@@ -171,77 +238,107 @@ impl Layers<'_> {
         in_channels: usize,
         width: usize,
         stride: usize,
-    ) -> Result<Residual> {
+    ) -> Result<ResidualBlock<B>, NetworkError> {
         let (block, variant) = (self.architecture.block(), self.architecture.variant());
         let out_channels = width * block.expansion();
+        // The first version of the bottleneck has its stride in the first 1x1 convolution, version
+        // 1.5 in the 3x3.
+        let (first_stride, middle_stride) = match variant {
+            Variant::V1 => (stride, 1),
+            Variant::V1_5 => (1, stride),
+        };
         let conv = |conv, bn, shape| self.conv(vb.pp(conv), vb.pp(bn), shape);
-        let (first, middle, last) = match (block, variant) {
-            (Block::Basic, _) => (
-                conv("conv1", "bn1", [in_channels, width, 3, stride])?,
+        let (first, middle, last) = match block {
+            Block::Basic => (
+                conv("conv1", "bn1", conv_shape(in_channels, width, 3, stride))?,
                 None,
-                conv("conv2", "bn2", [width, width, 3, 1])?,
+                conv("conv2", "bn2", conv_shape(width, width, 3, 1))?,
             ),
-            (Block::Bottleneck, Variant::V1) => (
-                conv("conv1", "bn1", [in_channels, width, 1, stride])?,
-                Some(conv("conv2", "bn2", [width, width, 3, 1])?),
-                conv("conv3", "bn3", [width, out_channels, 1, 1])?,
-            ),
-            (Block::Bottleneck, Variant::V1_5) => (
-                conv("conv1", "bn1", [in_channels, width, 1, 1])?,
-                Some(conv("conv2", "bn2", [width, width, 3, stride])?),
-                conv("conv3", "bn3", [width, out_channels, 1, 1])?,
+            Block::Bottleneck => (
+                conv(
+                    "conv1",
+                    "bn1",
+                    conv_shape(in_channels, width, 1, first_stride),
+                )?,
+                Some(conv(
+                    "conv2",
+                    "bn2",
+                    conv_shape(width, width, 3, middle_stride),
+                )?),
+                conv("conv3", "bn3", conv_shape(width, out_channels, 1, 1))?,
             ),
         };
         let fits = stride == 1 && in_channels == out_channels;
-        let shape = [in_channels, out_channels, 1, stride];
-        let downsample = (!fits).then(|| conv("downsample.0", "downsample.1", shape));
-        Ok(Residual {
+        let downsample = if fits {
+            None
+        } else {
+            let shape = conv_shape(in_channels, out_channels, 1, stride);
+            Some(conv("downsample.0", "downsample.1", shape)?)
+        };
+        Ok(ResidualBlock {
             first,
             middle,
             last,
-            downsample: downsample.transpose()?,
+            downsample,
         })
     }
 
-    fn conv(&self, conv: VarBuilder, bn: VarBuilder, shape: [usize; 4]) -> Result<ConvBn> {
-        let [in_channels, out_channels, kernel, stride] = shape;
-        let spec = ConvSpec {
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
+    fn conv(
+        &self,
+        conv: VarBuilder,
+        bn: VarBuilder,
+        shape: ConvShape,
+    ) -> Result<B::Conv, NetworkError> {
+        let name = conv.prefix();
+        self.backend.load_conv(name, self.folded(shape, conv, bn)?)
+    }
+
+    /// Reads a convolution and its batch norm, and folds the second into the first.
+    fn folded(
+        &self,
+        shape: ConvShape,
+        conv: VarBuilder,
+        bn: VarBuilder,
+    ) -> Result<FoldedConv, NetworkError> {
+        let config = Conv2dConfig {
+            stride: shape.stride,
+            padding: shape.padding,
+            ..Default::default()
         };
-        let epsilon = self.architecture.batch_norm_epsilon();
-        ConvBn::load(spec, epsilon, conv, bn, self.backend)
+        let (from, to) = (shape.in_channels, shape.out_channels);
+        let conv = conv2d_no_bias(from, to, shape.kernel, config, conv)?;
+        let bn: BatchNorm = batch_norm(to, self.architecture.batch_norm_epsilon(), bn)?;
+        let folded = conv.absorb_bn(&bn)?;
+        Ok(FoldedConv {
+            shape,
+            weight: numbers(folded.weight())?,
+            bias: folded.bias().map_or(Ok(Vec::new()), numbers)?,
+        })
+    }
+
+    fn linear(&self, fc: &VarBuilder, classes: usize) -> Result<B::Linear, NetworkError> {
+        let features = self.architecture.features();
+        self.backend.load_linear(LinearWeights {
+            inputs: features,
+            outputs: classes,
+            weight: numbers(&fc.get((classes, features), "weight")?)?,
+            bias: numbers(&fc.get(classes, "bias")?)?,
+        })
     }
 }
 
-/// Convolutions with ReLU between them, and the input added at the end.
-struct Residual {
-    first: ConvBn,
-    /// The 3x3 of a bottleneck.
-    middle: Option<ConvBn>,
-    last: ConvBn,
-    /// Fits the input to the output where resolution or channels change.
-    downsample: Option<ConvBn>,
+/// Returns the shape of a square convolution. Its padding is half its kernel, which keeps the size
+/// at stride 1.
+fn conv_shape(in_channels: usize, out_channels: usize, kernel: usize, stride: usize) -> ConvShape {
+    ConvShape {
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding: kernel / 2,
+    }
 }
 
-impl Residual {
-    /// The convolutions as [`Residual::forward`] runs them.
-    fn in_order(&self) -> impl Iterator<Item = &ConvBn> {
-        let rest = self.downsample.iter().chain(&self.middle);
-        std::iter::once(&self.first).chain(rest).chain([&self.last])
-    }
-
-    fn forward(&self, x: Tensor) -> Result<Tensor> {
-        let mut y = self.first.forward_relu(&x)?;
-        let skip = match &self.downsample {
-            Some(downsample) => downsample.forward(&x)?,
-            None => x,
-        };
-        if let Some(middle) = &self.middle {
-            y = middle.forward_relu(&y)?;
-        }
-        self.last.forward_add_relu(&y, skip)
-    }
+fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
 }

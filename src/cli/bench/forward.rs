@@ -151,7 +151,7 @@ fn measure(
         let measured = runs.get(WARM_UP as usize..).unwrap_or_default();
         return Ok((times, Some(report_layers(classifier, args, measured)?)));
     }
-    let pass = || time_each(args, bar, || classifier.forward_each(images, &[]).map(drop));
+    let pass = || time_each(args, bar, || classifier.run_batch(images, &[]).map(drop));
     let times = thread::scope(|scope| {
         let passes: Vec<_> = (0..args.passes).map(|_| scope.spawn(pass)).collect();
         let ends = passes.into_iter().map(|pass| {
@@ -293,7 +293,8 @@ fn table(report: &ForwardReport) -> Result<String, Failure> {
     };
     writeln!(
         text,
-        "\npeak {:.0} GFLOP/s; GFLOP/s counted as the direct algorithm, so Winograd's may exceed it",
+        "\npeak {:.0} GFLOP/s; GFLOP/s counted as the direct algorithm, \
+         so Winograd's may exceed it",
         layers.peak_gflops
     )?;
     writeln!(

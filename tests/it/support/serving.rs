@@ -9,7 +9,7 @@ use imgclass::api::{ApiState, Server, Stop, app};
 use imgclass::config::{ConnectionLimits, HttpLimits};
 use imgclass::metrics::Metrics;
 use imgclass::service::{Service, ServiceOptions};
-use imgclass_engine::Forward;
+use imgclass_network::Network;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -42,7 +42,7 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) async fn start(
-        model: Arc<dyn Forward>,
+        model: Arc<dyn Network>,
         arguments: &[&str],
         http: HttpLimits,
         connections: ConnectionLimits,
@@ -57,7 +57,7 @@ impl Serving {
     }
 
     /// Starts with the usual bounds, but calls a batch stuck after a time of the test's own.
-    pub(crate) async fn start_impatient(model: Arc<dyn Forward>, stuck_after: Duration) -> Self {
+    pub(crate) async fn start_impatient(model: Arc<dyn Network>, stuck_after: Duration) -> Self {
         let mut options = options(&CLASSIFIER, &[]);
         options.engine.stuck_after = stuck_after;
         Self::listen(model, &options, ApiState::loading(HTTP), CONNECTIONS).await
@@ -65,7 +65,7 @@ impl Serving {
 
     /// Starts with the usual bounds and with what `change` does to the state.
     pub(crate) async fn start_with(
-        model: Arc<dyn Forward>,
+        model: Arc<dyn Network>,
         change: impl FnOnce(ApiState) -> ApiState,
     ) -> Self {
         let state = change(ApiState::loading(HTTP));
@@ -73,7 +73,7 @@ impl Serving {
     }
 
     async fn listen(
-        model: Arc<dyn Forward>,
+        model: Arc<dyn Network>,
         options: &ServiceOptions,
         state: ApiState,
         connections: ConnectionLimits,

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use imgclass_engine::{
-    Engine, EngineError, EngineOptions, EngineStartError, Forward, Observer, Refusal, WorkerHealth,
+    Engine, EngineError, EngineOptions, EngineStartError, Observer, Refusal, WorkerHealth,
 };
-use imgclass_network::{Input, NetworkError, Output, Want};
+use imgclass_network::{Input, Network, NetworkError, Output, Want};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// Answers each image with its own first number; says what it was given, then waits for leave.
@@ -19,8 +19,8 @@ struct Gated {
     workers: usize,
 }
 
-impl Forward for Gated {
-    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for Gated {
+    fn run_batch(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         self.begun.send(images.len()).ok();
         self.leave.lock().expect("the gate").recv().ok();
         Ok(images
@@ -32,7 +32,7 @@ impl Forward for Gated {
             .collect())
     }
 
-    fn workers(&self) -> NonZeroUsize {
+    fn passes(&self) -> NonZeroUsize {
         NonZeroUsize::new(self.workers).expect("a worker at least")
     }
 }
@@ -187,8 +187,8 @@ async fn jobs_of_callers_that_left_and_jobs_past_their_deadline_cost_no_forward(
 /// Panics on a negative number, fails on a huge one.
 struct Moody;
 
-impl Forward for Moody {
-    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for Moody {
+    fn run_batch(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         match images[0].planar().expect("numbers")[0] {
             x if x < 0.0 => panic!("a batch that the model cannot stand"),
             x if x > 1e6 => Err(NetworkError::NotFinite),
@@ -348,8 +348,8 @@ struct SmallDevice {
     batches: Mutex<Vec<usize>>,
 }
 
-impl Forward for SmallDevice {
-    fn forward(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for SmallDevice {
+    fn run_batch(&self, images: &[&Input], wants: &[Want]) -> Result<Vec<Output>, NetworkError> {
         assert_eq!(images.len(), wants.len());
         self.batches.lock().expect("the list").push(images.len());
         let reason = "CUDA_ERROR_OF_THE_TEST".to_owned();
@@ -442,8 +442,8 @@ impl Cold {
     }
 }
 
-impl Forward for Cold {
-    fn forward(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
+impl Network for Cold {
+    fn run_batch(&self, images: &[&Input], _: &[Want]) -> Result<Vec<Output>, NetworkError> {
         self.note(images.len());
         Ok(vec![Output::default(); images.len()])
     }

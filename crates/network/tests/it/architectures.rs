@@ -1,67 +1,45 @@
 //! Every network of the family gives the numbers of a plain one: candle-transformers' where it has them, and for the stride in the first 1x1 a
 //! few lines of candle.
 
-use std::num::NonZeroUsize;
-use std::sync::Arc;
-
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::{Conv2dConfig, Func, Module, ModuleT, VarBuilder};
 use candle_transformers::models::resnet as plain;
 use imgclass_checkpoint::formula::FormulaWeights;
 use imgclass_checkpoint::{Architecture, Block, Overrides, Variant, WeightsSource};
-use imgclass_kernels::{Isa, ThreadPool};
-use imgclass_network::resnet::ResNet;
-use imgclass_network::{Backend, Classifier, ModelOptions, Want};
+use imgclass_kernels::Isa;
+use imgclass_network::{Classifier, ModelOptions, Want};
+
+use crate::{Computes, Images, formula, load};
 
 const CLASSES: usize = 7;
-
-fn formula() -> VarBuilder<'static> {
-    imgclass_network::variables(&FormulaWeights { seed: 0 })
-}
-
-fn images(n: usize, h: usize, w: usize) -> Tensor {
-    let values = FormulaWeights { seed: 0 }.symmetric("input", n * 3 * h * w);
-    let values: Vec<f32> = values.map(|v| (2.0 * v) as f32).collect();
-    Tensor::from_vec(values, (n, 3, h, w), &Device::Cpu).expect("images")
-}
 
 fn numbers(t: &Tensor) -> Vec<f32> {
     t.flatten_all().and_then(|t| t.to_vec1()).expect("numbers")
 }
 
-fn backends() -> [(&'static str, Backend); 3] {
-    let packed = |isa, threads| Backend::Packed {
-        isa,
-        pool: Arc::new(
-            ThreadPool::new(NonZeroUsize::new(threads).expect("not 0")).expect("threads"),
-        ),
-    };
+fn backends() -> [(&'static str, Computes); 3] {
     let portable = Isa::named("portable").expect("always there");
     [
-        ("packed", packed(Isa::detect(), 2)),
-        ("portable", packed(portable, 1)),
-        (
-            "candle",
-            Backend::Candle {
-                device: Device::Cpu,
-                dtype: DType::F32,
-            },
-        ),
+        ("packed", Computes::Kernels(Isa::detect(), 2)),
+        ("portable", Computes::Kernels(portable, 1)),
+        ("candle", Computes::Candle(DType::F32)),
     ]
 }
 
 /// Asserts that the network's logits are those of the plain one, on every backend.
 fn check(architecture: &Architecture, reference: &Func, sizes: &[(usize, usize, usize)]) {
     for (name, backend) in backends() {
-        let net = ResNet::load(&formula(), architecture, CLASSES, &backend).expect("loads");
+        let net = load(&formula(), architecture, CLASSES, backend);
         for &(n, h, w) in sizes {
-            let x = images(n, h, w);
-            let expected = numbers(&reference.forward(&x).expect("the reference's pass"));
-            let out = net.forward(&x).expect("a forward pass");
-            let features = [n, architecture.features()];
-            assert_eq!(out.features.dims(), features, "{architecture}");
+            let images = Images::formula(n, h, w);
+            let expected = reference.forward(&images.tensor());
+            let expected = numbers(&expected.expect("the reference's pass"));
+            let out = net.run(&images);
+            let features = n * architecture.features();
+            assert_eq!(out.features.len(), features, "{architecture}");
+            assert_eq!(out.logits.len(), n * CLASSES, "{architecture}");
             let largest = expected.iter().fold(1f32, |max, x| max.max(x.abs()));
-            for (found, expected) in numbers(&out.logits).iter().zip(&expected) {
+            for (found, expected) in out.logits.iter().zip(&expected) {
                 let error = (found - expected).abs() / largest;
                 assert!(error < 1e-4, "{architecture}, {name}, {h}x{w}: {error}");
             }
@@ -162,8 +140,8 @@ fn basic_blocks_are_the_same_in_both_variants_and_bottlenecks_are_not() {
         };
         let source = WeightsSource::random(architecture);
         let classifier = Classifier::load(&source, &options).expect("the formula always loads");
-        let image = numbers(&images(1, 224, 224));
-        let outputs = classifier.forward(&[&image], Want::default());
+        let image = numbers(&Images::formula(1, 224, 224).tensor());
+        let outputs = classifier.run_prepared(&[&image], Want::default());
         outputs.expect("a forward pass").remove(0).logits
     };
     for (architecture, same) in [
@@ -177,18 +155,11 @@ fn basic_blocks_are_the_same_in_both_variants_and_bottlenecks_are_not() {
 
 #[test]
 fn an_image_has_the_same_bits_in_any_batch_and_with_any_number_of_threads_in_basic_blocks_too() {
-    let input = images(5, 64, 64);
+    let input = Images::formula(5, 64, 64);
     let bits = |threads: usize, first: usize, n: usize| {
-        let backend = Backend::Packed {
-            isa: Isa::detect(),
-            pool: Arc::new(
-                ThreadPool::new(NonZeroUsize::new(threads).expect("not 0")).expect("threads"),
-            ),
-        };
-        let net = ResNet::load(&formula(), &Architecture::RESNET18, CLASSES, &backend);
-        let x = input.narrow(0, first, n).expect("images");
-        let out = net.expect("loads").forward(&x).expect("a forward pass");
-        let logits = numbers(&out.logits);
+        let by = Computes::Kernels(Isa::detect(), threads);
+        let net = load(&formula(), &Architecture::RESNET18, CLASSES, by);
+        let logits = net.run(&input.narrow(first, n)).logits;
         logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
     };
     let alone: Vec<u32> = (0..5).flat_map(|image| bits(1, image, 1)).collect();
@@ -212,7 +183,7 @@ fn features_and_class_activation_maps_have_the_networks_own_width() {
         features: true,
         feature_map: true,
     };
-    let output = &classifier.forward(&[&image], want).expect("a pass")[0];
+    let output = &classifier.run_prepared(&[&image], want).expect("a pass")[0];
     assert_eq!(output.features.as_ref().map(Vec::len), Some(512));
     assert_eq!(output.feature_map.as_ref().map(Vec::len), Some(512 * 49));
     let bias = FormulaWeights { seed: 0 }.values("fc.bias", &[1000]);

@@ -2,51 +2,20 @@
 //! photographs where the reference data is there.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use imgclass_checkpoint::formula::FormulaWeights;
 use imgclass_checkpoint::{Architecture, WeightsSource};
 use imgclass_image::{Filter, Limits, Preprocessing, Resize, decode};
-use imgclass_kernels::{Isa, ThreadPool};
-use imgclass_network::resnet::{Forward, ResNet};
-use imgclass_network::{Backend, Classifier, Input, Want, head};
+use imgclass_kernels::Isa;
+use imgclass_network::{Classifier, Input, Want, head};
 use imgclass_test_support::shared;
 
-use crate::options;
+use crate::{AnyResNet, Computes, Images, Rows, formula, load, options};
 
 const STAGES: [&str; 5] = ["maxpool", "layer1", "layer2", "layer3", "layer4"];
-
-fn formula() -> VarBuilder<'static> {
-    imgclass_network::variables(&FormulaWeights { seed: 0 })
-}
-
-fn packed(isa: Isa, threads: usize) -> Backend {
-    let threads = NonZeroUsize::new(threads).expect("threads");
-    Backend::Packed {
-        isa,
-        pool: Arc::new(ThreadPool::new(threads).expect("threads")),
-    }
-}
-
-/// What runs on a GPU, on the CPU.
-fn candle(dtype: DType) -> Backend {
-    Backend::Candle {
-        device: Device::Cpu,
-        dtype,
-    }
-}
-
-/// The golden tests' input: twice the formula's symmetric value of a tensor named `input`, so in [-2, 2).
-fn formula_input(n: usize, h: usize, w: usize) -> Tensor {
-    // A two-dimensional tensor of one feature has scale sqrt(3); the golden file's scale is 2.
-    let values = FormulaWeights { seed: 0 }.symmetric("input", n * 3 * h * w);
-    let values: Vec<f32> = values.map(|v| (2.0 * v) as f32).collect();
-    Tensor::from_vec(values, (n, 3, h, w), &Device::Cpu).expect("input")
-}
 
 fn numbers(t: &Tensor) -> Vec<f32> {
     t.flatten_all()
@@ -72,12 +41,12 @@ fn largest(a: &[f32]) -> f32 {
     a.iter().fold(0.0, |max, x| x.abs().max(max))
 }
 
-fn forward_with_taps(net: &ResNet, x: &Tensor) -> (Forward, HashMap<String, Tensor>) {
+fn run_with_taps(net: &dyn AnyResNet, images: &Images) -> (Rows, HashMap<String, Vec<f32>>) {
     let mut taps = HashMap::new();
-    let out = net.forward_with_taps(x, &mut |name, t| {
-        taps.insert(name.to_owned(), t);
+    let rows = net.run_with_taps(images, &mut |name, values| {
+        taps.insert(name.to_owned(), values);
     });
-    (out.expect("a forward pass"), taps)
+    (rows, taps)
 }
 
 fn golden() -> HashMap<String, Tensor> {
@@ -139,8 +108,12 @@ fn golden_dims(name: &str) -> [usize; 4] {
 fn every_instruction_set_gives_onnx_runtimes_logits_and_features_at_every_recorded_size() {
     let golden = golden();
     for isa in Isa::available() {
-        let net = ResNet::load(&formula(), &Architecture::RESNET50, 1000, &packed(isa, 2))
-            .expect("loads");
+        let net = load(
+            &formula(),
+            &Architecture::RESNET50,
+            1000,
+            Computes::Kernels(isa, 2),
+        );
         // The portable path is slow: it proves itself on the small sizes.
         let sizes: &[(usize, usize, usize)] = if isa.name() == "portable" {
             &[(2, 64, 64), (1, 97, 130)]
@@ -148,12 +121,10 @@ fn every_instruction_set_gives_onnx_runtimes_logits_and_features_at_every_record
             &[(2, 64, 64), (1, 96, 96), (1, 97, 130), (1, 224, 224)]
         };
         for &(n, h, w) in sizes {
-            let out = net
-                .forward(&formula_input(n, h, w))
-                .expect("a forward pass");
+            let out = net.run(&Images::formula(n, h, w));
             for (what, found) in [("logits", &out.logits), ("features", &out.features)] {
                 let recorded = numbers(&golden[&format!("{h}x{w}.{what}")]);
-                let error = furthest(&numbers(found), &recorded) / largest(&recorded).max(1.0);
+                let error = furthest(found, &recorded) / largest(&recorded).max(1.0);
                 assert!(error < 1e-4, "{isa} {h}x{w} {what}: {error}");
             }
         }
@@ -163,16 +134,15 @@ fn every_instruction_set_gives_onnx_runtimes_logits_and_features_at_every_record
 #[test]
 fn every_stage_has_onnx_runtimes_mean_and_root_mean_square() {
     let golden = golden();
-    let net = ResNet::load(
+    let net = load(
         &formula(),
         &Architecture::RESNET50,
         1000,
-        &packed(Isa::detect(), 2),
-    )
-    .expect("loads");
-    let (_, taps) = forward_with_taps(&net, &formula_input(2, 64, 64));
+        Computes::Kernels(Isa::detect(), 2),
+    );
+    let (_, taps) = run_with_taps(&*net, &Images::formula(2, 64, 64));
     for stage in STAGES {
-        let values = numbers(&taps[stage]);
+        let values = &taps[stage];
         for (i, image) in values.chunks(values.len() / 2).enumerate() {
             let count = image.len() as f64;
             let mean = image.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
@@ -192,17 +162,15 @@ fn every_stage_has_onnx_runtimes_mean_and_root_mean_square() {
 fn the_packed_network_gives_candle_transformers_logits_at_every_size_it_takes() {
     let yardstick = candle_transformers::models::resnet::resnet50(1000, formula())
         .expect("the yardstick loads");
-    let load = |backend: &Backend| {
-        ResNet::load(&formula(), &Architecture::RESNET50, 1000, backend).expect("loads")
-    };
-    let packed = load(&packed(Isa::detect(), 2));
-    let candle = load(&candle(DType::F32));
+    let load_on = |by| load(&formula(), &Architecture::RESNET50, 1000, by);
+    let packed = load_on(Computes::Kernels(Isa::detect(), 2));
+    let candle = load_on(Computes::Candle(DType::F32));
     for (n, h, w) in [(1, 32, 32), (2, 64, 96), (1, 224, 224), (1, 65, 33)] {
-        let x = formula_input(n, h, w);
-        let expected =
-            numbers(&candle_nn::Module::forward(&yardstick, &x).expect("the yardstick's forward"));
+        let images = Images::formula(n, h, w);
+        let expected = candle_nn::Module::forward(&yardstick, &images.tensor());
+        let expected = numbers(&expected.expect("the yardstick's forward"));
         for (name, net) in [("packed", &packed), ("candle", &candle)] {
-            let found = numbers(&net.forward(&x).expect("a forward pass").logits);
+            let found = net.run(&images).logits;
             let error = furthest(&found, &expected);
             assert!(error < 1e-3, "{name} {n}x{h}x{w}: {error}");
         }
@@ -211,17 +179,15 @@ fn the_packed_network_gives_candle_transformers_logits_at_every_size_it_takes() 
 
 #[test]
 fn an_image_has_the_same_logits_in_any_batch_and_with_any_number_of_threads() {
-    let input = formula_input(6, 64, 64);
+    let input = Images::formula(6, 64, 64);
     let bits = |threads: usize, first: usize, n: usize| {
-        let net = ResNet::load(
+        let net = load(
             &formula(),
             &Architecture::RESNET50,
             1000,
-            &packed(Isa::detect(), threads),
-        )
-        .expect("loads");
-        let x = input.narrow(0, first, n).expect("images");
-        let logits = numbers(&net.forward(&x).expect("a forward pass").logits);
+            Computes::Kernels(Isa::detect(), threads),
+        );
+        let logits = net.run(&input.narrow(first, n)).logits;
         logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
     };
     let alone: Vec<u32> = (0..6).flat_map(|image| bits(1, image, 1)).collect();
@@ -242,7 +208,9 @@ fn a_class_activation_map_averages_to_the_class_logit() {
         features: true,
         feature_map: true,
     };
-    let outputs = classifier.forward(&[&image], want).expect("a forward pass");
+    let outputs = classifier
+        .run_prepared(&[&image], want)
+        .expect("a forward pass");
     let bias = FormulaWeights { seed: 0 }.values("fc.bias", &[1000]);
     for class in [0, 385, 999] {
         let map = classifier
@@ -274,12 +242,14 @@ fn in_a_mixed_batch_each_image_gives_what_it_was_asked_for_with_the_bits_it_has_
             feature_map,
         });
     let outputs = classifier
-        .forward_each(&inputs, &wants)
+        .run_batch(&inputs, &wants)
         .expect("a forward pass");
     for ((image, want), together) in images.iter().zip(wants).zip(&outputs) {
         assert_eq!(together.features.is_some(), want.features);
         assert_eq!(together.feature_map.is_some(), want.feature_map);
-        let alone = classifier.forward(&[image], want).expect("a forward pass");
+        let alone = classifier
+            .run_prepared(&[image], want)
+            .expect("a forward pass");
         assert!(alone[0] == *together, "{want:?}");
     }
     assert_eq!(outputs[1].features.as_ref().map(Vec::len), Some(2048));
@@ -308,23 +278,28 @@ fn every_stage_of_a_photograph_is_within_a_thousandth_of_the_reference() {
     };
     let reference = candle_core::safetensors::load(layers, &Device::Cpu).expect("the reference");
     let bytes = std::fs::read(weights).expect("the weights");
-    let input = reference["input"].unsqueeze(0).expect("a batch of one");
+    let input = &reference["input"];
+    let size = (
+        input.dim(1).expect("a height"),
+        input.dim(2).expect("a width"),
+    );
+    let input = Images::new(&numbers(input), 1, size);
     for backend in [
-        packed(Isa::detect(), 2),
-        packed(Isa::named("portable").expect("always there"), 2),
-        candle(DType::F32),
+        Computes::Kernels(Isa::detect(), 2),
+        Computes::Kernels(Isa::named("portable").expect("always there"), 2),
+        Computes::Candle(DType::F32),
     ] {
         let vb =
             VarBuilder::from_slice_safetensors(&bytes, DType::F32, &Device::Cpu).expect("whole");
-        let net = ResNet::load(&vb, &Architecture::RESNET50, 1000, &backend).expect("loads");
-        let (out, taps) = forward_with_taps(&net, &input);
+        let net = load(&vb, &Architecture::RESNET50, 1000, backend);
+        let (out, taps) = run_with_taps(&*net, &input);
         for stage in STAGES {
             let expected = numbers(&reference[stage]);
-            let error = furthest(&numbers(&taps[stage]), &expected) / largest(&expected);
+            let error = furthest(&taps[stage], &expected) / largest(&expected);
             assert!(error < 1e-3, "{stage}: {error}");
         }
-        let features = furthest(&numbers(&out.features), &numbers(&reference["global_pool"]));
-        let logits = furthest(&numbers(&out.logits), &numbers(&reference["fc"]));
+        let features = furthest(&out.features, &numbers(&reference["global_pool"]));
+        let logits = furthest(&out.logits, &numbers(&reference["fc"]));
         assert!(
             features < 1e-3 && logits < 1e-4,
             "features {features}, logits {logits}"
@@ -346,7 +321,7 @@ fn the_features_and_the_class_activation_map_of_a_photograph_are_the_references(
         feature_map: true,
     };
     let output = &classifier
-        .forward(&[&numbers(&reference["input"])], want)
+        .run_prepared(&[&numbers(&reference["input"])], want)
         .expect("a forward pass")[0];
     let features = output.features.as_ref().expect("features");
     assert!(furthest(features, &numbers(&reference["global_pool"])) < 1e-3);
@@ -415,7 +390,7 @@ fn top1_of(classifier: &Classifier, shared: &Path, rows: &[Row]) -> Vec<(usize, 
         .flat_map(|chunk| {
             let chunk: Vec<&[f32]> = chunk.iter().map(Vec::as_slice).collect();
             classifier
-                .forward(&chunk, Want::default())
+                .run_prepared(&chunk, Want::default())
                 .expect("a forward pass")
         })
         .map(|output| (head::top_k(&output.logits, 1)[0].0, output.logits))
