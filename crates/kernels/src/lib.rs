@@ -22,6 +22,7 @@ mod pooling;
 mod resample;
 mod simd;
 mod stem;
+mod sync;
 mod tile;
 mod window;
 mod winograd;

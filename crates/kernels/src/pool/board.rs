@@ -1,89 +1,130 @@
-//! One caller's place to offer a job's tasks to other threads: who is inside, which tasks are left, what panicked. It knows no threads
-//! and wakes nobody.
+//! The board of one caller: where it offers the tasks of a job to other threads.
+//!
+//! A board holds at most one job. Its state is one atomic word, so that a helper joins a job, or finds it
+//! closed, in one step:
+//!
+//! ```text
+//!              open: epoch + 1                    close: sets CLOSED
+//!   CLOSED, 0 ----------------> open, n members --------------------> CLOSED, n members
+//!      ^                          |   ^                                      |
+//!      |                          +---+                                      | each member leaves: n - 1
+//!      |                 a helper joins: n + 1                               |
+//!      |                 a helper leaves: n - 1                              v
+//!      +------------------------------------------------------------- CLOSED, 0
+//! ```
+//!
+//! The caller is not counted among the members: it opens the job, works on it, closes it, and waits until
+//! there are no members. Only then does the job's closure end, so no task runs after its job. The epoch
+//! tells a helper whether it has taken part in this job before.
+//!
+//! Which thread runs which task is decided by the *shares*: each thread of the job starts with a
+//! contiguous range of task indices, takes its own from the front, and when its range is empty takes from
+//! the back of the others'. A range is one atomic word, so each index is taken once.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
-use super::super::buffer::Buffer;
 use super::pause;
+use crate::buffer::Buffer;
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering};
 
-/// The job word: epoch in the upper half, then one bit that closes the job to late helpers, then the number of those inside.
+/// The job word holds the epoch in its upper half. In its lower half the top bit closes the job to
+/// further helpers.
 const CLOSED: u64 = 1 << 31;
+
+/// The bits of the job word that count the helpers inside the job.
 const MEMBERS: u64 = CLOSED - 1;
 
-/// What runs one task: its index, and the memory that the thread keeps from task to task.
+/// What runs one task: a function of the task's index and of memory that the thread keeps from task to
+/// task.
 pub(super) type Task<'a> = dyn Fn(usize, &mut Buffer) + Sync + 'a;
 
-/// A job as threads see it: one task each index.
+/// A job as the threads that work on it see it.
 #[derive(Clone, Copy)]
 pub(super) struct Job {
+    /// The closure that runs a task. It is borrowed from the caller's stack, and valid until
+    /// [`Board::close`] has returned.
     task: *const Task<'static>,
-    /// The job is cut into so many shares, the caller's first.
+    /// The job is cut into this many shares. The first is the caller's.
     threads: usize,
 }
 
-// SAFETY: the closure behind the pointer is `Sync`, and whoever opened the job keeps it alive until `close` has returned.
+// SAFETY: the closure behind the pointer is `Sync`, so any thread may call it; `Job::new` promises that it
+// lives until `Board::close` has returned, and no thread works on a job after that.
 unsafe impl Send for Job {}
 
 impl Job {
+    /// Makes a job of which `threads` threads run the tasks.
+    ///
     /// # Safety
-    /// - `task` stays alive until [`Board::close`] has returned.
+    /// - `task` stays alive until [`Board::close`] has returned on the board on which the job is opened.
     pub(super) unsafe fn new(task: &Task<'_>, threads: usize) -> Self {
-        // SAFETY: only the lifetime changes; keeping to it is this function's contract.
+        // SAFETY: the two types differ in the lifetime alone, which the caller promises to keep to.
         let task: *const Task<'static> =
             unsafe { std::mem::transmute(std::ptr::from_ref::<Task<'_>>(task)) };
         Self { task, threads }
     }
 }
 
-/// The board: one job at a time.
+/// The place of one job at a time. The module's description shows its states.
 pub(super) struct Board {
-    /// Epoch, closed bit and number of helpers inside the present job.
+    /// The job word: epoch, [`CLOSED`] and the number of [`MEMBERS`].
     word: AtomicU64,
-    /// The present job: valid while `word` is not closed, or counts a member.
+    /// The present job. It is valid while `word` is open or counts a member.
     job: Mutex<Option<Job>>,
-    /// One range of tasks per thread: next in the lower half, end in the upper.
+    /// One range of task indices for each thread.
     shares: Box<[Share]>,
-    /// Helpers that have entered the present job.
-    entered: AtomicUsize,
+    /// How many helpers have joined the present job, those that have left it included. It numbers the
+    /// helpers, so that each gets a share of its own.
+    joined: AtomicUsize,
+    /// What the first task that panicked threw.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// On a cache line of its own: its owner and thieves write it.
+/// A range of task indices that nobody has taken yet: its start in the lower half of the word, its end in
+/// the upper half.
+///
+/// It fills two cache lines of 64 bytes, because its owner and others write to it, and the processor
+/// fetches lines in pairs.
 #[repr(align(128))]
 struct Share(AtomicU64);
 
 impl Board {
-    /// For up to `threads` threads.
+    /// Makes a board for jobs of up to `threads` threads.
     pub(super) fn new(threads: usize) -> Self {
         Self {
             word: AtomicU64::new(CLOSED),
             job: Mutex::new(None),
             shares: (0..threads).map(|_| Share(AtomicU64::new(0))).collect(),
-            entered: AtomicUsize::new(0),
+            joined: AtomicUsize::new(0),
             panic: Mutex::new(None),
         }
     }
 
-    /// Offers a job of `tasks` tasks.
+    /// Offers a job of `tasks` tasks. No other job may be open on this board.
     pub(super) fn open(&self, tasks: usize, job: Job) {
+        // Relaxed here: nobody reads the shares or the count before it has joined, and joining
+        // acquires what the store to `word` below releases.
         for (i, share) in self.shares[..job.threads].iter().enumerate() {
             let (from, to) = (i * tasks / job.threads, (i + 1) * tasks / job.threads);
-            share
-                .0
-                .store((to as u64) << 32 | from as u64, Ordering::Relaxed);
+            share.0.store(pack_range(from, to), Ordering::Relaxed);
         }
-        self.entered.store(0, Ordering::Relaxed);
+        self.joined.store(0, Ordering::Relaxed);
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
+        // Relaxed: between two jobs only this thread, the caller, writes the word.
         let epoch = (self.word.load(Ordering::Relaxed) >> 32).wrapping_add(1);
-        self.word.store(epoch << 32, Ordering::SeqCst);
+        // Release: whoever joins sees the shares, the count, and all that the tasks will read.
+        self.word.store(epoch << 32, Ordering::Release);
     }
 
-    /// Keeps late helpers out, waits until those inside have left, and gives the first panic of any task.
+    /// Closes the job: keeps further helpers out, waits until those inside have left, and returns the
+    /// payload of the first task that panicked.
     pub(super) fn close(&self) -> Option<Box<dyn Any + Send>> {
-        let mut members = self.word.fetch_or(CLOSED, Ordering::AcqRel) & MEMBERS;
+        // Acquire, here and below: what a member wrote in its tasks happens before it leaves the word by
+        // a release, and every other write to the word in between is a read-modify-write, which passes
+        // that on. So the caller sees the results of all tasks.
+        let mut members = self.word.fetch_or(CLOSED, Ordering::Acquire) & MEMBERS;
         let mut polls = 0u32;
         while members != 0 {
             polls += 1;
@@ -95,18 +136,22 @@ impl Board {
         panic.take()
     }
 
-    /// Runs tasks of the present job until none is left or `stays` says no. Enters no job twice: `done` is the epoch of the last one that
-    /// this helper has seen here. Does nothing where no job is open or the job is not cut for one more thread.
-    pub(super) fn help(&self, done: &mut u64, own: &mut Buffer, stays: impl Fn() -> bool) {
-        let mut word = self.word.load(Ordering::SeqCst);
+    /// Joins the present job and runs tasks of it until none is left or `stays` returns false.
+    ///
+    /// `last_epoch` is the epoch of the last job that this helper joined on this board: it joins no job
+    /// twice. The function returns at once if no job is open. `memory` is what the tasks get.
+    pub(super) fn help(&self, last_epoch: &mut u64, memory: &mut Buffer, stays: impl Fn() -> bool) {
+        // Relaxed: the value is only a guess that the exchange below confirms.
+        let mut word = self.word.load(Ordering::Relaxed);
         loop {
-            if word & CLOSED != 0 || word >> 32 == *done {
+            if word & CLOSED != 0 || word >> 32 == *last_epoch {
                 return;
             }
+            // Acquire: from here on this thread sees what `open` wrote before its release.
             let joined = self.word.compare_exchange_weak(
                 word,
                 word + 1,
-                Ordering::AcqRel,
+                Ordering::Acquire,
                 Ordering::Relaxed,
             );
             match joined {
@@ -114,31 +159,38 @@ impl Board {
                 Err(now) => word = now,
             }
         }
-        *done = word >> 32;
+        *last_epoch = word >> 32;
         let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = 1 + self.entered.fetch_add(1, Ordering::Relaxed);
+        // Relaxed: only that each helper gets another number matters.
+        let share = 1 + self.joined.fetch_add(1, Ordering::Relaxed);
+        // A job is cut for no more threads than the caller could count on when it began.
         if let Some(job) = job.filter(|job| share < job.threads) {
-            self.work(share, job, own, stays);
+            self.work(share, job, memory, stays);
         }
-        self.word.fetch_sub(1, Ordering::AcqRel);
+        // Release: what the tasks wrote happens before `close` sees that this member has left.
+        self.word.fetch_sub(1, Ordering::Release);
     }
 
-    /// Runs tasks until none is left or `stays` says no: the own share, 0 for the caller, from its front, then the others' from their backs.
+    /// Runs tasks until none is left or `stays` returns false.
+    ///
+    /// The thread takes the tasks of `share` (0 is the caller's) from the front, then those of the other
+    /// shares from their backs. Whoever calls this is the caller of the job or a member of it.
     pub(super) fn work(
         &self,
-        own_share: usize,
+        share: usize,
         job: Job,
-        own: &mut Buffer,
+        memory: &mut Buffer,
         stays: impl Fn() -> bool,
     ) {
-        // SAFETY: the job outlives its members, and the caller is one.
+        // SAFETY: this thread is the job's caller, which has not closed the job yet, or a member, for
+        // which `close` waits. So `close` has not returned, and until then the closure lives.
         let task = unsafe { &*job.task };
         let run = AssertUnwindSafe(|| {
-            for share in (0..job.threads).map(|i| (own_share + i) % job.threads) {
+            for victim in (0..job.threads).map(|i| (share + i) % job.threads) {
                 while stays()
-                    && let Some(index) = self.shares[share].take(share == own_share)
+                    && let Some(index) = self.shares[victim].take(victim == share)
                 {
-                    task(index, own);
+                    task(index, memory);
                 }
             }
         });
@@ -152,26 +204,33 @@ impl Board {
 }
 
 impl Share {
-    /// The next task: the front one for the owner, the last one for a thief.
+    /// Takes the next task: the first one if the owner of the share asks, the last one if another does.
     fn take(&self, owner: bool) -> Option<usize> {
+        // Relaxed, load and exchange: the word carries no other data with it. That an index is taken once
+        // follows from each exchange being one step.
         let mut range = self.0.load(Ordering::Relaxed);
         loop {
-            let (from, to) = (range & 0xffff_ffff, range >> 32);
+            let (from, to) = ((range & 0xffff_ffff) as usize, (range >> 32) as usize);
             if from >= to {
                 return None;
             }
             let (task, left) = if owner {
-                (from, to << 32 | (from + 1))
+                (from, pack_range(from + 1, to))
             } else {
-                (to - 1, (to - 1) << 32 | from)
+                (to - 1, pack_range(from, to - 1))
             };
             match self
                 .0
                 .compare_exchange_weak(range, left, Ordering::Relaxed, Ordering::Relaxed)
             {
-                Ok(_) => return Some(task as usize),
+                Ok(_) => return Some(task),
                 Err(now) => range = now,
             }
         }
     }
+}
+
+/// Packs a range of task indices, each below 2^32, into one word.
+fn pack_range(from: usize, to: usize) -> u64 {
+    (to as u64) << 32 | from as u64
 }

@@ -1,9 +1,29 @@
-//! Threads for the tasks of jobs. Who calls computes; helpers fill the cores that callers leave. It never queues jobs and never runs
-//! anything asynchronously: a job is over when its call returns.
+//! A thread pool for jobs of many short tasks. A job is a closure and a number of tasks; it is over when
+//! the call that started it returns, so there is no queue and nothing asynchronous.
 //!
-//! A pool of `t` threads keeps `t` cores busy, no more: where one forward pass runs, `t - 1` helpers take part in each of its layers;
-//! where `t` of them run at the same time, each has its own thread to itself, no helper works, and nobody waits for anybody at the end
-//! of a layer. In between, the helpers are what is left.
+//! The thread that starts a job works on it. Helper threads fill the cores that callers leave: a pool of
+//! `t` threads keeps `t` cores busy and no more. Where one forward pass runs, `t - 1` helpers take part in
+//! each of its layers. Where `t` passes run at the same time, each has its own thread to itself, no helper
+//! works, and no pass waits for another at the end of a layer. In between, the helpers are as many as are
+//! left.
+//!
+//! | part | what it holds |
+//! |---|---|
+//! | this file | the public pool; seats: who may compute, and which memory lies there |
+//! | [`board`] | one caller's job: who works on it, which tasks are left |
+//! | [`helper`] | the helper threads: when they work, when they sleep, who wakes them |
+//!
+//! A caller's way through a job:
+//!
+//! ```text
+//! enter         take a seat, one fewer helper may work         (ThreadPool::enter)
+//!   session     take the seat's memory                         (ThreadPool::session)
+//!     open      put the job on the seat's board                (Board::open)
+//!     announce  count up the news, wake helpers that sleep     (Shared::announce)
+//!     work      run tasks until none is left                   (Board::work)
+//!     close     wait for the helpers that are still at a task  (Board::close)
+//! leave         give the seat back                             (drop of Entered)
+//! ```
 
 mod board;
 mod helper;
@@ -13,72 +33,100 @@ use std::io;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::PoisonError;
 
-use super::buffer::Buffer;
+use crate::buffer::Buffer;
+use crate::sync::{Arc, Condvar, JoinHandle, Mutex, MutexGuard, spin_loop, thread};
 use board::Job;
 use helper::Shared;
 
-/// Polls between two offers of the core to whoever else waits for it, such as a decoder: a few microseconds. Where nobody
-/// waits an offer costs less than one.
-const SPINS_PER_YIELD: u32 = if cfg!(miri) { 2 } else { 100 };
+/// How many polls lie between two offers of the core to whoever else waits for it, such as a decoder. So
+/// many polls take a few microseconds. Where nobody waits, an offer costs less than one of them.
+const POLLS_PER_YIELD: u32 = if cfg!(loom) {
+    // Under loom only a yield lets another thread run.
+    1
+} else if cfg!(miri) {
+    2
+} else {
+    100
+};
 
-/// Helper threads, and a seat for each caller that computes.
+/// Threads that run the tasks of jobs: helper threads, and a seat for each caller that computes.
 ///
-/// Callers in excess of the threads, or of sixteen, wait for one another. Dropping the pool joins its threads.
+/// At most as many callers as threads compute at one time, and at most sixteen. Further ones wait for a
+/// seat. Dropping the pool joins its threads.
 pub struct ThreadPool {
     shared: Arc<Shared>,
     seats: Seats,
     handles: Vec<JoinHandle<()>>,
 }
 
-/// Which seats are free, and what lies on each.
+/// The seats of a pool: which are free, and the memory that belongs to each.
 struct Seats {
+    /// The free seats, in descending order.
     free: Mutex<Vec<usize>>,
+    /// Told when a seat becomes free.
     freed: Condvar,
+    /// The memory of each seat.
     scratch: Box<[Mutex<Scratch>]>,
 }
 
-/// Memory that is kept from job to job and only ever grows to the largest layer's need.
+/// The memory of a seat. It is kept from job to job, and grows to what the largest layer needs.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    /// For all threads of a job.
+    /// Memory that all threads of a job share.
     common: Buffer,
-    /// For the caller's own tasks.
+    /// Memory for the tasks that the caller runs itself.
     own: Buffer,
 }
 
-/// A thread's seat: the pool, by its address, and which of its seats.
+/// The seat of a thread: the pool, which its address identifies, and the number of the seat.
 type Seat = (*const Shared, usize);
 
-thread_local! {
-    /// This thread's seat, where it has one.
+#[cfg(not(loom))]
+std::thread_local! {
+    /// The seat of this thread, if it has one.
     static SEATED: Cell<Option<Seat>> = const { Cell::new(None) };
 }
 
-/// A seat among those that compute, until dropped: helpers leave this thread its core all that time, not only inside a job.
+#[cfg(loom)]
+loom::thread_local! {
+    /// The seat of this thread, if it has one. loom runs all threads of a model on one of the system's, so
+    /// it needs its own kind of variable.
+    static SEATED: Cell<Option<Seat>> = Cell::new(None);
+}
+
+/// A seat among the callers that compute, until this is dropped. Helpers leave this thread its core for all
+/// that time, not only inside a job.
 pub struct Entered<'a> {
     pool: &'a ThreadPool,
     seat: usize,
-    /// What this thread had before; `None` for the inner one of two.
-    before: Option<Option<Seat>>,
-    /// It belongs to its thread.
+    on_drop: OnDrop,
+    /// A seat belongs to its thread, so this is not `Send`.
     _not_send: PhantomData<*const ()>,
 }
 
-/// The right to run jobs: keeps the seat's memory until dropped.
+/// What dropping an [`Entered`] does.
+enum OnDrop {
+    /// It took the seat, so it gives the seat back. Its thread is then on `previous`, a seat in another
+    /// pool, or on none.
+    GiveSeatBack { previous: Option<Seat> },
+    /// Nothing: an earlier guard of this thread holds the seat.
+    Nothing,
+}
+
+/// The right to run jobs. It holds the seat and the seat's memory until it is dropped.
 pub(crate) struct Session<'a> {
     shared: &'a Shared,
     seat: usize,
     threads: usize,
     scratch: MutexGuard<'a, Scratch>,
-    /// Last, so that it is dropped last: whoever gets the seat finds the memory free.
+    /// The last field is dropped last: whoever gets the seat next finds its memory free.
     _entered: Entered<'a>,
 }
 
 impl ThreadPool {
-    /// Starts `threads - 1` helpers; the caller of a job is the remaining one.
+    /// Makes a pool of `threads` threads: starts one helper fewer, since the caller of a job works too.
     ///
     /// # Errors
     /// If the operating system refuses a thread.
@@ -100,47 +148,54 @@ impl ThreadPool {
         Ok(pool)
     }
 
-    /// Threads that compute at one time.
+    /// Returns how many threads compute at one time, callers and helpers together.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.shared.threads()
     }
 
-    /// Takes a seat for all jobs that this thread runs until the guard is dropped; waits while all are taken. A forward pass does so for
-    /// its whole length: between two layers its core is not free. Guards of several pools are to be dropped in the reverse order: one that
-    /// outlives an earlier one no longer serves its thread, which then needs a second seat.
+    /// Takes a seat for all jobs that this thread runs until the guard is dropped. Waits while all seats
+    /// are taken.
+    ///
+    /// A forward pass holds a seat for its whole length, because its core is not free between two layers.
+    /// A thread that already has a seat in this pool keeps it, and counts once.
+    ///
+    /// Guards of several pools are to be dropped in the reverse order. One that outlives an earlier one no
+    /// longer serves its thread, which then takes a second seat for its next job.
     pub fn enter(&self) -> Entered<'_> {
         let pool = Arc::as_ptr(&self.shared);
-        let before = SEATED.get();
-        if let Some((at, seat)) = before
-            && at == pool
+        let previous = SEATED.with(Cell::get);
+        if let Some((seated_in, seat)) = previous
+            && seated_in == pool
         {
-            return Entered::new(self, seat, None);
+            return Entered::new(self, seat, OnDrop::Nothing);
         }
         let seat = self.seats.take();
         self.shared.caller_enters();
-        SEATED.set(Some((pool, seat)));
-        Entered::new(self, seat, Some(before))
+        SEATED.with(|seated| seated.set(Some((pool, seat))));
+        Entered::new(self, seat, OnDrop::GiveSeatBack { previous })
     }
 
-    /// Threads that a caller can count on at this moment, its own among them.
+    /// Returns how many threads a caller can count on at this moment, its own among them.
     #[must_use]
     pub fn available(&self) -> usize {
         self.shared.available()
     }
 
-    /// Calls `task(index)` once for each index under `tasks`, on all available threads, and returns when all are done.
+    /// Calls `task(index)` once for each index below `tasks`, on all available threads. Returns when all
+    /// calls have returned.
     ///
     /// # Panics
-    /// With the payload of the first task that panicked; the pool stays usable.
+    /// If a task panics: with the payload of the first that did. The pool stays usable.
     pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         self.session().run(tasks, |index, _| task(index));
     }
 
-    /// This thread's seat, or one for the time of the session.
+    /// Starts a session on the seat of this thread, or on one that it takes for the session.
     pub(crate) fn session(&self) -> Session<'_> {
         let entered = self.enter();
-        // A poisoned lock only says that a task panicked; scratch holds no state that could be half-made.
+        // A poisoned lock only says that a task panicked. Scratch memory has no state that could be half
+        // made.
         let scratch = self.seats.scratch[entered.seat]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -158,22 +213,26 @@ impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.stop();
         for handle in self.handles.drain(..) {
-            // A helper catches its tasks' panics, so it ends well; if it did not, dropping must still not panic.
+            // A helper catches the panics of its tasks, so it ends well. If it did not, dropping the pool
+            // must still not panic.
             let _ = handle.join();
         }
     }
 }
 
 impl Seats {
+    /// Makes `seats` free seats.
     fn new(seats: usize) -> Self {
         Self {
-            // The first seat is given out first: who is alone always has the same one, and its memory.
+            // The first seat is given out first: a caller that is alone always has the same one, with the
+            // memory that it used before.
             free: Mutex::new((0..seats).rev().collect()),
             freed: Condvar::new(),
-            scratch: (0..seats).map(|_| Mutex::default()).collect(),
+            scratch: (0..seats).map(|_| Mutex::new(Scratch::default())).collect(),
         }
     }
 
+    /// Takes the first free seat; waits until there is one.
     fn take(&self) -> usize {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -187,6 +246,7 @@ impl Seats {
         }
     }
 
+    /// Makes `seat` free again.
     fn give_back(&self, seat: usize) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let place = free.partition_point(|other| *other > seat);
@@ -197,11 +257,11 @@ impl Seats {
 }
 
 impl<'a> Entered<'a> {
-    fn new(pool: &'a ThreadPool, seat: usize, before: Option<Option<Seat>>) -> Self {
+    fn new(pool: &'a ThreadPool, seat: usize, on_drop: OnDrop) -> Self {
         Self {
             pool,
             seat,
-            before,
+            on_drop,
             _not_send: PhantomData,
         }
     }
@@ -209,8 +269,8 @@ impl<'a> Entered<'a> {
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
-            SEATED.set(before);
+        if let OnDrop::GiveSeatBack { previous } = self.on_drop {
+            SEATED.with(|seated| seated.set(previous));
             self.pool.shared.caller_leaves();
             self.pool.seats.give_back(self.seat);
         }
@@ -218,25 +278,27 @@ impl Drop for Entered<'_> {
 }
 
 impl Session<'_> {
-    /// Threads that work on a job.
+    /// Returns how many threads work on each job of this session.
     pub(crate) fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Calls `task(index, own)` once for each index under `tasks`; `own` is memory of the thread that runs it. Each thread starts with a
-    /// contiguous share and then takes from the others'.
+    /// Calls `task(index, memory)` once for each index below `tasks`; `memory` belongs to the thread that
+    /// runs the task, and holds what its last task left. Each thread starts with a contiguous share of the
+    /// tasks and then takes from the others'.
     pub(crate) fn run(&mut self, tasks: usize, task: impl Fn(usize, &mut Buffer) + Sync) {
-        let own = &mut self.scratch.own;
+        let memory = &mut self.scratch.own;
         if self.threads == 1 || tasks <= 1 {
-            (0..tasks).for_each(|index| task(index, own));
+            (0..tasks).for_each(|index| task(index, memory));
             return;
         }
         let board = self.shared.board(self.seat);
-        // SAFETY: `close` runs before this frame is left, on unwinding too since `work` catches.
+        // SAFETY: `task` lives until this function ends, and `close` returns before that: between here and
+        // there nothing unwinds, since `work` catches the panics of tasks.
         let job = unsafe { Job::new(&task, self.threads) };
         board.open(tasks, job);
         self.shared.announce();
-        board.work(0, job, own, || true);
+        board.work(0, job, memory, || true);
         if let Some(payload) = board.close() {
             resume_unwind(payload);
         }
@@ -256,11 +318,11 @@ impl Session<'_> {
     }
 }
 
-/// Between two looks at what another thread will change.
+/// Waits a moment between two looks at what another thread will change. `polls` counts the looks.
 fn pause(polls: u32) {
-    if polls.is_multiple_of(SPINS_PER_YIELD) {
+    if polls.is_multiple_of(POLLS_PER_YIELD) {
         thread::yield_now();
     } else {
-        std::hint::spin_loop();
+        spin_loop();
     }
 }

@@ -1,26 +1,44 @@
-//! The CPU kernels through their public facade: every kernel on every instruction set of this machine, against sums in
-//! double precision. It never times anything.
+//! The CPU kernels through their public interface: every kernel on every instruction set of this machine,
+//! against sums in double precision.
 //!
-//! Under Miri only the portable instruction set exists and the shapes shrink; see `docs/kernels.md` for the commands.
+//! Under Miri only the portable instruction set exists, and the shapes are smaller. Builds with
+//! `--cfg loom` hold the models of the thread pool and nothing else, because loom's primitives only work
+//! inside a model. `docs/kernels.md` names the commands.
 
+#[cfg(loom)]
+mod pool_model;
+
+#[cfg(not(loom))]
 mod allocator;
+#[cfg(not(loom))]
 mod convolution;
+#[cfg(not(loom))]
 mod network;
+#[cfg(not(loom))]
 mod pointwise;
+#[cfg(not(loom))]
 mod properties;
+#[cfg(not(loom))]
 mod reference;
+#[cfg(not(loom))]
 mod resample;
+#[cfg(not(loom))]
 mod stem;
+#[cfg(not(loom))]
 mod threads;
 
+#[cfg(not(loom))]
 use std::num::NonZeroUsize;
 
+#[cfg(not(loom))]
 use imgclass_kernels::{LargeBlocks, ThreadPool};
 
-/// As the service runs: activations on cache lines, reused.
+/// The service runs with this allocator too: activations start on cache lines, and are used again.
+#[cfg(not(loom))]
 #[global_allocator]
 static ALLOCATOR: LargeBlocks = LargeBlocks;
 
+#[cfg(not(loom))]
 fn pool(threads: usize) -> ThreadPool {
     ThreadPool::new(NonZeroUsize::new(threads).expect("a thread count above zero"))
         .expect("threads")
