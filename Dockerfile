@@ -11,8 +11,9 @@ ARG RUST_VERSION=1.95.0
 FROM rust:${RUST_VERSION}-slim-bookworm AS build
 WORKDIR /src
 
-# The dependencies, in a layer that only a change of a manifest builds anew. Our own crates are empty here. Their build
-# products are removed again: the sources that follow may be older, and cargo would take the products for up to date.
+# The dependencies, in a layer that only a change of a manifest builds anew. Our own crates are
+# empty here. Their build products are removed again: the sources that follow may be older, and
+# cargo would take the products for up to date.
 COPY Cargo.toml Cargo.lock ./
 COPY crates/checkpoint/Cargo.toml crates/checkpoint/
 COPY crates/engine/Cargo.toml crates/engine/
@@ -37,7 +38,8 @@ FROM build AS weights
 # A repository on the Hugging Face hub, and its branch, tag or commit.
 ARG MODEL=
 ARG REVISION=main
-# For a private repository: --secret id=hf_token,src=FILE. It is in no layer, no variable and no history.
+# For a private repository: --secret id=hf_token,src=FILE. It is in no layer, no variable and no
+# history.
 RUN --mount=type=secret,id=hf_token \
     mkdir -p /out/weights /out/cache \
     && if [ -n "$MODEL" ]; then \
@@ -57,13 +59,16 @@ FROM gcr.io/distroless/cc-debian12:nonroot
 LABEL org.opencontainers.image.title="imgclass" \
       org.opencontainers.image.description="Image classification by ResNets over HTTP" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Here weights/resnet50.safetensors is looked for before the hub is asked: mount a folder at /app/weights.
+# Here weights/resnet50.safetensors is looked for before the hub is asked: mount a folder at
+# /app/weights.
 WORKDIR /app
 COPY --from=weights /out/weights /app/weights
-# What the hub sends is kept here; the folder is the user's own, so that a volume that is mounted over it is too.
+# What the hub sends is kept here; the folder is the user's own, so that a volume that is mounted
+# over it is too.
 COPY --from=weights --chown=65532:65532 /out/cache /cache
 COPY --from=build /src/target/release/imgclass /usr/local/bin/imgclass
-# PORT and not --port: `imgclass health` asks at the same one. A port under 1024 without root: docs/operations.md.
+# PORT and not --port: `imgclass health` asks at the same one. A port under 1024 without root:
+# docs/operations.md.
 ENV PORT=80 \
     HF_HOME=/cache/huggingface
 EXPOSE 80

@@ -1,4 +1,5 @@
-//! Builds with the feature `cuda` take NVIDIA's driver library when they start, if it is there: see `cuda/driver.c`. Nothing else is done here.
+//! Builds with the feature `cuda` take NVIDIA's driver library when they start, if it is there: see
+//! `cuda/driver.c`. Nothing else is done here.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -14,7 +15,8 @@ fn driver() {
         cc::Build::new()
             .file("cuda/driver.c")
             .warnings_into_errors(true)
-            // All of it, whether or not the linker has met a use of it yet: it must come before the library that it stands for.
+            // All of it, whether or not the linker has met a use of it yet: it must come before the
+            // library that it stands for.
             .link_lib_modifier("+whole-archive")
             .compile("imgclass_cuda_driver");
     }

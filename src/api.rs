@@ -2,11 +2,11 @@
 //!
 //! | to read about | see |
 //! |---|---|
-//! | listening, stopping, one connection | [`server`], [`connection`] |
-//! | what surrounds every request | [`middleware`], [`guard`], [`cors`], [`trace`] |
-//! | the contract, and the path of a request | [`classify_image`] |
-//! | further routes | [`v1`], [`inference`], [`model`], [`health`], [`metrics`], [`page`] |
-//! | failures and their statuses | [`problem`], [`failures`] |
+//! | listening, stopping, one connection | `server`, `connection` |
+//! | what surrounds every request | `middleware`, `guard`, `cors`, `trace` |
+//! | the contract, and the path of a request | `classify_image` |
+//! | further routes | `v1`, `inference`, `model`, `health`, `metrics`, `page` |
+//! | failures and their statuses | `problem`, `failures` |
 //!
 //! Statuses and headers occur here and in no other module of the service.
 
@@ -67,14 +67,14 @@ pub fn specification() -> String {
     with_last_slash(&openapi().spec())
 }
 
-/// Restores the last slash of the contract's path. Applications know the path with it, and the framework
-/// drops it from every path.
+/// Restores the last slash of the contract's path. Applications know the path with it, and the
+/// framework drops it from every path.
 fn with_last_slash(document: &str) -> String {
     document.replace("\"/classify_image\"", "\"/classify_image/\"")
 }
 
-/// Returns all routes over a state: what the server runs, and what tests call without a socket. A last
-/// slash makes no difference.
+/// Returns all routes over a state: what the server runs, and what tests call without a socket. A
+/// last slash makes no difference.
 pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let service = openapi();
     let page =

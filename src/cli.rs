@@ -36,7 +36,7 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// Write the log as JSON, one object a line
+    /// Write the log as JSON, one object per line
     #[arg(long, global = true, env = "IMGCLASS_JSON_LOGS")]
     json_logs: bool,
 }

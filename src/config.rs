@@ -3,7 +3,8 @@
 //!
 //! There is a file for each heading of `imgclass serve --help`. Values are checked here, once, when
 //! the command line is read. Each `...Args` converts itself into the plain options of the layer
-//! that it configures, so nothing below this module reads flags or environment variables.
+//! that it configures, so no layer reads `IMGCLASS_*` itself. The variables of others, `HF_*` and
+//! `OTEL_*`, are read by `imgclass-checkpoint` and by `cli::logging`.
 
 mod access;
 mod connections;

@@ -1,10 +1,11 @@
-//! The binary: arguments in, exit code out.
+//! The program `imgclass`: sets the allocator, and runs the command line.
 
 use std::process::ExitCode;
 
 use imgclass_kernels::LargeBlocks;
 
-/// Keeps a forward pass's activations for the next one instead of giving their pages back and forth.
+/// Keeps the memory of a forward pass's activations for the next pass, instead of returning its
+/// pages to the system and asking for them again.
 #[global_allocator]
 static ALLOCATOR: LargeBlocks = LargeBlocks;
 

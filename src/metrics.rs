@@ -19,8 +19,8 @@ use crate::service::{self, Phase, Service};
 #[error("the metrics failed: {0}")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-/// The buckets of durations, in seconds: from a fraction of a fast forward pass to the default deadline,
-/// about two and a half times apart.
+/// The buckets of durations, in seconds: from a fraction of a fast forward pass to the default
+/// deadline, about two and a half times apart.
 const SECONDS: [f64; 13] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
 ];
@@ -180,7 +180,7 @@ impl Metrics {
             ],
             worker_panics: make.counter(
                 "imgclass_worker_panics_total",
-                "Panics of the model's worker; each failed its batch.",
+                "Panics of the model's workers; each failed its batch.",
             )?,
             connections: make.gauge("imgclass_connections", "Open connections.")?,
             connections_total: make

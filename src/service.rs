@@ -7,8 +7,8 @@
 //! admission ─► fetch ─► place in the queue ─► decode ─► queue ─► forward pass ─► logits
 //! ```
 //!
-//! [`Service::predictions`] and [`Service::explain`] turn the output into classes and heat maps. The
-//! HTTP routes and the command line both call this module, which knows neither HTTP nor files.
+//! [`Service::predictions`] and [`Service::explain`] turn the output into classes and heat maps.
+//! The HTTP routes and the command line both call this module, which knows neither HTTP nor files.
 
 mod decoding;
 mod error;
@@ -27,14 +27,10 @@ use tracing::{Instrument, info_span};
 
 use self::decoding::Decoders;
 use self::phases::PhaseClock;
-use imgclass_checkpoint::{
-    Channels, ClassError, Interpolation, Labels, PretrainedCfg, ResizeTo, Scale,
-};
+use imgclass_checkpoint::{ClassError, Labels};
 use imgclass_engine::{Engine, EngineError, EngineOptions, Place, Refusal, Slot, WorkerHealth};
 use imgclass_fetch::{FetchConfig, Fetcher};
-use imgclass_image::{
-    Centre, Filter, ImageError, Limits, Planes, Preprocessing, PreprocessingError, Resize,
-};
+use imgclass_image::{Encoded, ImageError, Limits, Preprocessing, Preprocessor};
 use imgclass_network::head;
 use imgclass_network::{Classifier, Input, ModelInfo, Network};
 
@@ -63,7 +59,7 @@ pub struct ServiceOptions {
 pub struct Service {
     fetcher: Fetcher,
     limits: Limits,
-    preprocessing: Arc<Preprocessing>,
+    preprocessor: Arc<Preprocessor>,
     decoders: Decoders,
     engine: Engine,
     observer: Arc<dyn Observer>,
@@ -108,11 +104,11 @@ impl Service {
         options: &ServiceOptions,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
-        let preprocessing = Arc::new(preprocessing(&classifier.info().checkpoint.pretrained)?);
+        let preprocessing = classifier.info().checkpoint.preprocessing.clone();
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
             limits: options.image,
-            preprocessing,
+            preprocessor: Arc::new(Preprocessor::new(preprocessing)?),
             decoders: Decoders::new(options.decode_threads, options.image.max_decoded_bytes)
                 .map_err(StartError::Decoders)?,
             engine: Engine::start(network, options.engine, observer.clone())?,
@@ -140,8 +136,9 @@ impl Service {
 
     /// Answers a request for several images; the answers are in the order of the images.
     ///
-    /// The images share one place and one deadline. An image that fails does not affect the others. At
-    /// most two batches of images are in work at one time, so that one request cannot fill the queue.
+    /// The images share one place and one deadline. An image that fails does not affect the others.
+    /// At most two batches of images are in work at one time, so that one request cannot fill the
+    /// queue.
     ///
     /// # Errors
     /// [`Refusal`] where the request was not admitted.
@@ -161,8 +158,8 @@ impl Service {
     /// Takes a request's place, which is free again when the returned value is dropped.
     ///
     /// # Errors
-    /// [`Refusal`], at once, where all places are taken, where the model's recent pace says that the
-    /// request would miss its deadline, or where the service is shutting down.
+    /// [`Refusal`], at once, where all places are taken, where the model's recent pace says that
+    /// the request would miss its deadline, or where the service is shutting down.
     pub fn admit(&self) -> Result<Place, Refusal> {
         self.engine.admit(self.request_timeout)
     }
@@ -185,7 +182,8 @@ impl Service {
             let decoding = self.decode(fetched, ask.picture);
             let (slot, input, view) = clock.time(Phase::Decode, decoding).await?;
 
-            // Queue and forward pass: a worker takes the input, in a batch with those of other requests.
+            // Queue and forward pass: a worker takes the input, in a batch with those of other
+            // requests.
             let running = self.engine.run(slot, input, ask.want, deadline);
             let done = running.instrument(info_span!("model")).await;
             let done = done.map_err(|error| self.engine_error(error))?;
@@ -214,9 +212,9 @@ impl Service {
 
     /// Waits for a place in the model's queue and makes the network's input.
     ///
-    /// The place comes first because decoded images are large: there are never more of them than the
-    /// queue has places. The [`View`] is that of an encoded image; it holds the picture itself where
-    /// `keep_picture` is set.
+    /// The place comes first because decoded images are large: there are never more of them than
+    /// the queue has places. The [`View`] is that of an encoded image; it holds the picture itself
+    /// where `keep_picture` is set.
     async fn decode(
         &self,
         fetched: Fetched,
@@ -240,20 +238,22 @@ impl Service {
         bytes: Bytes,
         keep_picture: bool,
     ) -> Result<(Input, View), ServiceError> {
-        // The header alone says whether the image is within the limits and how much memory it takes.
-        let header = imgclass_image::inspect(&bytes, &self.limits)?;
-        let (limits, preprocessing) = (self.limits, self.preprocessing.clone());
+        // The header alone says whether the image is within the limits and how much memory it
+        // takes.
+        let encoded = Encoded::open(bytes, &self.limits)?;
+        let memory = encoded.info().decoded_bytes;
+        let preprocessor = self.preprocessor.clone();
         let takes_pixels = self.classifier.takes_pixels();
         let work = move || -> Result<(Input, View), ImageError> {
-            let picture = imgclass_image::decode(&bytes, &limits)?;
+            let picture = encoded.decode()?;
             let input = if takes_pixels {
-                Input::Pixels(preprocessing.pixels(&picture))
+                Input::Pixels(preprocessor.pixels(&picture))
             } else {
-                Input::Planar(preprocessing.apply(&picture))
+                Input::Planar(preprocessor.apply(&picture))
             };
-            Ok((input, View::of(picture, &preprocessing, keep_picture)))
+            Ok((input, View::of(picture, &preprocessor, keep_picture)))
         };
-        Ok(self.decoders.run(header.decoded_bytes, work).await??)
+        Ok(self.decoders.run(memory, work).await??)
     }
 
     fn engine_error(&self, error: EngineError) -> ServiceError {
@@ -302,7 +302,7 @@ impl Service {
 
     /// Returns channels, height and width of the network's input.
     pub fn input_shape(&self) -> (usize, usize, usize) {
-        let (height, width) = self.classifier.info().checkpoint.pretrained.input_size;
+        let (height, width) = self.preprocessing().crop.dims();
         (3, height, width)
     }
 
@@ -323,7 +323,7 @@ impl Service {
 
     /// Describes how images are prepared for the network.
     pub fn preprocessing(&self) -> &Preprocessing {
-        &self.preprocessing
+        self.preprocessor.settings()
     }
 
     /// Returns the size of the largest image that is fetched, in bytes.
@@ -379,8 +379,8 @@ impl Service {
         }
     }
 
-    /// Makes [`Service::ready`] say from now on that the service is shutting down. Requests are still
-    /// served until [`Service::stop`].
+    /// Makes [`Service::ready`] say from now on that the service is shutting down. Requests are
+    /// still served until [`Service::stop`].
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -391,34 +391,4 @@ impl Service {
     pub fn stop(&self, within: Duration) -> bool {
         self.engine.stop(within)
     }
-}
-
-/// The checkpoint's preprocessing in the image layer's terms.
-fn preprocessing(cfg: &PretrainedCfg) -> Result<Preprocessing, PreprocessingError> {
-    let side = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let filter = match cfg.interpolation {
-        Interpolation::Bilinear => Filter::Bilinear,
-        Interpolation::Bicubic => Filter::Bicubic,
-        Interpolation::Lanczos => Filter::Lanczos,
-    };
-    let resize = match cfg.resize {
-        ResizeTo::ShorterSide(n) => Resize::ShorterSide(side(n)),
-        ResizeTo::Exact(height, width) => Resize::Exact {
-            height: side(height),
-            width: side(width),
-        },
-    };
-    let centre = match cfg.centre {
-        imgclass_checkpoint::Centre::HalfToEven => Centre::HalfToEven,
-        imgclass_checkpoint::Centre::Down => Centre::Down,
-    };
-    let planes = match (cfg.channels, cfg.scale) {
-        (Channels::Rgb, Scale::Unit) => Planes::RgbUnit,
-        (Channels::Rgb, Scale::Byte) => Planes::RgbBytes,
-        (Channels::Bgr, Scale::Unit) => Planes::BgrUnit,
-        (Channels::Bgr, Scale::Byte) => Planes::BgrBytes,
-    };
-    let crop = (side(cfg.input_size.0), side(cfg.input_size.1));
-    let preprocessing = Preprocessing::new(resize, filter, crop, cfg.mean, cfg.std)?;
-    Ok(preprocessing.with_centre(centre).with_planes(planes))
 }

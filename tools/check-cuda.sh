@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the release binary with --features cuda,cudnn for each compute capability and shows that it starts without a GPU: without NVIDIA's
-# driver, and with a driver's library that finds no device. Needs what tools/cuda-toolkit.sh needs; 8 GB of disk under target/.
+# Builds the release binary with --features cuda,cudnn for each compute capability and shows that it
+# starts without a GPU: without NVIDIA's driver, and with a driver's library that finds no device.
+# Needs what tools/cuda-toolkit.sh needs; 8 GB of disk under target/.
 #   tools/check-cuda.sh [CAPABILITY...]      default: 90 75, CUDA 13's newest common and its oldest
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +14,8 @@ source target/cuda-toolkit/env
 
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
-# A driver as it is on a machine whose GPU is gone: cuInit answers CUDA_ERROR_NO_DEVICE, and nothing else is there.
+# A driver as it is on a machine whose GPU is gone: cuInit answers CUDA_ERROR_NO_DEVICE, and nothing
+# else is there.
 mkdir "$scratch/no-gpu"
 echo 'int cuInit(unsigned flags) { (void)flags; return 100; }' | gcc -shared -fPIC -x c - -o "$scratch/no-gpu/libcuda.so.1"
 

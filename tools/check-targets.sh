@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Type-checks the package for machines that this one is not: macOS with Metal, and 64-bit Arm Linux. Nothing is linked and nothing runs. C code
-# in dependencies is compiled by zig, which is a C compiler for every target; it comes from PyPI into target/zig.
+# Type-checks the package for machines that this one is not: macOS with Metal, and 64-bit Arm Linux.
+# Nothing is linked and nothing runs. C code in dependencies is compiled by zig, which is a C
+# compiler for every target; it comes from PyPI into target/zig.
 #   tools/check-targets.sh [metal] [arm]      default: both. Needs rustup and python3 with venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,7 +12,8 @@ readonly zig="$PWD/target/zig"
 [[ -x $zig/bin/python ]] || python3 -m venv "$zig"
 "$zig/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: ziglang==0.15.2
 
-# compiler RUST_TARGET ZIG_TARGET: a cc and an ar for that target. cc's own --target is left out: zig names targets otherwise.
+# compiler RUST_TARGET ZIG_TARGET: a cc and an ar for that target. cc's own --target is left out:
+# zig names targets otherwise.
 compiler() {
     cat >"$zig/bin/cc-$1" <<CC
 #!/usr/bin/env bash

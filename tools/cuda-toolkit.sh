@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# CUDA's compiler and libraries from PyPI in a folder, for building with --features cuda,cudnn where no toolkit is installed. Needs
-# python3 with pip, gcc and 3 GB of disk; no root, no GPU, no driver.
+# CUDA's compiler and libraries from PyPI in a folder, for building with --features cuda,cudnn where
+# no toolkit is installed. Needs python3 with pip, gcc and 3 GB of disk; no root, no GPU, no driver.
 #   tools/cuda-toolkit.sh [FOLDER]      default: target/cuda-toolkit; does nothing where the folder is whole
 #   source FOLDER/env                   CUDA_HOME, PATH and LD_LIBRARY_PATH for building and running
 set -euo pipefail
@@ -8,7 +8,8 @@ set -euo pipefail
 folder="$(realpath -m "${1:-target/cuda-toolkit}")"
 readonly folder
 
-# One release of the toolkit; cuDNN as cudarc's bindings have it (9.21). NVIDIA's wheels of CUDA 13 share one tree, nvidia/cu13.
+# One release of the toolkit; cuDNN as cudarc's bindings have it (9.21). NVIDIA's wheels of CUDA 13
+# share one tree, nvidia/cu13.
 readonly packages=(
     'nvidia-cuda-nvcc==13.0.*' 'nvidia-cuda-crt==13.0.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-cccl==13.0.*'
     'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-nvrtc==13.0.*' 'nvidia-cublas==13.1.*' 'nvidia-curand==10.4.0.*'
@@ -34,8 +35,8 @@ for library in "$home"/lib/lib*.so.*; do
     plain="${name%%.so.*}.so"
     [[ -e $home/lib/$plain ]] || ln -s "$name" "$home/lib/$plain"
 done
-# The driver's library comes with the driver and never with the toolkit. Linking asks for one by name and takes nothing from it: our
-# build.rs brings the functions.
+# The driver's library comes with the driver and never with the toolkit. Linking asks for one by
+# name and takes nothing from it: our build.rs brings the functions.
 mkdir -p "$home/lib/stubs"
 echo | gcc -shared -x c - -Wl,-soname,libcuda.so.1 -o "$home/lib/stubs/libcuda.so"
 

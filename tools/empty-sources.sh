@@ -1,7 +1,8 @@
 #!/bin/sh
-# Writes an empty source file for each library, benchmark and program of the workspace whose source is missing. The
-# Dockerfiles run it where only the manifests have been copied: cargo can then compile all dependencies in a layer that
-# a change of our sources leaves valid. Existing files stay as they are.
+# Writes an empty source file for each library, benchmark and program of the workspace whose source
+# is missing. The Dockerfiles run it where only the manifests have been copied: cargo can then
+# compile all dependencies in a layer that a change of our sources leaves valid. Existing files stay
+# as they are.
 #   tools/empty-sources.sh      in the workspace's root
 set -eu
 

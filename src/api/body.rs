@@ -86,8 +86,8 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<By
     })
 }
 
-/// Reads what comes, however many bytes were announced. Memory for the announced bytes is reserved at
-/// once, and memory for further ones as they come.
+/// Reads what comes, however many bytes were announced. Memory for the announced bytes is reserved
+/// at once, and memory for further ones as they come.
 async fn collect(
     body: Body,
     announced: usize,

@@ -1,5 +1,5 @@
-//! `POST /classify_image/`, the contract that must never break: applications know its names and their
-//! order.
+//! `POST /classify_image/`, the contract that must never break: applications know its names and
+//! their order.
 //!
 //! A request passes through these modules, from the socket to the answer and back:
 //!

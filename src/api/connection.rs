@@ -1,5 +1,8 @@
-//! One connection: HTTP/1.1 or HTTP/2 over a socket, watched for clients that send their heads slowly, stay without a request, or do not
-//! read their answers. It knows nothing of routes.
+//! Serves one connection: HTTP/1.1 or HTTP/2 over a socket.
+//!
+//! The connection is watched for clients that send a request head slowly, stay without a request,
+//! or do not read their answers. [`Watched`] records in an [`Activity`] what passes through the
+//! socket, and [`too_long`] ends the connection when the activity has a deadline that passes.
 
 use std::future::Future;
 use std::io;
@@ -23,37 +26,40 @@ use tokio::time::{Instant, Sleep};
 
 use crate::config::ConnectionLimits;
 
-/// Requests on one HTTP/2 connection at one time.
+/// The most requests on one HTTP/2 connection at one time.
 const MAX_STREAMS: u32 = 64;
 
-/// Bytes of a request's head: more than any client of ours needs, and what common proxies allow.
+/// The largest request head, in bytes: more than any client of this interface needs, and what
+/// common proxies allow.
 const MAX_HEAD: u32 = 16 * 1024;
 
-/// Streams that a client may open and reset at once before it is taken for an attack (CVE-2023-44487).
+/// How many streams a client may open and reset at once before its connection is closed as an
+/// attack (CVE-2023-44487).
 const MAX_RESET_STREAMS: usize = 20;
 
-/// How long a connection that was told to end may take over its last bytes.
+/// How long a connection that was told to end may take for its last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// While the server stops: how long a connection without a request is kept for one that may be on its way. Closing at once would reset
-/// requests that were sent before their client could know.
+/// How long a stopping server keeps a connection without a request, because one may be on its way.
+/// Closing at once would reset requests that were sent before their client could know.
 const LINGER: Duration = Duration::from_millis(300);
 
-/// What a connection does at the moment.
+/// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Activity {
-    /// Requests that have no answer yet.
+    /// How many requests have no answer yet.
     requests: usize,
-    /// When the state below began, or something was last written.
+    /// When the connection entered its state, or when something was last written.
     since: Instant,
-    /// A request's head has begun and not ended.
+    /// Says that a request head has begun and has not ended.
     in_head: bool,
-    /// HTTP/2, where bytes between requests need not be a head.
+    /// Says that the connection is HTTP/2, where bytes between requests need not be a head.
     multiplexed: bool,
 }
 
 impl Activity {
-    /// A connection begins as if in a head: whoever connects is expected to speak.
+    /// Returns the activity of a new connection. It begins as if in a request head, because a
+    /// client that connects is expected to send one.
     fn new() -> Self {
         Self {
             requests: 0,
@@ -63,7 +69,8 @@ impl Activity {
         }
     }
 
-    /// When the connection has been in its state for too long; requests have time limits of their own.
+    /// Returns when the connection will have been in its state for too long; `None` while it has
+    /// requests, which have time limits of their own.
     fn deadline(&self, limits: &ConnectionLimits) -> Option<Instant> {
         let patience = match self {
             Self { requests: 1.., .. } => return None,
@@ -74,10 +81,11 @@ impl Activity {
     }
 }
 
-/// Shared by the socket, the requests and the watch.
+/// The activity of a connection, shared by its socket, its requests and the watch over them.
 type Shared = Arc<watch::Sender<Activity>>;
 
-/// Serves a connection to its end. When `stopping` turns true, what was begun is finished and the connection closes.
+/// Serves a connection to its end. When `stopping` becomes true, requests that have begun are
+/// finished, and the connection closes.
 pub(super) async fn serve<E>(
     stream: TcpStream,
     peer: SocketAddr,
@@ -95,7 +103,8 @@ pub(super) async fn serve<E>(
     let service = hyper::service::service_fn({
         let activity = activity.clone();
         move |request: http::Request<Incoming>| {
-            // From here, not from the first poll: between the two the connection must not look idle.
+            // Made here and not at the first poll, because the connection must not look idle in
+            // between.
             let busy = Busy::new(activity.clone(), request.version());
             let endpoint = endpoint.clone();
             let request = (request, local.clone(), remote.clone(), Scheme::HTTP).into();
@@ -116,7 +125,7 @@ pub(super) async fn serve<E>(
     tokio::pin!(connection);
 
     tokio::select! {
-        // An error here is the client's: a broken request, or a connection that it closed.
+        // An error here is caused by the client: a broken request, or a connection that it closed.
         _ = connection.as_mut() => return,
         () = too_long(&mut changes, &limits) => {
             connection.as_mut().graceful_shutdown();
@@ -136,7 +145,7 @@ pub(super) async fn serve<E>(
     }
 }
 
-/// Both ends, as the framework names them.
+/// Returns both ends of a connection, in the framework's types.
 fn addresses(stream: &TcpStream, peer: SocketAddr) -> (LocalAddr, RemoteAddr) {
     let local = stream.local_addr().map_or_else(
         |_| LocalAddr::default(),
@@ -145,16 +154,18 @@ fn addresses(stream: &TcpStream, peer: SocketAddr) -> (LocalAddr, RemoteAddr) {
     (local, RemoteAddr(Addr::SocketAddr(peer)))
 }
 
-/// A stopping server waits for answers, and no longer than this for anything else.
+/// The limits of a stopping server: it waits for answers, and no longer than this for anything
+/// else.
 const STOPPING: ConnectionLimits = ConnectionLimits {
     max_connections: 0,
     header_timeout: LAST_BYTES,
     keep_alive_timeout: LAST_BYTES,
 };
 
+/// Returns the HTTP implementation with its limits.
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Time limits are the watch's.
+    // The watch has the time limits.
     builder
         .http1()
         .header_read_timeout(None)
@@ -167,19 +178,20 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Resolves when the value is as asked for, or nobody can change it any more.
+/// Waits until the value fulfils the condition, or until nobody can change it any more.
 async fn until<T>(value: &mut watch::Receiver<T>, condition: impl FnMut(&T) -> bool) {
     let _ = value.wait_for(condition).await;
 }
 
-/// Resolves when the connection has been without progress for too long.
+/// Waits until the connection has been without progress for too long.
 async fn too_long(changes: &mut watch::Receiver<Activity>, limits: &ConnectionLimits) {
     loop {
         let deadline = changes.borrow_and_update().deadline(limits);
         match deadline {
             Some(deadline) if deadline <= Instant::now() => return,
             Some(deadline) => {
-                // Progress on answers moves the deadline without a notice: looked at again when it is due.
+                // Progress on an answer moves the deadline without a notice, so the deadline is
+                // read again when it has come.
                 let _ = tokio::time::timeout_at(deadline, changes.changed()).await;
             }
             None => {
@@ -192,7 +204,7 @@ async fn too_long(changes: &mut watch::Receiver<Activity>, limits: &ConnectionLi
     }
 }
 
-/// A request that has no answer yet.
+/// Counts a request in the activity until it has its answer.
 struct Busy(Shared);
 
 impl Busy {
@@ -215,25 +227,31 @@ impl Drop for Busy {
     }
 }
 
-/// The socket, telling what passes through it, and closing so that the last answer arrives.
+/// The socket of a connection. It records in the activity what passes through it, and it closes in
+/// such a way that the last answer arrives.
 struct Watched {
     stream: TcpStream,
     activity: Shared,
     closing: Closing,
 }
 
-/// How far the end has come.
+/// How far the closing of a socket has come.
 enum Closing {
+    /// The socket is open.
     No,
     /// Our side is closed.
     Sent,
-    /// The client was still sending: what comes is thrown away until this time is up.
+    /// Our side is closed and the client was still sending; what comes is thrown away until this
+    /// time is up.
     Discarding(Pin<Box<Sleep>>),
 }
 
 impl Watched {
-    /// Reads what a client sends on although it has its answer, as after a refusal of its body: a socket that is closed over unread bytes
-    /// is reset, and the answer can be lost with it. Ends at once where nothing is unread.
+    /// Reads and discards what a client still sends although it has its answer, for example after
+    /// its body was refused. Ends at once where nothing is unread.
+    ///
+    /// A socket that is closed with unread bytes is reset, and the client can lose the answer by
+    /// that.
     fn discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut unread = [0; 16 * 1024];
         loop {
@@ -258,6 +276,7 @@ impl Watched {
         }
     }
 
+    /// Records that bytes of an answer were written.
     fn wrote(&self, progress: &Poll<io::Result<usize>>) {
         if matches!(progress, Poll::Ready(Ok(1..))) {
             self.activity.send_if_modified(|now| {

@@ -13,6 +13,10 @@ impl RequestId {
     pub(super) fn new(id: &str) -> Self {
         Self(id.into())
     }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for RequestId {

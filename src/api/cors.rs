@@ -35,9 +35,9 @@ impl Cors {
         Self { origins }
     }
 
-    /// Returns the value of `Access-Control-Allow-Origin` for the answer to a request: its origin, or `*`
-    /// where every origin is allowed; `None` where the origin is not allowed. Cookies and other
-    /// credentials of browsers are never asked for, so `*` is safe.
+    /// Returns the value of `Access-Control-Allow-Origin` for the answer to a request: its origin,
+    /// or `*` where every origin is allowed; `None` where the origin is not allowed. Cookies and
+    /// other credentials of browsers are never asked for, so `*` is safe.
     pub(super) fn origin(&self, request: &Request) -> Option<HeaderValue> {
         let origin = request.headers().get(header::ORIGIN)?;
         let text = origin.to_str().ok()?;
@@ -49,7 +49,8 @@ impl Cors {
         })
     }
 
-    /// Returns the answer to a preflight request from an allowed origin; `None` for every other request.
+    /// Returns the answer to a preflight request from an allowed origin; `None` for every other
+    /// request.
     pub(super) fn preflight(&self, request: &Request) -> Option<Response> {
         let asks = request.method() == Method::OPTIONS
             && request

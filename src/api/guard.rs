@@ -87,7 +87,8 @@ impl Rules {
     fn judge(&self, request: &Request) -> Result<(), Failure> {
         let key = self.key(request);
         if let Some(rate) = &self.rate {
-            // Without a valid key the address pays, so that nobody can guess keys faster than the rate.
+            // Without a valid key the address pays, so that nobody can guess keys faster than the
+            // rate.
             let caller = key.map_or_else(|| Caller::Address(self.address(request)), Caller::Key);
             rate.take(caller, Instant::now()).map_err(rate_limited)?;
         }
@@ -103,8 +104,8 @@ impl Rules {
         self.access.keys.iter().position(|key| *key == given)
     }
 
-    /// Returns the address that the request comes from: the peer's, or the one that the outermost of our
-    /// own proxies saw.
+    /// Returns the address that the request comes from: the peer's, or the one that the outermost
+    /// of our own proxies saw.
     fn address(&self, request: &Request) -> IpAddr {
         let peer = match &request.remote_addr().0 {
             Addr::SocketAddr(address) => address.ip(),
@@ -113,8 +114,8 @@ impl Rules {
         caller_address(self.forwarded_for(request).unwrap_or(peer))
     }
 
-    /// Returns the address in `X-Forwarded-For` that the outermost trusted proxy has written, counted
-    /// from the right: everything left of it may be forged.
+    /// Returns the address in `X-Forwarded-For` that the outermost trusted proxy has written,
+    /// counted from the right: everything left of it may be forged.
     fn forwarded_for(&self, request: &Request) -> Option<IpAddr> {
         let from_the_right = self.access.trusted_proxies.checked_sub(1)?;
         let headers = request.headers().get_all("x-forwarded-for").iter();
@@ -145,7 +146,8 @@ fn unauthorized() -> Failure {
     )
 }
 
-/// Returns the key that a request carries: what follows `Bearer` in `Authorization`, else `X-API-Key`.
+/// Returns the key that a request carries: what follows `Bearer` in `Authorization`, else
+/// `X-API-Key`.
 fn given_key(request: &Request) -> Option<&[u8]> {
     let bearer = request.headers().get("authorization").and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;

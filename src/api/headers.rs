@@ -24,8 +24,8 @@ pub(super) fn server_timing(phases: &Phases) -> String {
     .join(", ")
 }
 
-/// Writes the model's id as the value of `X-Model`. A file may have any name, so everything but visible
-/// ASCII becomes `_`.
+/// Writes the model's id as the value of `X-Model`. A file may have any name, so everything but
+/// visible ASCII becomes `_`.
 pub(super) fn model_header(info: &ModelInfo) -> String {
     let id: String = info
         .checkpoint

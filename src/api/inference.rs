@@ -1,26 +1,15 @@
 //! The protocols that existing clients speak: the Open Inference Protocol ([`oip`]) and TensorFlow
-//! Serving's REST interface ([`tfs`]). This module has their routes, their form of errors, and what
-//! the two share.
+//! Serving's REST interface ([`tfs`]). [`protocol`] has what the two share, their form of errors above
+//! all.
 
 mod oip;
+mod protocol;
 mod tensor;
 mod tfs;
 
-use std::borrow::Cow;
+use poem::{Route, get, post};
 
-use bytes::Bytes;
-use poem::http::StatusCode;
-use poem::web::Json;
-use poem::{FromRequest, IntoResponse, Request, RequestBody, Response, Route, get, post};
-use serde_json::json;
-
-use super::body::read;
-use super::problem::Failure;
-use super::state::ApiState;
-use crate::service::{Answer, Ask, Service, Source};
-
-/// The only version of the model.
-const VERSION: &str = "1";
+pub(super) use self::protocol::respond;
 
 /// Adds the routes of both protocols to `route`.
 pub(super) fn routes(route: Route) -> Route {
@@ -51,104 +40,4 @@ pub(super) fn routes(route: Route) -> Route {
 /// Says whether a path belongs to these protocols, whose errors have a form of their own.
 pub(super) fn owns(path: &str) -> bool {
     path == "/v2" || path.starts_with("/v2/") || path.starts_with("/v1/models/")
-}
-
-/// An error in these protocols' form: `{"error": "..."}`.
-#[derive(Debug)]
-pub(super) struct ProtocolError {
-    failure: Failure,
-    /// The index of the image that failed; `None` where it was the request.
-    image: Option<usize>,
-}
-
-impl From<Failure> for ProtocolError {
-    fn from(failure: Failure) -> Self {
-        Self {
-            failure,
-            image: None,
-        }
-    }
-}
-
-impl From<ProtocolError> for poem::Error {
-    fn from(ProtocolError { failure, image }: ProtocolError) -> Self {
-        let place = image.map_or_else(String::new, |image| format!("image {image}: "));
-        let text = format!("{place}{}", failure.detail());
-        let mut response = Json(json!({"error": text})).into_response();
-        failure.mark(&mut response);
-        let mut error = Self::from_response(response);
-        // The framework replaces the extensions of the response by those of the error.
-        error.set_data(failure);
-        error
-    }
-}
-
-type Result<T> = std::result::Result<T, ProtocolError>;
-
-/// Makes the error for a request that breaks the rules of its protocol; `detail` says what is wrong and
-/// where.
-fn invalid(detail: impl Into<Cow<'static, str>>) -> ProtocolError {
-    let (code, title) = ("bad-request", "The request is malformed");
-    Failure::new(StatusCode::BAD_REQUEST, code, title, detail).into()
-}
-
-/// Extracts the bytes of a request's body, within the limits.
-pub(super) struct Body(Bytes);
-
-impl<'a> FromRequest<'a> for Body {
-    async fn from_request(request: &'a Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let bytes = read(request, body).await.map_err(ProtocolError::from)?;
-        Ok(Self(bytes))
-    }
-}
-
-/// Checks that the path names our model and its version. `action` is what the paths of TensorFlow
-/// Serving have at their end, with its colon: `":predict"`.
-///
-/// # Errors
-/// A [`ProtocolError`] with status 404 where it is another model or version.
-fn check_model(state: &ApiState, request: &Request, action: &str) -> Result<()> {
-    let of = |name| request.raw_path_param(name);
-    let ours = |text: &str, expected| {
-        text.strip_suffix(action)
-            .is_some_and(|text| text == expected)
-    };
-    let no_such = |detail: String| {
-        let (code, title) = ("not-found", "There is no such model");
-        Err(Failure::new(StatusCode::NOT_FOUND, code, title, detail).into())
-    };
-    let model = of("model").unwrap_or_default();
-    match of("version") {
-        None if ours(model, state.model_name()) => Ok(()),
-        Some(version) if model == state.model_name() && ours(version, VERSION) => Ok(()),
-        Some(_) if model == state.model_name() => {
-            no_such(format!("the model has version {VERSION}{action} alone"))
-        }
-        _ => no_such(format!(
-            "there is no model {model}; this service has {}{action}",
-            state.model_name()
-        )),
-    }
-}
-
-/// Answers for all images.
-///
-/// # Errors
-/// The failure of the first image that failed: these protocols have no place for errors of single
-/// images.
-async fn answer_all(service: &Service, sources: Vec<Source>, ask: Ask) -> Result<Vec<Answer>> {
-    let answers = service.answer(sources, ask).await.map_err(Failure::from)?;
-    let answers = answers.into_iter().enumerate();
-    let answers = answers.map(|(position, answer)| {
-        answer.map_err(|error| ProtocolError {
-            failure: Failure::in_field(error, "url"),
-            image: Some(position),
-        })
-    });
-    answers.collect()
-}
-
-/// Renders a failure in these protocols' form.
-pub(super) fn respond(failure: Failure) -> Response {
-    poem::Error::from(ProtocolError::from(failure)).into_response()
 }

@@ -1,5 +1,5 @@
-//! `GET /metrics`: what Prometheus reads. The route is open to everybody who reaches the port. It is not
-//! in the specification, which is for applications.
+//! `GET /metrics`: what Prometheus reads. The route is open to everybody who reaches the port. It
+//! is not in the specification, which is for applications.
 
 use poem::web::Data;
 use poem::{IntoResponse, Response, handler};

@@ -1,8 +1,8 @@
-//! What surrounds every request: its id, its span, its line in the log, its place in the metrics, and
-//! the rendering of failures.
+//! What surrounds every request: its id, its span, its line in the log, its place in the metrics,
+//! and the rendering of failures.
 //!
-//! The layers below return failures as values. This layer turns them into responses, which carry the
-//! failure in their extensions, and then tells the log and the metrics what the response says.
+//! The layers below return failures as values. This layer turns them into responses, which carry
+//! the failure in their extensions, and then tells the log and the metrics what the response says.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -28,8 +28,8 @@ use crate::metrics::Metrics;
 /// The most characters of an id that a client chooses.
 const MAX_REQUEST_ID: usize = 128;
 
-/// The route of requests that match none. Their paths are never used as labels, because strangers choose
-/// them.
+/// The route of requests that match none. Their paths are never used as labels, because strangers
+/// choose them.
 const UNMATCHED: &str = "unmatched";
 
 /// The middleware around all routes.
@@ -85,7 +85,7 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
             path: request.uri().path().to_owned(),
             origin: self.cors.origin(&request),
         };
-        let id = asked.id.to_string();
+        let id = asked.id.as_str();
         let span = tracing::info_span!("request", id, trace_id = Empty, otel.kind = Empty);
         trace::begin(&span, request.headers());
 
@@ -100,8 +100,11 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
             leaving.has_its_answer();
             drop(body_memory);
 
-            let (response, route) = self.finish(answer, &asked);
-            self.tell(&asked, &route, &response);
+            let (response, pattern) = self.finish(answer, &asked);
+            let route = pattern
+                .as_ref()
+                .map_or(UNMATCHED, |p| template(&p.0, &asked.path));
+            self.tell(&asked, route, &response);
             response
         };
         Ok(answering.instrument(span).await)
@@ -116,13 +119,13 @@ impl<E: Endpoint> ContextEndpoint<E> {
         }
     }
 
-    /// Turns any outcome into a response with the headers that all responses have; returns the route
-    /// that it came from too.
+    /// Turns any outcome into a response with the headers that all responses have. Returns the
+    /// router's pattern that the request has matched too.
     fn finish(
         &self,
         answer: std::thread::Result<poem::Result<Response>>,
         asked: &Asked,
-    ) -> (Response, String) {
+    ) -> (Response, Option<PathPattern>) {
         let (mut response, pattern) = match answer {
             Ok(Ok(response)) => {
                 let pattern = response.data::<PathPattern>().cloned();
@@ -138,13 +141,10 @@ impl<E: Endpoint> ContextEndpoint<E> {
             }
         };
         self.cors.open(&mut response, asked.origin.clone());
-        if let Ok(value) = HeaderValue::from_str(&asked.id.to_string()) {
+        if let Ok(value) = HeaderValue::from_str(asked.id.as_str()) {
             response.headers_mut().insert("x-request-id", value);
         }
-        let route = pattern.map_or(UNMATCHED.to_owned(), |p| {
-            template(&p.0, &asked.path).to_owned()
-        });
-        (response, route)
+        (response, pattern)
     }
 
     /// Tells the trace, the metrics and the log about a response.
@@ -169,8 +169,8 @@ impl<E: Endpoint> ContextEndpoint<E> {
     }
 }
 
-/// Counts a request whose future is dropped before its answer, which is what the server does when the
-/// client leaves.
+/// Counts a request whose future is dropped before its answer, which is what the server does when
+/// the client leaves.
 struct Leaving<'a>(Option<&'a Metrics>);
 
 impl Leaving<'_> {
@@ -188,8 +188,8 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// Returns the route as the specification names it. `pattern` is the router's; a request that matched
-/// nothing in the specification has matched the root of the specification's routes.
+/// Returns the route as the specification names it. `pattern` is the router's; a request that
+/// matched nothing in the specification has matched the root of the specification's routes.
 fn template<'a>(pattern: &'a str, path: &str) -> &'a str {
     match pattern {
         "" | "/" if path != "/" => UNMATCHED,
@@ -198,8 +198,8 @@ fn template<'a>(pattern: &'a str, path: &str) -> &'a str {
     }
 }
 
-/// Returns the method as a label. Methods that HTTP does not define become `other`, because strangers
-/// choose them.
+/// Returns the method as a label. Methods that HTTP does not define become `other`, because
+/// strangers choose them.
 fn method_label(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -213,7 +213,8 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Says whether a status means that a limit or a missing key stood in the way, and not what was asked.
+/// Says whether a status means that a limit or a missing key stood in the way, and not what was
+/// asked.
 fn is_rejection(status: StatusCode) -> bool {
     [401, 408, 413, 429, 503, 504].contains(&status.as_u16())
 }
@@ -264,8 +265,8 @@ fn request_id(request: &Request) -> RequestId {
     RequestId::new(&id)
 }
 
-/// Returns 16 hexadecimal digits that are unlikely to be met again: the hash of a counter, under keys
-/// that this process has drawn at random.
+/// Returns 16 hexadecimal digits that are unlikely to be met again: the hash of a counter, under
+/// keys that this process has drawn at random.
 fn fresh_id() -> String {
     static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     static COUNTER: AtomicU64 = AtomicU64::new(0);

@@ -63,18 +63,17 @@ pub(super) struct PreprocessingDescription {
 
 impl PreprocessingDescription {
     fn new(preprocessing: &Preprocessing) -> Self {
-        let (height, width) = preprocessing.crop();
         Self {
-            resize: match preprocessing.resize() {
+            resize: match preprocessing.resize {
                 Resize::ShorterSide(side) => vec![side],
-                Resize::Exact { height, width } => vec![height, width],
+                Resize::Exact(size) => vec![size.height, size.width],
             },
-            interpolation: preprocessing.filter().to_string(),
-            crop: vec![height, width],
-            channels: preprocessing.planes().order().to_owned(),
-            scale: preprocessing.planes().scale(),
-            mean: preprocessing.mean().map(shortest).into(),
-            std: preprocessing.std().map(shortest).into(),
+            interpolation: preprocessing.filter.to_string(),
+            crop: vec![preprocessing.crop.height, preprocessing.crop.width],
+            channels: preprocessing.channels.to_string(),
+            scale: preprocessing.scale.maximum().into(),
+            mean: preprocessing.mean.map(shortest).into(),
+            std: preprocessing.std.map(shortest).into(),
         }
     }
 }

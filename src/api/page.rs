@@ -5,8 +5,8 @@ use poem::http::{Uri, header};
 use poem::web::Data;
 use poem::{EndpointExt, IntoResponse, Request, Response, Route, get, handler};
 
-/// What the page may do: run its own script and style, show its own pictures and those that it makes,
-/// and talk to its own server. No other page may frame it.
+/// What the page may do: run its own script and style, show its own pictures and those that it
+/// makes, and talk to its own server. No other page may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

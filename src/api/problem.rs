@@ -1,8 +1,8 @@
 //! Failures as plain values, and the problem documents (RFC 9457) that clients get for them.
 //!
 //! A [`Failure`] is written down where something goes wrong, like the row of a table: status, code,
-//! title, the text for the client, and the line for the log. To make one has no effect. It travels up
-//! as the error of a handler until the middleware renders it, writes its log line and counts it.
+//! title, the text for the client, and the line for the log. To make one has no effect. It travels
+//! up as the error of a handler until the middleware renders it, writes its log line and counts it.
 
 use std::borrow::Cow;
 
@@ -48,9 +48,10 @@ enum LogLine {
 impl Failure {
     /// Makes a failure.
     ///
-    /// `code` names the kind of failure for programs and is the reason by which refusals are counted;
-    /// it never changes. `title` says the same for people. `detail` says what was wrong this time and
-    /// what to do; the client reads it, so it must hold nothing that the client may not know.
+    /// `code` names the kind of failure for programs and is the reason by which refusals are
+    /// counted; it never changes. `title` says the same for people. `detail` says what was wrong
+    /// this time and what to do; the client reads it, so it must hold nothing that the client may
+    /// not know.
     pub(super) fn new(
         status: StatusCode,
         code: &'static str,
@@ -126,8 +127,8 @@ impl Failure {
         }
     }
 
-    /// An error of the HTTP framework, by its status: an unknown route, a wrong method, and whatever
-    /// else it finds.
+    /// An error of the HTTP framework, by its status: an unknown route, a wrong method, and
+    /// whatever else it finds.
     pub(super) fn of_framework(status: StatusCode, method: &str, path: &str) -> Self {
         match status {
             StatusCode::NOT_FOUND => Self::new(
@@ -181,8 +182,8 @@ impl Failure {
         }
     }
 
-    /// Returns the response of the request `id`, with a problem document as its body. The failure goes
-    /// along in its extensions.
+    /// Returns the response of the request `id`, with a problem document as its body. The failure
+    /// goes along in its extensions.
     pub(super) fn into_response(self, id: &RequestId) -> Response {
         let mut response = Json(self.problem(id)).into_response();
         let content_type = HeaderValue::from_static(PROBLEM_JSON);
@@ -243,8 +244,8 @@ impl poem_openapi::types::Example for Problem {
     }
 }
 
-/// One row of the specification: a status that a failure may have, what it means, and the header that
-/// comes with it.
+/// One row of the specification: a status that a failure may have, what it means, and the header
+/// that comes with it.
 type DocumentedStatus = (u16, &'static str, Option<fn() -> MetaHeader>);
 
 /// Every status that a failure may have, in the order of the specification.

@@ -10,8 +10,8 @@ use crate::config::RateLimit;
 /// How many callers have buckets of their own at one time; they take some 4 MB.
 const MAX_CALLERS: usize = 65_536;
 
-/// The least time between two searches for callers that can be forgotten, because each search looks at
-/// all callers.
+/// The least time between two searches for callers that can be forgotten, because each search looks
+/// at all callers.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// The owner of a bucket.
@@ -27,8 +27,8 @@ pub(super) enum Caller {
 
 /// The buckets of all callers.
 ///
-/// They follow the generic cell rate algorithm (ITU-T I.371, appendix A), which keeps only one number
-/// of each bucket: the time at which it will be full again.
+/// They follow the generic cell rate algorithm (ITU-T I.371, appendix A), which keeps only one
+/// number of each bucket: the time at which it will be full again.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     /// The time between two requests in the long run.
@@ -74,8 +74,8 @@ impl RateLimiter {
 }
 
 impl State {
-    /// Returns the caller whose bucket is to be used: `caller` itself if it has one or there is room for
-    /// one, else [`Caller::Others`].
+    /// Returns the caller whose bucket is to be used: `caller` itself if it has one or there is
+    /// room for one, else [`Caller::Others`].
     fn place_for(&mut self, caller: Caller, now: Instant, max_callers: usize) -> Caller {
         if self.full_again.len() < max_callers || self.full_again.contains_key(&caller) {
             return caller;

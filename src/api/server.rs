@@ -1,5 +1,7 @@
-//! Listening and stopping. Binds first, so that a taken port is known before a model is loaded; serves until it is told to stop, never more
-//! connections than it may have open.
+//! Listens, serves connections up to their limit, and stops when it is told to.
+//!
+//! Binding and serving are two steps, so that a port that is taken is known before a model is
+//! loaded.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -17,7 +19,7 @@ use super::connection;
 use crate::config::ConnectionLimits;
 use crate::metrics::Metrics;
 
-/// The address cannot be listened on.
+/// Why an address cannot be listened on.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}: {reason}; choose another with {options}")]
 pub struct BindError {
@@ -36,31 +38,36 @@ pub struct Server {
 
 /// When and how to stop.
 pub struct Stop<F> {
-    /// Resolves when the server shall stop.
+    /// The future that completes when the server is to stop.
     pub signal: F,
-    /// How long what was accepted may take to finish after that.
+    /// How long the connections that are open may take to finish after that.
     pub patience: Duration,
 }
 
-/// Pause after a failed accept: what is short, descriptors or memory, comes back only when others have ended.
+/// The pause after a failed accept. What was lacking, descriptors or memory, comes back only when
+/// other connections have ended.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Connections over the limit that are being told so at one time; beyond these they are closed without a word.
+/// How many connections over the limit are told so at one time. Further ones are closed without an
+/// answer.
 const MAX_REFUSALS: usize = 64;
 
-/// How long a refused client may take to read that it is.
+/// How long a refused client may take to read the refusal.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The answer over the limit. Made by hand: no request has been read, and none will be.
+/// The answer to connections over the limit. It is written by hand, because no request was read.
 const REFUSAL: &str = concat!(
-    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\n",
-    "Content-Length: 204\r\n\r\n",
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\n",
+    "Connection: close\r\nContent-Length: 204\r\n\r\n",
     r#"{"type":"urn:imgclass:problem:too-many-connections","title":"Too many connections","status":503,"#,
     r#""detail":"all connections are taken; try again after the time in Retry-After","code":"too-many-connections"}"#
 );
 
 impl Server {
-    /// Binds `hostname:port`; port 0 takes a free one. `options` are the flags that an error recommends.
+    /// Binds `hostname:port`; port 0 takes a free one. An error recommends the flags in `options`.
+    ///
+    /// # Errors
+    /// [`BindError`] where the port is taken or the name is not an address of this machine.
     pub async fn bind(
         hostname: &str,
         port: u16,
@@ -82,7 +89,7 @@ impl Server {
         })
     }
 
-    /// Counts its connections into `metrics`.
+    /// Counts the connections into `metrics`.
     #[must_use]
     pub fn with_metrics(self, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -91,13 +98,13 @@ impl Server {
         }
     }
 
-    /// Where it listens.
+    /// Returns the address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until `stop.signal` resolves; then takes no further connections, and gives those that are open `stop.patience` to finish.
-    /// Says whether all of them did.
+    /// Serves until `stop.signal` completes. Then it takes no further connections and gives those
+    /// that are open `stop.patience` to finish; returns whether all of them did.
     pub async fn run<E, F>(self, endpoint: E, stop: Stop<F>) -> bool
     where
         E: Endpoint<Output = Response> + 'static,
@@ -137,7 +144,7 @@ impl Server {
     }
 }
 
-/// The connections of a server; those that are left when it is dropped are closed.
+/// The connections of a server. Those that are open when this value is dropped are closed.
 struct Open<E> {
     endpoint: Arc<E>,
     limits: ConnectionLimits,
@@ -148,8 +155,9 @@ struct Open<E> {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Open<E> {
+    /// Serves a connection, or refuses it where there are too many.
     fn take(&mut self, stream: TcpStream, peer: SocketAddr) {
-        // Those that have ended meanwhile make room.
+        // Connections that have ended make room.
         while self.connections.try_join_next().is_some() {}
         if self.connections.len() >= self.limits.max_connections {
             return self.refuse(stream);
@@ -175,12 +183,13 @@ impl<E: Endpoint<Output = Response> + 'static> Open<E> {
         while self.refusals.try_join_next().is_some() {}
         if self.refusals.len() < MAX_REFUSALS {
             self.refusals.spawn(async move {
-                let _ = tokio::time::timeout(REFUSAL_PATIENCE, say_refusal(stream)).await;
+                let _ = tokio::time::timeout(REFUSAL_PATIENCE, write_refusal(stream)).await;
             });
         }
     }
 
-    /// Takes the connections that the kernel has accepted for us already: closing the listener would reset them.
+    /// Takes the connections that the kernel has already accepted, which closing the listener would
+    /// reset.
     fn take_waiting(&mut self, listener: TcpListener) {
         let Ok(listener) = listener.into_std() else {
             return;
@@ -196,8 +205,9 @@ impl<E: Endpoint<Output = Response> + 'static> Open<E> {
     }
 }
 
-/// Says that there is no room, and reads what the client has sent: a socket closed over unread bytes is reset, and the answer lost.
-async fn say_refusal(mut stream: TcpStream) -> std::io::Result<()> {
+/// Writes the refusal and reads what the client has sent. A socket that is closed with unread bytes
+/// is reset, and the client can lose the answer by that.
+async fn write_refusal(mut stream: TcpStream) -> std::io::Result<()> {
     stream.write_all(REFUSAL.as_bytes()).await?;
     stream.shutdown().await?;
     let mut unread = [0; 4096];
@@ -205,7 +215,7 @@ async fn say_refusal(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A connection in the metrics.
+/// Counts a connection in the metrics until it is dropped.
 struct Counted(Option<Arc<Metrics>>);
 
 impl Counted {

@@ -27,8 +27,8 @@ pub struct ApiState {
 }
 
 impl ApiState {
-    /// Makes the state of a service that is still loading. Requests that need the model are answered
-    /// with 503 until [`ApiState::loaded`] is called.
+    /// Makes the state of a service that is still loading. Requests that need the model are
+    /// answered with 503 until [`ApiState::loaded`] is called.
     pub fn loading(limits: HttpLimits) -> Self {
         Self {
             service: Arc::default(),
@@ -50,8 +50,8 @@ impl ApiState {
         }
     }
 
-    /// Counts into `metrics` and serves them at `/metrics`, except where they have a port of their own
-    /// (`apart`).
+    /// Counts into `metrics` and serves them at `/metrics`, except where they have a port of their
+    /// own (`apart`).
     #[must_use]
     pub fn with_metrics(self, metrics: Arc<Metrics>, apart: bool) -> Self {
         Self {
@@ -74,8 +74,8 @@ impl ApiState {
         let _ = self.service.set(service);
     }
 
-    /// Holds no more than `bytes` of request bodies at one time, all together. Without this there is no
-    /// such bound.
+    /// Holds no more than `bytes` of request bodies at one time, all together. Without this there
+    /// is no such bound.
     #[must_use]
     pub fn with_body_memory(self, bytes: u64) -> Self {
         let permits = usize::try_from(bytes / KIB).unwrap_or(usize::MAX);
@@ -85,8 +85,8 @@ impl ApiState {
         }
     }
 
-    /// Takes a share of the memory for bodies; `None` where there is not enough. Does not wait: requests
-    /// that wait with half a body would keep the memory of that half from each other.
+    /// Takes a share of the memory for bodies; `None` where there is not enough. Does not wait:
+    /// requests that wait with half a body would keep the memory of that half from each other.
     pub(super) fn reserve_body(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let permits = u32::try_from((bytes as u64).div_ceil(KIB)).unwrap_or(u32::MAX);
         let memory = self.body_memory.clone().try_acquire_many_owned(permits);

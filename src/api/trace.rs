@@ -1,23 +1,25 @@
 //! W3C trace context: a trace that a caller has begun goes on in our spans and log lines.
 //!
-//! Whether spans are exported is decided where logging starts. No trace context is sent to the servers
-//! that images come from.
+//! Whether spans are exported is decided where logging starts. No trace context is sent to the
+//! servers that images come from.
 
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, Status, TraceContextExt};
+use opentelemetry_http::HeaderExtractor;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use poem::http::{HeaderMap, StatusCode};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-/// Makes `span` a part of the caller's trace, if the headers of its request name one, and writes the
-/// id of the trace into the span. The span needs the fields `trace_id` and `otel.kind`, empty.
+/// Makes `span` a part of the caller's trace, if the headers of its request name one, and writes
+/// the id of the trace into the span. The span needs the fields `trace_id` and `otel.kind`, empty.
 pub(super) fn begin(span: &Span, headers: &HeaderMap) {
     let caller = caller_context(headers);
     // An error means that nothing is exported.
     let exported = span.set_parent(caller.clone()).ok().map(|()| {
-        // Recorded before the context is asked for, because that starts the span and fixes its kind.
+        // Recorded before the context is asked for, because that starts the span and fixes its
+        // kind.
         span.record("otel.kind", "server");
         span.context()
     });
@@ -43,7 +45,7 @@ pub(super) fn end(method: &'static str, route: &str, status: StatusCode) {
 /// Returns the context that a request's `traceparent` and `tracestate` describe; an empty one where
 /// there is none or where `traceparent` is malformed.
 fn caller_context(headers: &HeaderMap) -> Context {
-    let headers = Headers(headers);
+    let headers = HeaderExtractor(headers);
     if !headers.get("traceparent").is_some_and(is_well_formed) {
         return Context::new();
     }
@@ -51,11 +53,12 @@ fn caller_context(headers: &HeaderMap) -> Context {
 }
 
 /// Says whether a `traceparent` has the form that the standard asks for
-/// (<https://www.w3.org/TR/trace-context/#traceparent-header-field-values>): version, trace, parent and
-/// flags in 2, 32, 16 and 2 lower-case hexadecimal digits. Versions after 00 may have more behind that.
+/// (<https://www.w3.org/TR/trace-context/#traceparent-header-field-values>): version, trace, parent
+/// and flags in 2, 32, 16 and 2 lower-case hexadecimal digits. Versions after 00 may have more
+/// behind that.
 ///
-/// The propagator (opentelemetry_sdk 0.33) judges the values, but it also accepts fields that are too
-/// short, and signs before the digits.
+/// The propagator (opentelemetry_sdk 0.33) judges the values, but it also accepts fields that are
+/// too short, and signs before the digits.
 fn is_well_formed(traceparent: &str) -> bool {
     let mut fields = traceparent.split('-');
     let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -65,19 +68,6 @@ fn is_well_formed(traceparent: &str) -> bool {
     };
     let complete = [2, 32, 16, 2].into_iter().all(&mut next_has);
     complete && (fields.next().is_none() || !traceparent.starts_with("00"))
-}
-
-/// A request's headers, as the propagator reads them.
-struct Headers<'a>(&'a HeaderMap);
-
-impl Extractor for Headers<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(|name| name.as_str()).collect()
-    }
 }
 
 #[cfg(test)]
@@ -111,6 +101,8 @@ mod tests {
             ),
             (good.replace("00f067aa0ba902b7", &"0".repeat(16)), false),
             (good.replace("-01", "-1"), false),
+            (good.replace("-01", "-+1"), false),
+            (good.to_owned() + "-", false),
             (good.replace("4bf9", "4bg9"), false),
             (String::new(), false),
             ("x".repeat(10_000), false),

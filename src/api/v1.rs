@@ -1,8 +1,8 @@
 //! The routes about images: classes, features and explanations, of one image or many.
 //!
 //! A route reads its options and hands its images to [`answers`]. A request for several images is
-//! answered with status 200 and a result for each: an image that fails has a problem document in its
-//! place.
+//! answered with status 200 and a result for each: an image that fails has a problem document in
+//! its place.
 
 mod body;
 mod wire;
@@ -248,7 +248,8 @@ fn grids(results: Vec<Outcome<Explanation>>) -> ExplainAnswer {
     }
 }
 
-/// What one image of a request leads to. The problem is boxed because it is much larger than the rest.
+/// What one image of a request leads to. The problem is boxed because it is much larger than the
+/// rest.
 type Outcome<T> = Result<T, Box<Problem>>;
 
 /// Answers for all images of the request `id`, and makes a `T` of each answer by `make`.
@@ -256,8 +257,8 @@ type Outcome<T> = Result<T, Box<Problem>>;
 /// Returns the outcomes in the order of the images, and the longest of each phase.
 ///
 /// # Errors
-/// A [`Failure`] of the whole request, where it was not admitted or where it is about one image alone
-/// and that one failed.
+/// A [`Failure`] of the whole request, where it was not admitted or where it is about one image
+/// alone and that one failed.
 async fn answers<R, T>(
     service: &Service,
     id: &RequestId,

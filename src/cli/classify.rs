@@ -34,7 +34,7 @@ pub(super) struct ClassifyArgs {
     #[arg(required_unless_present = "files_from", value_name = "INPUT")]
     inputs: Vec<String>,
 
-    /// A file that names further inputs, one a line; `-` for standard input (repeatable)
+    /// A file that names further inputs, one per line; `-` for standard input (repeatable)
     #[arg(long, value_name = "LIST")]
     files_from: Vec<String>,
 
@@ -72,7 +72,7 @@ pub(super) struct ClassifyArgs {
     shard: Option<Shard>,
 
     /// What to do if an input fails; the exit code is 1 in each case
-    #[arg(long, value_enum, default_value_t = OnError::Report)]
+    #[arg(long, value_name = "ACTION", value_enum, default_value_t = OnError::Report)]
     on_error: OnError,
 
     #[command(flatten)]

@@ -27,8 +27,8 @@ use imgclass_engine::NoObserver;
 /// The arguments of `imgclass eval`.
 #[derive(Debug, Args)]
 pub(super) struct EvalArgs {
-    /// A folder with a folder for each class, named by WordNet id, index or name; or a table (.tsv)
-    /// with the columns `file` and `class`
+    /// A folder with a subfolder for each class, which is named by its WordNet id, index or name;
+    /// or a table (.tsv) with the columns `file` and `class`
     #[arg(value_name = "DIR|TSV")]
     labelled: PathBuf,
 

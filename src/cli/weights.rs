@@ -25,14 +25,14 @@ pub(super) struct WeightsCommand {
 enum Action {
     /// Download the checkpoint from the hub if it is not in the cache, and print its path
     Fetch(WeightsArgs),
-    /// Print the path of the checkpoint that would be loaded, without using the network
+    /// Print the path of the checkpoint that would be loaded, without contacting the hub
     Path(WeightsArgs),
-    /// Check the whole checkpoint, without using the network
+    /// Check the whole checkpoint, without contacting the hub
     ///
     /// This compares the file with the digest that the hub declared, and checks the name, shape,
     /// type and numbers of every tensor.
     Verify(VerifyArgs),
-    /// List the checkpoints in the hub's cache, without using the network
+    /// List the checkpoints in the hub's cache, without contacting the hub
     List,
     /// Convert a PyTorch or Keras file to a safetensors file with a configuration
     ///
@@ -119,7 +119,7 @@ fn path_of(source: &WeightsSource) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Lists the checkpoints in the hub's cache, one a line.
+/// Lists the checkpoints in the hub's cache, one per line.
 fn list(hub: &HubConfig) -> Result<String, Failure> {
     let cached = hub::list(hub)?;
     if cached.is_empty() {

@@ -98,7 +98,7 @@ pub struct AccessArgs {
     )]
     pub api_key: Vec<ApiKey>,
 
-    /// A file with further keys, one a line; lines that start with # are comments
+    /// A file with further keys, one per line; lines that start with # are comments
     #[arg(long, value_name = "FILE", env = "IMGCLASS_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
@@ -187,7 +187,7 @@ pub fn caller_address(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Reads the keys in a file, one a line.
+/// Reads the keys in a file, one per line.
 fn read_keys(file: &Path) -> Result<Vec<ApiKey>, KeyFileError> {
     let error = |reason: String| KeyFileError {
         file: file.display().to_string(),

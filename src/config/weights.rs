@@ -68,7 +68,7 @@ pub struct OverrideArgs {
     #[arg(long, value_name = "NAME", env = "IMGCLASS_PREPROCESSING")]
     pub preprocessing: Option<Preset>,
 
-    /// A file with the names of the classes, one class a line in their order [default: the
+    /// A file with the names of the classes, one class per line in their order [default: the
     /// checkpoint's, else ImageNet's if there are 1000 classes]
     ///
     /// A line is one or more names separated by commas, or an id, a tab and the names.

@@ -1,5 +1,5 @@
-//! Bounds how much is decoded at one time: by a number of threads, and by the memory that their work
-//! may hold together. What the work is, is the caller's business.
+//! Bounds how much is decoded at one time: by a number of threads, and by the memory that their
+//! work may hold together. What the work is, is the caller's business.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -33,11 +33,11 @@ type Work = Box<dyn FnOnce() + Send>;
 ///
 /// The thread is the only member of a rayon pool of its own, because one of the JPEG decoders
 /// distributes its rows by rayon. In a common pool it would wake other threads for each row, which
-/// costs 5 % of the work, and moves it between cores, on a machine that is busy anyway. The price is
-/// that a picture of 12 megapixels takes a fifth longer where it is the only one to be decoded.
+/// costs 5 % of the work, and moves it between cores, on a machine that is busy anyway. The price
+/// is that a picture of 12 megapixels takes a fifth longer where it is the only one to be decoded.
 ///
-/// The thread waits on a channel. The threads of rayon would yield their core dozens of times before
-/// they sleep, and the forward pass needs that core.
+/// The thread waits on a channel. The threads of rayon would yield their core dozens of times
+/// before they sleep, and the forward pass needs that core.
 struct DecodeThread {
     work: mpsc::Sender<Work>,
 }
@@ -75,8 +75,8 @@ struct Turn {
     /// Index of the thread.
     thread: usize,
     idle: Arc<Mutex<Vec<usize>>>,
-    /// Fields are dropped after `Drop::drop` has run, so whoever gets this permit finds the thread in
-    /// `idle`.
+    /// Fields are dropped after `Drop::drop` has run, so whoever gets this permit finds the thread
+    /// in `idle`.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -141,8 +141,8 @@ impl Decoders {
         })
     }
 
-    /// Waits for a share of the memory. A request for more than all of it gets all of it: the image's
-    /// own limit is the same number, so such an image has been refused before.
+    /// Waits for a share of the memory. A request for more than all of it gets all of it: the
+    /// image's own limit is the same number, so such an image has been refused before.
     async fn reserve(&self, bytes: u64) -> Result<OwnedSemaphorePermit, AcquireError> {
         let permits = bytes.div_ceil(KIB).min(self.total_memory_kib);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);

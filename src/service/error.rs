@@ -55,10 +55,10 @@ pub enum NotReady {
     #[error("the service is shutting down")]
     Draining,
     /// The thread of a worker has ended.
-    #[error("the model's worker has ended")]
+    #[error("a worker of the model has ended")]
     WorkerGone,
     /// A batch has been running for much longer than batches usually do.
-    #[error("the model's worker has been stuck in one batch for {0:?}")]
+    #[error("a worker of the model has been stuck in one batch for {0:?}")]
     WorkerStuck(Duration),
     /// The device recently had too little memory for a single image.
     #[error("the model's device is out of memory")]

@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 use super::{Answer, Prediction, Service};
-use imgclass_image::{HeatMap, Preprocessing, Region, RenderError, RgbImage};
+use imgclass_image::{HeatMap, Preprocessor, Region, RenderError, RgbImage};
 use imgclass_network::head;
 
 /// Which part of a picture the network saw.
@@ -19,15 +19,15 @@ pub struct View {
 }
 
 impl View {
-    /// The longest side of a kept picture, in pixels. That is enough for a screen, and takes 3 MB at
-    /// most.
+    /// The longest side of a kept picture, in pixels. That is enough for a screen, and takes 3 MB
+    /// at most.
     pub const MAX_SIDE: u32 = 1024;
 
-    pub(super) fn of(picture: RgbImage, preprocessing: &Preprocessing, keep: bool) -> Self {
+    pub(super) fn of(picture: RgbImage, preprocessor: &Preprocessor, keep: bool) -> Self {
         let size = (picture.width(), picture.height());
         Self {
             size,
-            region: preprocessing.region(size),
+            region: preprocessor.region(size),
             picture: keep.then(|| picture.fitted(Self::MAX_SIDE)),
         }
     }
@@ -50,8 +50,8 @@ pub enum ExplainError {
 pub struct Explanation {
     /// The class that is explained.
     pub prediction: Prediction,
-    /// The class activation map, row by row. Its mean plus the bias of the class is the logit of the
-    /// class.
+    /// The class activation map, row by row. Its mean plus the bias of the class is the logit of
+    /// the class.
     pub grid: Vec<Vec<f32>>,
     view: View,
 }
@@ -105,12 +105,12 @@ impl Explanation {
         self.view.region
     }
 
-    /// Draws the map in colours over the picture and returns a PNG. `opacity` is that of the colours,
-    /// from 0 to 1.
+    /// Draws the map in colours over the picture and returns a PNG. `opacity` is that of the
+    /// colours, from 0 to 1.
     ///
     /// # Errors
-    /// [`ExplainError::Incomplete`] where the picture was not kept, [`ExplainError::Render`] where it
-    /// cannot be drawn.
+    /// [`ExplainError::Incomplete`] where the picture was not kept, [`ExplainError::Render`] where
+    /// it cannot be drawn.
     pub fn overlay(&self, opacity: f32) -> Result<Vec<u8>, ExplainError> {
         let (picture, map) = self.drawn()?;
         Ok(map.over(picture, opacity)?)

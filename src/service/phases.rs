@@ -45,8 +45,8 @@ pub struct Phases {
 pub trait Observer: imgclass_engine::Observer {
     /// Is called at the end of each phase, also where the phase failed.
     ///
-    /// An image that fails has no later phases, except [`Phase::Total`]: that one is passed for every
-    /// image of an admitted request whose client stayed until the end.
+    /// An image that fails has no later phases, except [`Phase::Total`]: that one is passed for
+    /// every image of an admitted request whose client stayed until the end.
     fn phase_finished(&self, _phase: Phase, _took: Duration) {}
 }
 

@@ -13,8 +13,8 @@ pub enum Source {
     Url(String),
     /// The bytes of an encoded image.
     Bytes(Bytes),
-    /// The network's input itself: normalised, `[3, height, width]` in row-major order, with the sides
-    /// of [`Service::input_shape`](super::Service::input_shape).
+    /// The network's input itself: normalised, `[3, height, width]` in row-major order, with the
+    /// sides of [`Service::input_shape`](super::Service::input_shape).
     Prepared(Vec<f32>),
 }
 
@@ -28,8 +28,8 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Asks for what [`Service::explain`](super::Service::explain) needs; the picture is needed only
-    /// where the map will be drawn.
+    /// Asks for what [`Service::explain`](super::Service::explain) needs; the picture is needed
+    /// only where the map will be drawn.
     pub fn explanation(picture: bool) -> Self {
         let want = Want {
             feature_map: true,

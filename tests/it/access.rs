@@ -1,4 +1,4 @@
-//! Keys, rates and origins: who may call, how often, and from which pages.
+//! Access to the interface: keys, rates, and the origins of web pages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,9 @@ struct Arguments {
     access: AccessArgs,
 }
 
-/// A service that is still loading: who passes the guard is answered 503, and no network is needed to see it.
+/// The status of a request that passes the guard.
+///
+/// The service in these tests is still loading and answers 503, so they need no model.
 const PASSED: u16 = 503;
 
 fn client(arguments: &[&str]) -> TestClient<impl poem::Endpoint> {

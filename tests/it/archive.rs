@@ -7,7 +7,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::binary::{imgclass, run, text, write_picture};
+use crate::support::binary::{imgclass, run, text};
+use crate::support::pictures::write_picture;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! Clients, image hosts and models that behave badly, against the real server on a real socket: each costs itself, and nobody else.
+//! Clients, image hosts and models that behave badly, against the real server on a real socket:
+//! each costs itself, and nobody else.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,9 +7,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::serving::{
-    CONNECTIONS, HTTP, Serving, answer, classify, example, exchange, rest,
-};
+use crate::support::pictures::example;
+use crate::support::serving::{CONNECTIONS, HTTP, Serving, answer, classify, exchange, rest};
 use imgclass::config::{ConnectionLimits, HttpLimits};
 use imgclass_network::{Input, Network, NetworkError, Output, Want};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -235,7 +235,8 @@ async fn a_client_that_sends_on_after_its_refusal_gets_to_read_it() {
 async fn a_client_that_vanishes_frees_its_place_and_its_fetch_is_given_up() {
     let (serving, host, port) = with_a_silent_host("60s").await;
     let request = classify(&format!("http://127.0.0.1:{port}/a.jpg"), "keep-alive");
-    // A closed socket, and one that is closed half: who does not stay for the answer has left, in either way.
+    // A closed socket, and one that is closed half: who does not stay for the answer has left, in
+    // either way.
     for half in [false, true] {
         let mut client = serving.connect().await;
         client.write_all(request.as_bytes()).await.expect("sent");

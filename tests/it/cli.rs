@@ -1,60 +1,25 @@
 //! The binary as users run it: its commands, formats, exit codes and errors, and the server from its start to its end.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 
+use crate::support::binary::{Running, http, imgclass, run, text};
+use crate::support::pictures::{example, write_picture};
 use imgclass_checkpoint::formula::FormulaWeights;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
-/// The binary in a folder of its own, with nothing of this machine's environment that could change what it does.
-fn imgclass(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imgclass"));
-    for (name, _) in std::env::vars() {
-        if name.starts_with("IMGCLASS_")
-            || name.starts_with("HF_")
-            || ["PORT", "RUST_LOG"].contains(&name.as_str())
-        {
-            command.env_remove(name);
-        }
-    }
-    command
-        .current_dir(folder)
-        .env("HF_HOME", folder.join("hub"))
-        .stdin(Stdio::null());
-    command
-}
-
-fn run(folder: &Path, arguments: &[&str]) -> Output {
-    imgclass(folder)
-        .args(arguments)
-        .output()
-        .expect("the binary runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("UTF-8")
-}
-
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
-}
-
-fn write_picture(path: &Path) {
-    let pixels = image::RgbImage::from_fn(50, 40, |x, y| {
-        image::Rgb([(x * 5) as u8, (y * 6) as u8, 128])
-    });
-    pixels.save(path).expect("a picture");
 }
 
 #[test]
 fn classify_reports_bad_inputs_and_goes_on_with_exit_code_1() {
     let folder = folder();
     std::fs::create_dir_all(folder.path().join("pictures/deep")).expect("folders");
-    write_picture(&folder.path().join("pictures/b.png"));
-    write_picture(&folder.path().join("pictures/deep/a.jpg"));
+    write_picture(&folder.path().join("pictures/b.png"), 0);
+    write_picture(&folder.path().join("pictures/deep/a.jpg"), 0);
     std::fs::write(folder.path().join("pictures/notes.txt"), "no picture").expect("a file");
     std::fs::write(folder.path().join("broken.png"), b"\x89PNG\r\n\x1a\nrest").expect("a file");
     std::fs::create_dir(folder.path().join("empty")).expect("a folder");
@@ -127,7 +92,7 @@ fn classify_reports_bad_inputs_and_goes_on_with_exit_code_1() {
 #[test]
 fn classify_reads_standard_input_and_writes_tables_and_csv() {
     let folder = folder();
-    write_picture(&folder.path().join("a,b.png"));
+    write_picture(&folder.path().join("a,b.png"), 0);
     let picture = std::fs::read(folder.path().join("a,b.png")).expect("a picture");
     for (format, expected) in [
         ("table", "-\n"),
@@ -218,7 +183,7 @@ fn command_lines_that_are_wrong_end_with_2_and_say_what_would_be_right() {
 #[test]
 fn a_device_or_instruction_set_that_is_not_there_is_a_clear_error() {
     let folder = folder();
-    write_picture(&folder.path().join("a.png"));
+    write_picture(&folder.path().join("a.png"), 0);
     let mut cases = vec![(["--isa", "sse9"], "sse9")];
     if !cfg!(any(feature = "cuda", feature = "metal")) {
         cases.push((["--dtype", "f16"], "does not compute in f16"));
@@ -251,7 +216,7 @@ fn a_device_or_instruction_set_that_is_not_there_is_a_clear_error() {
 #[test]
 fn the_hub_out_of_reach_names_the_three_ways_on() {
     let folder = folder();
-    write_picture(&folder.path().join("a.png"));
+    write_picture(&folder.path().join("a.png"), 0);
     // Port 1 of this machine: nobody listens there.
     let output = imgclass(folder.path())
         .args(["classify", "a.png"])
@@ -506,87 +471,15 @@ fn openapi_prints_the_committed_specification() {
     assert!(text(&output.stdout) == include_str!("../../openapi.json"));
 }
 
-/// A server that ends with the test.
-struct Serving {
-    child: Child,
-    port: u16,
-}
-
-impl Serving {
-    fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut child = imgclass(folder)
-            .args([
-                "--hostname",
-                "127.0.0.1",
-                "--port",
-                "0",
-                "--weights",
-                "random",
-            ])
-            .args(arguments)
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let mut log = BufReader::new(child.stderr.take().expect("a pipe"));
-        let port = loop {
-            let mut line = String::new();
-            assert!(
-                log.read_line(&mut line).expect("a log") > 0,
-                "the server ended before it was ready"
-            );
-            if let Some(address) = line.split("address=127.0.0.1:").nth(1) {
-                break address
-                    .split_whitespace()
-                    .next()
-                    .and_then(|p| p.parse().ok())
-                    .expect("a port");
-            }
-        };
-        // Whoever logs into a pipe that nobody reads would block in the end.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, port }
-    }
-
-    fn request(&self, head: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
-        let length = body.len();
-        write!(stream, "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
-            .expect("written");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    }
-
-    #[cfg(unix)]
-    fn terminate(&mut self) -> Option<i32> {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .expect("kill runs")
-                .success()
-        );
-        self.child.wait().expect("it ends").code()
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[cfg(unix)]
 #[test]
 fn without_a_command_it_serves_answers_its_own_health_check_and_ends_well_on_sigterm() {
     let folder = folder();
-    let mut server = Serving::start(folder.path(), &[]);
-    let pixel = include_str!("../../src/api/example_image.txt").trim();
-    let answer = server.request(
-        "POST /classify_image/",
+    let mut server = Running::start(folder.path(), &[], &[]);
+    let pixel = example();
+    let answer = http(
+        server.port,
+        "POST /classify_image/ HTTP/1.1\r\n",
         &format!(r#"{{"user_id": "9", "image_url": "{pixel}"}}"#),
     );
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");

@@ -1,80 +1,31 @@
-//! The HTTP interface as applications see it: the contract, its errors, the specification. Through the routes themselves, with no socket.
+//! The HTTP interface as applications see it: the contract, its errors, the specification. Through
+//! the routes themselves, with no socket.
 
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
-
-use base64::Engine as _;
-use clap::Parser;
+use crate::support::pictures::{data_url, png};
+use crate::support::service::{self, SERVICE, body, service};
 use imgclass::api::{ApiState, app, specification};
-use imgclass::config::{HttpLimits, ServiceArgs};
+use imgclass::config::HttpLimits;
 use imgclass::service::Service;
-use imgclass_engine::NoObserver;
 use poem::http::StatusCode;
-use poem::test::{TestClient, TestResponse};
+use poem::test::TestClient;
 use serde_json::{Value, json};
-
-/// The service's options as the command line would give them.
-#[derive(Parser)]
-struct Arguments {
-    #[command(flatten)]
-    service: ServiceArgs,
-}
+use std::sync::Arc;
 
 const LIMITS: HttpLimits = HttpLimits {
     payload_limit: 256 * 1024,
-    body_timeout: Duration::from_secs(10),
-    max_images: 4,
+    ..service::LIMITS
 };
-
-/// One untrained service for all tests: its answers mean nothing, but they are the same every time.
-static SERVICE: LazyLock<Arc<Service>> = LazyLock::new(|| service(&["--request-timeout", "10m"]));
-
-fn service(arguments: &[&str]) -> Arc<Service> {
-    let arguments = Arguments::parse_from([&["test"], arguments].concat());
-    let classifier = crate::support::model::untrained();
-    let options = arguments.service.service_options(classifier.info());
-    let service = Service::start(classifier, &options, Arc::new(NoObserver));
-    Arc::new(service.expect("a service"))
-}
-
-fn client_of(service: Arc<Service>) -> TestClient<impl poem::Endpoint> {
-    let state = ApiState::loading(LIMITS);
-    state.loaded(service);
-    TestClient::new(app(state))
-}
 
 fn client() -> TestClient<impl poem::Endpoint> {
     client_of(SERVICE.clone())
 }
 
-fn picture(width: u32, height: u32, format: image::ImageFormat) -> Vec<u8> {
-    let pixels = image::RgbImage::from_fn(width, height, |x, y| {
-        image::Rgb([(x * 5) as u8, (y * 3) as u8, 90])
-    });
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    pixels.write_to(&mut bytes, format).expect("encodes");
-    bytes.into_inner()
-}
-
-fn data_url(bytes: &[u8]) -> String {
-    format!(
-        "data:image/png;base64,{}",
-        base64::engine::general_purpose::STANDARD.encode(bytes)
-    )
+fn client_of(service: Arc<Service>) -> TestClient<impl poem::Endpoint> {
+    service::client_within(LIMITS, service)
 }
 
 fn png_url() -> String {
-    data_url(&picture(40, 30, image::ImageFormat::Png))
-}
-
-async fn body(response: TestResponse) -> (StatusCode, Value) {
-    let status = response.0.status();
-    let bytes = response.0.into_body().into_bytes().await.expect("a body");
-    (
-        status,
-        serde_json::from_slice(&bytes)
-            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&bytes))),
-    )
+    data_url(&png(40, 30))
 }
 
 #[tokio::test]
@@ -250,7 +201,7 @@ async fn every_kind_of_bad_request_gets_its_status_its_code_and_a_text_that_help
             "JPEG",
         ),
         (
-            request(&data_url(&picture(40, 30, image::ImageFormat::Png)[..60])),
+            request(&data_url(&png(40, 30)[..60])),
             422,
             "invalid-image",
             "PNG",
@@ -431,7 +382,7 @@ async fn a_picture_over_the_limit_of_pixels_is_too_large() {
 #[tokio::test]
 async fn a_deadline_that_passes_is_said() {
     let client = client_of(service(&["--request-timeout", "1ms"]));
-    let large = data_url(&picture(1500, 40, image::ImageFormat::Png));
+    let large = data_url(&png(1500, 40));
     let request = json!({"user_id": "u", "image_url": large});
     let (status, problem) = body(
         client

@@ -1,11 +1,14 @@
-//! `weights convert`: PyTorch's and Keras' files, written here byte by byte, give the network that they hold; what would run code, or is no
-//! network of ours, is refused by name and leaves nothing behind.
+//! `weights convert` on PyTorch's and Keras' files, which are written here byte by byte.
+//!
+//! A converted file gives the network that the original holds. A file that would run code, or that
+//! holds another kind of network, is refused by name and leaves nothing behind.
 
 use std::path::Path;
 
 use crate::support::binary::{run, text};
 use hdf5_writer::{DatasetBuilder, Hdf5Builder, Hdf5Writer, WriteOptions};
-use imgclass_checkpoint::{Architecture, Channels, Scale, Variant, WeightsSource};
+use imgclass_checkpoint::{Architecture, Variant, WeightsSource};
+use imgclass_image::{Channels, Scale};
 use imgclass_network::{Classifier, Want};
 use imgclass_test_support::checkpoints::{
     archived, in_transformers, pickled_dict, pth, renamed, tensors, zip,
@@ -23,7 +26,7 @@ fn image(classifier: &Classifier) -> Vec<f32> {
     (0..classifier.input_len()).map(wave).collect()
 }
 
-/// The logits of a file with what lies beside it.
+/// Returns the logits that a weights file gives, with the configuration beside it.
 fn logits(weights: &Path) -> Vec<f32> {
     let source = WeightsSource::local(weights);
     let classifier =
@@ -33,7 +36,7 @@ fn logits(weights: &Path) -> Vec<f32> {
     outputs.expect("a forward pass").remove(0).logits
 }
 
-/// The logits of the formula's network.
+/// Returns the logits of the network whose weights the formula makes.
 fn expected(architecture: &Architecture) -> Vec<f32> {
     let folder = folder();
     let file = folder.path().join("expected.safetensors");
@@ -146,9 +149,12 @@ fn options_go_into_the_configuration_and_a_configuration_beside_the_file_goes_al
         Classifier::load(&source, &crate::support::model::options()).expect("it loads");
     let info = classifier.info();
     assert_eq!(info.checkpoint.architecture.variant(), Variant::V1);
-    assert_eq!(info.checkpoint.pretrained.channels, Channels::Bgr);
-    assert_eq!(info.checkpoint.pretrained.scale, Scale::Byte);
-    assert_eq!(info.checkpoint.pretrained.mean, [103.939, 116.779, 123.68]);
+    assert_eq!(info.checkpoint.preprocessing.channels, Channels::Bgr);
+    assert_eq!(info.checkpoint.preprocessing.scale, Scale::Byte);
+    assert_eq!(
+        info.checkpoint.preprocessing.mean,
+        [103.939, 116.779, 123.68]
+    );
     let names: Vec<_> = classifier
         .labels()
         .iter()
@@ -159,7 +165,7 @@ fn options_go_into_the_configuration_and_a_configuration_beside_the_file_goes_al
     assert_eq!(elephant.wnid.as_deref(), Some("n02504458"));
     assert_eq!(elephant.names.len(), 2);
 
-    // What is there already is neither overwritten nor mixed up.
+    // Files that exist are not overwritten, and not mixed up with those of another conversion.
     let (code, error) = convert(&["net.pth"]);
     assert!(
         code == Some(1) && error.contains("net.safetensors is there already"),
@@ -176,7 +182,10 @@ fn options_go_into_the_configuration_and_a_configuration_beside_the_file_goes_al
     assert!(logits(&other) == logits(&folder.path().join("net.safetensors")));
 }
 
-/// Keras' name of torchvision's layer and variable, and the values in Keras' layout; `bias` is what convolutions have beside their kernels.
+/// Returns the variables of a Keras network: the name of the layer, the name of the variable, and
+/// the shape and values in Keras' layout.
+///
+/// `bias` is the value of every convolution's bias, which torchvision's networks do not have.
 fn keras(architecture: &Architecture, bias: f32) -> Vec<(String, String, Vec<usize>, Vec<f32>)> {
     let mut variables = Vec::new();
     for (name, dims) in architecture.tensors(CLASSES) {
@@ -231,7 +240,7 @@ fn keras(architecture: &Architecture, bias: f32) -> Vec<(String, String, Vec<usi
             _ => dims,
         };
         if variable == "moving_mean" {
-            // The bias goes through the norm, whose mean takes it off again.
+            // The mean of the batch norm after the convolution subtracts the bias again.
             values.iter_mut().for_each(|mean| *mean += bias);
         }
         variables.push((layer, variable.to_owned(), dims, values));
@@ -251,7 +260,10 @@ fn hdf5(datasets: Vec<(String, Vec<usize>, Vec<f32>)>) -> Vec<u8> {
     writer.finish(plan).expect("written").into_inner()
 }
 
-/// A Keras 3 archive: variables by number in layers by class and number, and the names in a configuration.
+/// Writes a Keras 3 archive.
+///
+/// Its variables have numbers, and its layers have a class and a number. The names are in a
+/// configuration.
 fn keras_archive(variables: Vec<(String, String, Vec<usize>, Vec<f32>)>) -> Vec<u8> {
     let (mut layers, mut keys) = (Vec::new(), std::collections::HashMap::new());
     let mut counts = std::collections::HashMap::<&str, usize>::new();
@@ -321,12 +333,12 @@ fn a_keras_file_becomes_a_checkpoint_of_the_first_version_with_keras_epsilon_and
         assert_eq!(info.checkpoint.architecture.name(), "resnet50");
         assert_eq!(info.checkpoint.architecture.variant(), Variant::V1);
         assert_eq!(info.checkpoint.architecture.batch_norm_epsilon(), 1.001e-5);
-        assert_eq!(info.checkpoint.pretrained.channels, Channels::Bgr);
+        assert_eq!(info.checkpoint.preprocessing.channels, Channels::Bgr);
         all.push(logits(&weights));
     }
     assert!(all[0] == all[1] && all[0] == all[2]);
     let reference = {
-        // The same network by the other way: torchvision's names, and a configuration that says what Keras' is.
+        // The same network under torchvision's names, with a configuration that describes Keras'.
         let folder = folder();
         let weights = folder.path().join("ours.safetensors");
         let bytes =
@@ -378,7 +390,7 @@ fn a_file_that_names_code_or_is_damaged_is_refused_by_name_and_nothing_of_it_is_
         b".".to_vec(),
     ]
     .concat();
-    // Each step pairs the object with itself.
+    // Each step makes a pair of the object with itself, which doubles its size.
     let mut bomb = b"\x80\x02Kpq\x00".to_vec();
     bomb.extend(b"h\x00h\x00\x86q\x00".repeat(60));
     bomb.push(b'.');

@@ -11,10 +11,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::serving::{Serving, classify, example, exchange};
+use crate::support::pictures::example;
+use crate::support::serving::{Serving, classify, exchange};
 use imgclass::service::NotReady;
 use imgclass_checkpoint::{Architecture, Overrides, Preset, WeightsSource};
-use imgclass_image::{Filter, Limits, Planes, Preprocessing, Resize, RgbImage, decode};
+use imgclass_image::{Filter, Limits, Preprocessing, Preprocessor, Resize, RgbImage, Size, decode};
 use imgclass_network::{
     Classifier, ComputeType, DeviceChoice, Input, ModelOptions, Network, NetworkError, Output,
     Want, head,
@@ -67,10 +68,8 @@ fn picture(width: u32, height: u32, step: u32) -> RgbImage {
     RgbImage::new(width, height, data).expect("a picture with pixels")
 }
 
-fn torchvision() -> Preprocessing {
-    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-    let resize = Resize::ShorterSide(256);
-    Preprocessing::new(resize, Filter::Bilinear, (224, 224), mean, std).expect("valid")
+fn torchvision() -> Preprocessor {
+    Preprocessor::new(Preprocessing::default()).expect("valid")
 }
 
 /// Each type with the share of the largest number by which logits and features may differ from our kernels' in f32.
@@ -123,11 +122,17 @@ fn candles_path_gives_our_kernels_logits_and_features_in_every_type() {
 #[test]
 fn pixels_are_what_the_prepared_input_was_normalised_from() {
     // The second crop is larger than what the resize leaves: black surrounds it.
-    for (resize, crop) in [(256, (224, 224)), (20, (37, 50))] {
+    for (resize, (height, width)) in [(256, (224, 224)), (20, (37, 50))] {
         let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-        let resize = Resize::ShorterSide(resize);
-        let preprocessing =
-            Preprocessing::new(resize, Filter::Bicubic, crop, mean, std).expect("valid");
+        let preprocessing = Preprocessor::new(Preprocessing {
+            resize: Resize::ShorterSide(resize),
+            filter: Filter::Bicubic,
+            crop: Size { height, width },
+            mean,
+            std,
+            ..Preprocessing::default()
+        })
+        .expect("valid");
         for (width, height) in [(300, 260), (64, 301), (47, 20)] {
             let picture = picture(width, height, 3);
             let (prepared, pixels) = (
@@ -158,11 +163,9 @@ fn bytes_are_normalised_in_the_order_and_on_the_scale_of_a_checkpoint_from_caffe
     };
     let source = WeightsSource::random(Architecture::RESNET50);
     let classifier = Classifier::load(&source, &options).expect("the formula always loads");
-    let cfg = &classifier.info().checkpoint.pretrained;
-    let resize = Resize::ShorterSide(256);
-    let preprocessing =
-        Preprocessing::new(resize, Filter::Bilinear, (224, 224), cfg.mean, cfg.std).expect("valid");
-    let preprocessing = preprocessing.with_planes(Planes::BgrBytes);
+    let preprocessing = classifier.info().checkpoint.preprocessing.clone();
+    assert_eq!(preprocessing, Preprocessing::caffe());
+    let preprocessing = Preprocessor::new(preprocessing).expect("valid");
     let picture = picture(240, 320, 7);
     let planar = Input::Planar(preprocessing.apply(&picture));
     let pixels = Input::Pixels(preprocessing.pixels(&picture));

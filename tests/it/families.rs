@@ -5,9 +5,10 @@ use std::path::Path;
 
 use imgclass_checkpoint::hub::{HubConfig, HubLimits};
 use imgclass_checkpoint::{
-    Architecture, Centre, Channels, CheckpointError, Interpolation, LabelSource, Overrides, Preset,
-    ResizeTo, Scale, Variant, WeightsChoice, WeightsSource,
+    Architecture, CheckpointError, LabelSource, Overrides, Preset, Variant, WeightsChoice,
+    WeightsSource,
 };
+use imgclass_image::{Channels, CropOffset, Filter, Preprocessing, Resize, Scale, Size};
 use imgclass_network::{Classifier, ModelOptions, Want};
 use imgclass_test_support::checkpoints::{halved, in_transformers, renamed, safetensors, tensors};
 use imgclass_test_support::hub_server::HubServer;
@@ -129,16 +130,16 @@ async fn timms_family_is_loaded_as_its_configuration_says() {
     let info = classifier.info();
     assert_eq!(info.checkpoint.architecture, network);
     assert_eq!(info.checkpoint.id, "timm/resnet18.a1_in1k");
-    assert_eq!(info.checkpoint.pretrained.input_size, (128, 128));
+    assert_eq!(info.checkpoint.preprocessing.crop, Size::square(128));
     assert_eq!(
-        info.checkpoint.pretrained.resize,
-        ResizeTo::ShorterSide(128)
+        info.checkpoint.preprocessing.resize,
+        Resize::ShorterSide(128)
     );
+    assert_eq!(info.checkpoint.preprocessing.filter, Filter::Bicubic);
     assert_eq!(
-        info.checkpoint.pretrained.interpolation,
-        Interpolation::Bicubic
+        info.checkpoint.preprocessing.crop_offset,
+        CropOffset::HalfToEven
     );
-    assert_eq!(info.checkpoint.pretrained.centre, Centre::HalfToEven);
     assert_eq!(classifier.labels().source(), LabelSource::ImageNet);
     assert!(logits(&classifier) == expected(network, 1000, 128));
 }
@@ -212,16 +213,16 @@ async fn transformers_family_is_loaded_with_its_names_its_preprocessor_and_its_l
     let classifier = hub.load(None, Overrides::default()).await;
     let info = classifier.info();
     assert_eq!(info.checkpoint.architecture, network);
-    assert_eq!(info.checkpoint.pretrained.input_size, (112, 112));
+    assert_eq!(info.checkpoint.preprocessing.crop, Size::square(112));
     assert_eq!(
-        info.checkpoint.pretrained.resize,
-        ResizeTo::ShorterSide(128)
+        info.checkpoint.preprocessing.resize,
+        Resize::ShorterSide(128)
     );
+    assert_eq!(info.checkpoint.preprocessing.filter, Filter::Bicubic);
     assert_eq!(
-        info.checkpoint.pretrained.interpolation,
-        Interpolation::Bicubic
+        info.checkpoint.preprocessing.crop_offset,
+        CropOffset::HalfDown
     );
-    assert_eq!(info.checkpoint.pretrained.centre, Centre::Down);
     assert_eq!(classifier.labels().source(), LabelSource::Checkpoint);
     assert_eq!(classifier.labels().find("tinca tinca"), Ok(0));
     assert!(logits(&classifier) == expected(network, 4, 112));
@@ -237,8 +238,8 @@ async fn transformers_family_is_loaded_with_its_names_its_preprocessor_and_its_l
     };
     let classifier = again.load(None, Overrides::default()).await;
     assert_eq!(
-        classifier.info().checkpoint.pretrained.input_size,
-        (112, 112)
+        classifier.info().checkpoint.preprocessing.crop,
+        Size::square(112)
     );
     assert!(
         again
@@ -277,7 +278,10 @@ async fn a_repository_of_several_networks_gives_resnet_50_unless_another_file_is
         .load(Some("resnet18.safetensors"), Overrides::default())
         .await;
     assert_eq!(classifier.info().checkpoint.architecture, eighteen);
-    assert_eq!(classifier.info().checkpoint.pretrained, Default::default());
+    assert_eq!(
+        classifier.info().checkpoint.preprocessing,
+        Default::default()
+    );
     let offline = HubConfig {
         offline: true,
         ..hub.hub.clone()
@@ -350,15 +354,18 @@ fn what_the_operator_says_is_held_over_what_the_checkpoint_says() {
         labels: None,
     });
     assert_eq!(first.info().checkpoint.architecture.variant(), Variant::V1);
-    assert_eq!(first.info().checkpoint.pretrained.channels, Channels::Bgr);
-    assert_eq!(first.info().checkpoint.pretrained.scale, Scale::Byte);
+    assert_eq!(
+        first.info().checkpoint.preprocessing.channels,
+        Channels::Bgr
+    );
+    assert_eq!(first.info().checkpoint.preprocessing.scale, Scale::Byte);
     assert!(logits(&plain) != logits(&first));
     let version_one = Architecture::RESNET50.with_variant(Variant::V1);
     assert!(logits(&first) == expected(version_one, 1000, 224));
 }
 
 /// What a preprocessor's configuration comes to, or why it is refused.
-fn prepared(preprocessor: &Value) -> Result<imgclass_checkpoint::PretrainedCfg, CheckpointError> {
+fn prepared(preprocessor: &Value) -> Result<Preprocessing, CheckpointError> {
     let folder = tempfile::tempdir().expect("a folder");
     let (config, path) = (
         folder.path().join("config.json"),
@@ -366,13 +373,14 @@ fn prepared(preprocessor: &Value) -> Result<imgclass_checkpoint::PretrainedCfg, 
     );
     std::fs::write(&config, transformers(Value::Null).to_string()).expect("written");
     std::fs::write(&path, preprocessor.to_string()).expect("written");
-    imgclass_checkpoint::Description::read(&config, Some(&path)).map(|said| said.pretrained)
+    imgclass_checkpoint::Description::read(&config, Some(&path)).map(|said| said.preprocessing)
 }
 
 #[test]
 fn every_preprocessor_comes_to_what_transformers_does_with_it() {
-    use Interpolation::{Bicubic, Bilinear, Lanczos};
-    use ResizeTo::{Exact, ShorterSide};
+    use Filter::{Bicubic, Bilinear, Lanczos};
+    use Resize::ShorterSide;
+    let exact = |height, width| Resize::Exact(Size { height, width });
     let with = |kind: &str, fields: Value| {
         let mut all = json!({ "image_processor_type": kind, "do_resize": true, "do_rescale": true,
             "rescale_factor": 0.00392156862745098, "do_normalize": true, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5] });
@@ -408,7 +416,7 @@ fn every_preprocessor_comes_to_what_transformers_does_with_it() {
         ),
         (
             conv_next(json!({ "shortest_edge": 384 }), json!(0.875), 3),
-            Exact(384, 384),
+            exact(384, 384),
             (384, 384),
             Bicubic,
         ),
@@ -426,13 +434,13 @@ fn every_preprocessor_comes_to_what_transformers_does_with_it() {
                 "ViTImageProcessor",
                 json!({ "size": { "height": 224, "width": 192 } }),
             ),
-            Exact(224, 192),
+            exact(224, 192),
             (224, 192),
             Bilinear,
         ),
         (
             with("ViTFeatureExtractor", json!({ "size": 224, "resample": 3 })),
-            Exact(224, 224),
+            exact(224, 224),
             (224, 224),
             Bicubic,
         ),
@@ -459,7 +467,7 @@ fn every_preprocessor_comes_to_what_transformers_does_with_it() {
                 "DeiTImageProcessor",
                 json!({ "size": { "height": 256, "width": 256 }, "crop_size": { "height": 224, "width": 224 } }),
             ),
-            Exact(256, 256),
+            exact(256, 256),
             (224, 224),
             Bicubic,
         ),
@@ -468,17 +476,19 @@ fn every_preprocessor_comes_to_what_transformers_does_with_it() {
                 "DeiTImageProcessor",
                 json!({ "size": { "height": 256, "width": 256 }, "do_center_crop": false }),
             ),
-            Exact(256, 256),
+            exact(256, 256),
             (256, 256),
             Bicubic,
         ),
     ];
-    for (file, resize, input, interpolation) in table {
+    for (file, resize, input, filter) in table {
         let cfg = prepared(&file).unwrap_or_else(|e| panic!("{file}: {e}"));
-        assert_eq!((cfg.resize, cfg.input_size), (resize, input), "{file}");
+        assert_eq!(cfg.resize, resize, "{file}");
+        let crop = (cfg.crop.height, cfg.crop.width);
+        assert_eq!(crop, input, "{file}");
         assert_eq!(
-            (cfg.interpolation, cfg.centre),
-            (interpolation, Centre::Down),
+            (cfg.filter, cfg.crop_offset),
+            (filter, CropOffset::HalfDown),
             "{file}"
         );
         assert_eq!(
@@ -574,8 +584,8 @@ fn a_configuration_of_another_network_is_refused_by_the_field_that_says_so() {
     );
     let squash = json!({ "pretrained_cfg": { "crop_mode": "squash", "interpolation": "lanczos", "crop_pct": 0.5, "test_crop_pct": null } });
     let said = described(&change(timm("resnet18", 5), &squash)).expect("squashed");
-    assert_eq!(said.pretrained.resize, ResizeTo::Exact(256, 256));
-    assert_eq!(said.pretrained.interpolation, Interpolation::Lanczos);
+    assert_eq!(said.preprocessing.resize, Resize::Exact(Size::square(256)));
+    assert_eq!(said.preprocessing.filter, Filter::Lanczos);
     let table = [
         (timm("resnet50d", 5), json!({}), "\"resnet50d\""),
         (

@@ -1,8 +1,10 @@
-//! The routes about images: every form of request, every error, results of mixed batches, and the reference's numbers.
+//! The routes about images: every form of request, every error, results of mixed batches, and the
+//! reference's numbers.
 
 use std::collections::HashMap;
 
-use crate::support::api::{SERVICE, base64, body, client, client_of, data_url, png, service};
+use crate::support::pictures::{base64, data_url, png};
+use crate::support::service::{SERVICE, body, client, client_of, service, service_of};
 use candle_core::{Device, Tensor};
 use imgclass_checkpoint::{Architecture, WeightsSource};
 use imgclass_network::Classifier;
@@ -517,7 +519,7 @@ async fn the_model_says_which_network_it_is_and_its_embeddings_are_as_wide_as_it
         Classifier::load(&eighteen, &crate::support::model::options()).expect("it loads");
     let table = [
         (SERVICE.clone(), "resnet50", json!("v1.5"), 2048),
-        (service(eighteen, &[]), "resnet18", Value::Null, 512),
+        (service_of(eighteen, &[]), "resnet18", Value::Null, 512),
     ];
     for (service, architecture, variant, features) in table {
         let client = client_of(service);
@@ -546,10 +548,7 @@ async fn the_model_says_which_network_it_is_and_its_embeddings_are_as_wide_as_it
 #[tokio::test]
 async fn a_full_service_a_deadline_and_a_picture_over_the_limit_are_said_as_everywhere() {
     let picture = png(60, 40);
-    let full = service(
-        crate::support::model::untrained(),
-        &["--max-concurrent-requests", "1"],
-    );
+    let full = service(&["--max-concurrent-requests", "1"]);
     let place = full.admit().expect("a place");
     for path in ROUTES {
         let client = client_of(full.clone());
@@ -569,7 +568,7 @@ async fn a_full_service_a_deadline_and_a_picture_over_the_limit_are_said_as_ever
         ("--max-pixels", "1000", 413, "image-too-large"),
     ];
     for (flag, value, status, code) in cases {
-        let service = service(crate::support::model::untrained(), &[flag, value]);
+        let service = service(&[flag, value]);
         for path in ROUTES {
             let client = client_of(service.clone());
             let request = client.post(path).header("content-type", "image/png");
@@ -615,7 +614,7 @@ async fn a_photograph_has_the_references_features_and_class_activation_map() {
     let Some((photograph, tensors, model)) = reference("features and map over HTTP") else {
         return;
     };
-    let client = client_of(service(model, &[]));
+    let client = client_of(service_of(model, &[]));
     let numbers = |name: &str| -> Vec<f32> {
         let flat = tensors[name].flatten_all().and_then(|t| t.to_vec1());
         flat.expect("numbers")
@@ -647,7 +646,8 @@ async fn a_photograph_has_the_references_features_and_class_activation_map() {
         let expected = numbers(name);
         assert_eq!(found.len(), expected.len());
         let largest = expected.iter().fold(0f32, |max, x| x.abs().max(max));
-        // Decoders round JPEGs differently by a fraction of a 255th: a hundredth of the largest number covers that.
+        // Decoders round JPEGs differently by a fraction of a 255th: a hundredth of the largest
+        // number covers that.
         let furthest = found
             .iter()
             .zip(&expected)

@@ -1,9 +1,9 @@
-//! Others' protocols: the Open Inference Protocol V2 with its binary tensors, and TensorFlow Serving's predict. Routes, forms, errors, and
-//! that an image has the same numbers as everywhere else.
+//! Others' protocols: the Open Inference Protocol V2 with its binary tensors, and TensorFlow
+//! Serving's predict. Routes, forms, errors, and that an image has the same numbers as everywhere
+//! else.
 
-use crate::support::api::{
-    LIMITS, SERVICE, base64, body, client, client_of, data_url, png, service,
-};
+use crate::support::pictures::{base64, data_url, png};
+use crate::support::service::{LIMITS, SERVICE, body, client, client_of, service};
 use imgclass::api::{ApiState, app};
 use poem::test::TestClient;
 use serde_json::{Value, json};
@@ -477,10 +477,7 @@ async fn loading_and_overload_are_said_in_the_protocols_own_form() {
     }
     let (_, answer) = body(client.get("/v1/models/resnet50").send().await).await;
     assert_eq!(answer["model_version_status"][0]["state"], "LOADING");
-    let full = service(
-        crate::support::model::untrained(),
-        &["--max-concurrent-requests", "1"],
-    );
+    let full = service(&["--max-concurrent-requests", "1"]);
     let _place = full.admit().expect("a place");
     let client = client_of(full);
     let requests = [

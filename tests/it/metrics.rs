@@ -1,39 +1,24 @@
-//! What Prometheus sees: names, labels and counts, and that no label takes a value that a stranger chooses.
+//! What Prometheus sees: names, labels and counts, and that no label takes a value that a stranger
+//! chooses.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use clap::Parser;
+use crate::support::pictures::example;
+use crate::support::service::{LIMITS, observed_service};
 use imgclass::api::{ApiState, app, metrics_app};
-use imgclass::config::{HttpLimits, ServiceArgs};
 use imgclass::metrics::Metrics;
 use imgclass::service::{Observer as _, Phase, Service};
 use imgclass_engine::Observer;
 use poem::test::TestClient;
 use serde_json::json;
 
-#[derive(Parser)]
-struct Arguments {
-    #[command(flatten)]
-    service: ServiceArgs,
-}
-
-const LIMITS: HttpLimits = HttpLimits {
-    max_images: 32,
-    payload_limit: 256 * 1024,
-    body_timeout: Duration::from_secs(10),
-};
-
-/// A loaded service and what counts it. Shared: loading a network takes a second.
+/// A service, and the metrics that count what it does; shared by the tests that need a loaded one.
 static SERVING: LazyLock<(Arc<Service>, Arc<Metrics>)> = LazyLock::new(|| {
     let metrics = Arc::new(Metrics::new().expect("metrics"));
-    let arguments = Arguments::parse_from(["test", "--max-concurrent-requests", "1"]);
-    let classifier = crate::support::model::untrained();
-    let options = arguments.service.service_options(classifier.info());
-    let service = Service::start(classifier, &options, metrics.clone());
-    let service = Arc::new(service.expect("a service"));
+    let service = observed_service(&["--max-concurrent-requests", "1"], metrics.clone());
     metrics.model_loaded(&service).expect("a model's labels");
     (service, metrics)
 });
@@ -63,8 +48,7 @@ fn value(text: &str, series: &str) -> f64 {
 #[tokio::test]
 async fn requests_phases_rejections_and_batches_are_counted() {
     let client = TestClient::new(app(state()));
-    let image = include_str!("../../src/api/example_image.txt").trim();
-    let good = json!({"user_id": "u", "image_url": image});
+    let good = json!({"user_id": "u", "image_url": example()});
     let before = scrape(&client).await;
     let status = async |request: poem::test::TestRequestBuilder<'_, _>| {
         request.send().await.0.status().as_u16()
@@ -242,8 +226,8 @@ async fn on_a_port_of_their_own_the_metrics_leave_the_main_one() {
         .assert_status(poem::http::StatusCode::NOT_FOUND);
 }
 
-/// Uses processor time until the metrics show some: the collector counts whole seconds, and this test
-/// alone would take less than one. Gives up after a minute; the caller's assertion fails then.
+/// Uses processor time until the metrics show some: the collector counts whole seconds, and this
+/// test alone would take less than one. Gives up after a minute; the caller's assertion fails then.
 async fn work_for_a_second(client: &TestClient<impl poem::Endpoint>) {
     let start = std::time::Instant::now();
     while value(&scrape(client).await, "process_cpu_seconds_total") < 1.0
@@ -272,7 +256,8 @@ fn metric_names(queries: &str) -> std::collections::BTreeSet<&str> {
 
 #[tokio::test]
 async fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
-    // Its own, as other tests count on the shared ones. Labelled metrics appear with their first count.
+    // Its own, as other tests count on the shared ones. Labelled metrics appear with their first
+    // count.
     let metrics = Arc::new(Metrics::new().expect("metrics"));
     metrics.batch_finished(1, Duration::from_millis(1));
     metrics.phase_finished(Phase::Total, Duration::from_millis(1));

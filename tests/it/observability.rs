@@ -1,159 +1,20 @@
-//! What an operator sees of the running binary: log lines, traces, metrics on their own port, ports that are taken, and the load generator.
+//! What an operator sees of the running binary: log lines, traces, metrics on their own port, ports
+//! that are taken, and the load generator.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
+use crate::support::binary::{Running, http, imgclass, port_of};
 use serde_json::Value;
-
-/// The binary in a folder of its own, with nothing of this machine's environment that could change what it does.
-fn imgclass(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_imgclass"));
-    for (name, _) in std::env::vars() {
-        let ours = ["IMGCLASS_", "HF_", "OTEL_"];
-        if ours.iter().any(|prefix| name.starts_with(prefix))
-            || ["PORT", "RUST_LOG"].contains(&name.as_str())
-        {
-            command.env_remove(name);
-        }
-    }
-    command.current_dir(folder).stdin(Stdio::null());
-    command
-}
-
-/// A service that ends with the test, and its log as JSON.
-struct Serving {
-    child: Child,
-    port: u16,
-    log: Receiver<Value>,
-    /// Lines up to the one that said that it is ready.
-    start: Vec<Value>,
-}
-
-impl Serving {
-    fn start(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut child = imgclass(folder)
-            .args([
-                "--hostname",
-                "127.0.0.1",
-                "--port",
-                "0",
-                "--weights",
-                "random",
-                "--json-logs",
-            ])
-            .args(arguments)
-            .envs(environment.iter().copied())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary runs");
-        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let (sender, log) = channel();
-        // Whoever logs into a pipe that nobody reads would block in the end.
-        thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let line =
-                    serde_json::from_str(&line).unwrap_or_else(|_| panic!("not JSON: {line}"));
-                let _ = sender.send(line);
-            }
-        });
-        let mut start = Vec::new();
-        let port = loop {
-            let line: Value = log.recv().expect("the server is ready before it ends");
-            let address = line["address"].as_str().map(str::to_owned);
-            let ready = line["message"] == "ready";
-            start.push(line);
-            if let (true, Some(address)) = (ready, address) {
-                break port_of(&address);
-            }
-        };
-        Self {
-            child,
-            port,
-            log,
-            start,
-        }
-    }
-
-    fn get(&self, path: &str, headers: &str) -> String {
-        http(self.port, &format!("GET {path} HTTP/1.1\r\n{headers}"), "")
-    }
-
-    fn classify(&self, headers: &str) -> String {
-        let image = include_str!("../../src/api/example_image.txt").trim();
-        let body = format!(r#"{{"user_id": "u", "image_url": "{image}"}}"#);
-        http(
-            self.port,
-            &format!("POST /classify_image/ HTTP/1.1\r\n{headers}"),
-            &body,
-        )
-    }
-
-    #[cfg(unix)]
-    fn signal(&self) {
-        let pid = self.child.id().to_string();
-        let kill = Command::new("kill").args(["-TERM", &pid]).status();
-        assert!(kill.expect("kill runs").success());
-    }
-
-    #[cfg(unix)]
-    fn end(&mut self) -> Option<i32> {
-        self.child.wait().expect("it ends").code()
-    }
-
-    #[cfg(unix)]
-    fn terminate(&mut self) -> Option<i32> {
-        self.signal();
-        self.end()
-    }
-
-    fn until_logged(&self, start: &str) {
-        let says = |line: &Value| {
-            line["message"]
-                .as_str()
-                .is_some_and(|text| text.starts_with(start))
-        };
-        self.log.iter().find(says).expect("a line");
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn port_of(address: &str) -> u16 {
-    address
-        .rsplit(':')
-        .next()
-        .and_then(|port| port.parse().ok())
-        .expect("a port")
-}
-
-fn http(port: u16, head: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
-    let length = body.len();
-    write!(
-        stream,
-        "{head}Host: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .expect("written");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
-}
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 #[test]
 fn every_line_of_a_request_has_its_id_and_its_callers_trace_and_no_secret() {
     let folder = tempfile::tempdir().expect("a folder");
-    let serving = Serving::start(folder.path(), &["--api-key", "sesame"], &[]);
+    let serving = Running::start(folder.path(), &["--api-key", "sesame"], &[]);
     let headers = format!(
         "X-Request-Id: my-id\r\nX-API-Key: sesame\r\nTraceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n"
     );
@@ -229,7 +90,7 @@ fn spans_go_to_the_collector_under_the_callers_trace() {
     let (port, exported) = collector();
     let endpoint = format!("http://127.0.0.1:{port}");
     let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
-    let mut serving = Serving::start(folder.path(), &[], &environment);
+    let mut serving = Running::start(folder.path(), &[], &environment);
     let answer = serving.classify(&format!("Traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n"));
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert_eq!(
@@ -278,7 +139,7 @@ fn a_collector_that_is_not_there_stops_nobody() {
         .expect("an address")
         .port();
     let endpoint = format!("http://127.0.0.1:{closed}");
-    let mut serving = Serving::start(
+    let mut serving = Running::start(
         folder.path(),
         &[],
         &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)],
@@ -290,7 +151,7 @@ fn a_collector_that_is_not_there_stops_nobody() {
 #[test]
 fn metrics_may_have_a_port_of_their_own_and_two_services_cannot_share_one() {
     let folder = tempfile::tempdir().expect("a folder");
-    let serving = Serving::start(
+    let serving = Running::start(
         folder.path(),
         &["--metrics-port", "0", "--api-key", "k"],
         &[],
@@ -341,7 +202,7 @@ fn metrics_may_have_a_port_of_their_own_and_two_services_cannot_share_one() {
 #[test]
 fn bench_loads_a_running_service_in_a_closed_and_in_an_open_loop() {
     let folder = tempfile::tempdir().expect("a folder");
-    let serving = Serving::start(
+    let serving = Running::start(
         folder.path(),
         &["--api-key", "k", "--max-concurrent-requests", "2"],
         &[],
@@ -399,7 +260,7 @@ fn bench_loads_a_running_service_in_a_closed_and_in_an_open_loop() {
 #[test]
 fn while_the_shutdown_delay_runs_it_is_not_ready_and_serves_on_and_a_second_signal_ends_it() {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut serving = Serving::start(folder.path(), &["--shutdown-delay", "10m"], &[]);
+    let mut serving = Running::start(folder.path(), &["--shutdown-delay", "10m"], &[]);
     assert!(serving.get("/health/ready", "").starts_with("HTTP/1.1 200"));
     serving.signal();
     serving.until_logged("stopping; a second signal");
@@ -421,7 +282,7 @@ fn a_stop_waits_for_a_request_in_flight_until_its_patience_or_a_second_signal_en
     let host = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = host.local_addr().expect("an address").port();
     for (patience, second, code) in [("10m", true, 1), ("100ms", false, 0)] {
-        let mut serving = Serving::start(
+        let mut serving = Running::start(
             folder.path(),
             &[
                 "--fetch-allow-cidr",

@@ -1,6 +1,7 @@
-//! The page at `/`: served whole, under a policy that keeps it to its own server. What it does is the browser test's business.
+//! The page at `/`: served whole, under a policy that keeps it to its own server. What it does is
+//! the browser test's business.
 
-use crate::support::api::{LIMITS, client};
+use crate::support::service::{LIMITS, client};
 use imgclass::api::{ApiState, app};
 use poem::test::TestClient;
 

@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use crate::support::binary::{run, text, write_picture};
+use crate::support::binary::{run, text};
+use crate::support::pictures::write_picture;
 use serde_json::Value;
 
 /// Pictures in folders named by a WordNet id, an index and a name.

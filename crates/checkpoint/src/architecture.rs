@@ -1,9 +1,10 @@
-//! Which network: kind of block, depths, where the stride is, the batch norms' epsilon. Plain data; it builds nothing and reads nothing.
+//! The five networks as plain data: kind of block, depths, place of the stride, the batch norms'
+//! epsilon, and the name and shape of every tensor that they have.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What the stages are made of (<https://arxiv.org/abs/1512.03385>, figure 5).
+/// The kind of block that the stages are made of (<https://arxiv.org/abs/1512.03385>, figure 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Block {
     /// Two 3x3 convolutions.
@@ -13,7 +14,7 @@ pub enum Block {
 }
 
 impl Block {
-    /// A block's output has this many times the channels of its 3x3 convolutions.
+    /// Returns how many times the channels of its 3x3 convolutions a block's output has.
     pub fn expansion(self) -> usize {
         match self {
             Self::Basic => 1,
@@ -21,7 +22,7 @@ impl Block {
         }
     }
 
-    /// How many convolutions it has, the one beside them not counted.
+    /// Returns how many convolutions a block has, without the one of its shortcut.
     pub fn convolutions(self) -> usize {
         match self {
             Self::Basic => 2,
@@ -30,12 +31,13 @@ impl Block {
     }
 }
 
-/// Where a bottleneck that halves the resolution has its stride. Nothing in the weights tells; basic blocks know only one place.
+/// The convolution in which a bottleneck that halves the resolution has its stride. The weights do
+/// not tell. Basic blocks have only one place for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Variant {
-    /// In the first 1x1: the paper's, Caffe's and Keras'.
+    /// The first 1x1, as in the paper, in Caffe and in Keras.
     V1,
-    /// In the 3x3: torchvision's, timm's and most others'.
+    /// The 3x3, as in torchvision, timm and most others.
     #[default]
     V1_5,
 }
@@ -92,20 +94,20 @@ const fn standard(
 }
 
 impl Architecture {
-    /// Two blocks a stage.
+    /// ResNet-18: two basic blocks in each stage.
     pub const RESNET18: Self = standard("resnet18", "ResNet-18", Block::Basic, [2, 2, 2, 2]);
-    /// ResNet-50's depths in basic blocks.
+    /// ResNet-34: the depths of ResNet-50, in basic blocks.
     pub const RESNET34: Self = standard("resnet34", "ResNet-34", Block::Basic, [3, 4, 6, 3]);
-    /// What is meant where nothing is said.
+    /// ResNet-50, which is meant where no network is named.
     pub const RESNET50: Self = standard("resnet50", "ResNet-50", Block::Bottleneck, [3, 4, 6, 3]);
-    /// A longer third stage.
+    /// ResNet-101: ResNet-50 with a longer third stage.
     pub const RESNET101: Self =
         standard("resnet101", "ResNet-101", Block::Bottleneck, [3, 4, 23, 3]);
-    /// Longer still.
+    /// ResNet-152: longer second and third stages still.
     pub const RESNET152: Self =
         standard("resnet152", "ResNet-152", Block::Bottleneck, [3, 8, 36, 3]);
 
-    /// All of them.
+    /// All five networks, the smallest first.
     pub const ALL: [Self; 5] = [
         Self::RESNET18,
         Self::RESNET34,
@@ -114,17 +116,18 @@ impl Architecture {
         Self::RESNET152,
     ];
 
-    /// The network that timm and torchvision call so, such as `resnet50`.
+    /// Returns the network that timm and torchvision call `name`, such as `resnet50`.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|known| known.name == name)
     }
 
-    /// All names, for people.
+    /// Returns all names as a message lists them.
     pub fn names() -> String {
         Self::ALL.map(|known| known.name).join(", ")
     }
 
-    /// The network of these blocks whose depths are these or differ least: a file that lacks a block is held against what it nearly is.
+    /// Returns the network of these blocks whose depths differ least from these, so that a file
+    /// that lacks a block is compared with the network that it nearly is.
     pub fn nearest(block: Block, depths: [usize; 4]) -> Self {
         let apart = |known: &Self| -> usize {
             let pairs = known.depths.iter().zip(depths);
@@ -134,13 +137,13 @@ impl Architecture {
         of_block.min_by_key(apart).unwrap_or(Self::RESNET50)
     }
 
-    /// The same with the stride elsewhere.
+    /// Returns the same network with its stride in the place of `variant`.
     #[must_use]
     pub fn with_variant(self, variant: Variant) -> Self {
         Self { variant, ..self }
     }
 
-    /// The same with another epsilon under the root of each batch norm.
+    /// Returns the same network with another epsilon under the root of each batch norm.
     #[must_use]
     pub fn with_batch_norm_epsilon(self, batch_norm_epsilon: f64) -> Self {
         Self {
@@ -149,43 +152,45 @@ impl Architecture {
         }
     }
 
-    /// timm's and torchvision's name, such as `resnet50`.
+    /// Returns timm's and torchvision's name, such as `resnet50`.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// As people write it, such as `ResNet-50`.
+    /// Returns the name as people write it, such as `ResNet-50`.
     pub fn title(&self) -> &'static str {
         self.title
     }
 
-    /// What the stages are made of.
+    /// Returns the kind of block that the stages are made of.
     pub fn block(&self) -> Block {
         self.block
     }
 
-    /// Blocks in each of the four stages.
+    /// Returns the number of blocks in each of the four stages.
     pub fn depths(&self) -> [usize; 4] {
         self.depths
     }
 
-    /// Where the stride is; for basic blocks it says nothing.
+    /// Returns where bottlenecks have their stride. For basic blocks it says nothing.
     pub fn variant(&self) -> Variant {
         self.variant
     }
 
-    /// Added to the variance under the root of each batch norm.
+    /// Returns what is added to the variance under the root of each batch norm.
     pub fn batch_norm_epsilon(&self) -> f64 {
         self.batch_norm_epsilon
     }
 
-    /// Pooled features per image: the channels of the last stage, 512 or 2048.
+    /// Returns the number of pooled features of an image: the channels of the last stage, 512 or
+    /// 2048.
     pub fn features(&self) -> usize {
         512 * self.block.expansion()
     }
 
-    /// Returns every tensor that a checkpoint of this network with `classes` classes must have: torchvision's name and the dimensions, in
-    /// the order of the layers. Convolutions are `[out, in, kernel, kernel]`, the last layer is `[classes, features]`.
+    /// Returns every tensor that a checkpoint of this network with `classes` classes must have, in
+    /// the order of the layers: torchvision's name and the dimensions. Convolutions are
+    /// `[out, in, kernel, kernel]`, the last layer is `[classes, features]`.
     pub fn tensors(&self, classes: usize) -> Vec<(String, Vec<usize>)> {
         let mut tensors = Vec::new();
         let mut convolution = |conv: &str, norm: &str, [out, input, kernel]: [usize; 3]| {
@@ -221,7 +226,7 @@ impl Architecture {
     }
 }
 
-/// [`Architecture::title`].
+/// Shows the network's [`title`](Architecture::title).
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.title)

@@ -1,5 +1,6 @@
-//! A safetensors file as a source of tensors, each one checked when a layer asks for it: name, shape, type, numbers.
-//! It never guesses: a tensor that no layer asked for is an error too, because it means another network.
+//! Reads a safetensors file and hands out its tensors. Each tensor is checked when a layer asks for
+//! it: name, shape, type and numbers. A tensor that no layer asked for is an error too, because it
+//! belongs to another network.
 
 mod header;
 
@@ -15,30 +16,35 @@ use crate::error::CheckpointError;
 use crate::naming::Naming;
 use crate::tensors::TensorSource;
 
-/// The bytes of one safetensors file, parsed and whole.
+/// A whole safetensors file in memory, whose structure has been checked.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     bytes: Vec<u8>,
     naming: Naming,
-    /// What is loaded, for errors: the network that the names are nearest to, unless a configuration says otherwise.
+    /// The network that the file is compared with: the one that its names are nearest to, unless a
+    /// configuration says otherwise.
     architecture: Architecture,
 }
 
 impl Checkpoint {
     /// Reads the whole file and checks its structure.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Unreadable`], or [`CheckpointError::NotSafetensors`] for a file that is
+    /// cut off, of another format, or has two tensors of one name.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let bytes = std::fs::read(path).map_err(|reason| CheckpointError::Unreadable {
             path: path.to_owned(),
             reason,
         })?;
-        let unfit = |reason: String| CheckpointError::NotSafetensors {
+        let invalid = |reason: String| CheckpointError::NotSafetensors {
             path: path.to_owned(),
             reason,
         };
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| unfit(e.to_string()))?;
-        if let Some(name) = header::repeated_name(&bytes) {
-            return Err(unfit(format!("tensor `{name}` is there twice")));
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| invalid(e.to_string()))?;
+        if let Some(name) = header::find_repeated_name(&bytes) {
+            return Err(invalid(format!("tensor `{name}` is there twice")));
         }
         let names = tensors.names();
         let naming = Naming::detect(&names);
@@ -51,14 +57,15 @@ impl Checkpoint {
         })
     }
 
-    /// The network that this file holds, judged by its tensors' names: whether it really does, loading it shows.
+    /// Returns the network that this file holds, as far as its tensors' names tell. Only loading
+    /// the tensors shows whether it does.
     pub fn architecture(&self) -> Architecture {
         self.architecture
     }
 
-    /// The same file, held to be this network.
+    /// Returns the same file, to be compared with this network.
     #[must_use]
-    pub fn of_architecture(self, architecture: Architecture) -> Self {
+    pub fn with_architecture(self, architecture: Architecture) -> Self {
         Self {
             architecture,
             ..self
@@ -72,10 +79,12 @@ impl Checkpoint {
         })
     }
 
-    /// The SHA-256 of the file, in lower-case hexadecimal; an error if it is not the one that the hub declared.
+    /// Returns the SHA-256 of the file, in lower-case hexadecimal.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Digest`] if it is not the one that the hub `declared`.
     pub fn verified_sha256(&self, declared: Option<&str>) -> Result<String, CheckpointError> {
-        let digest = Sha256::digest(&self.bytes);
-        let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = hex::encode(Sha256::digest(&self.bytes));
         match declared {
             Some(declared) if declared != found => Err(CheckpointError::Digest {
                 path: self.path.clone(),
@@ -86,7 +95,10 @@ impl Checkpoint {
         }
     }
 
-    /// The number of rows of the last layer's weights: how many classes the checkpoint tells apart.
+    /// Returns the number of classes: the rows of the last layer's weights.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] if there is no such layer or it has another shape.
     pub fn classes(&self) -> Result<usize, CheckpointError> {
         let name = self.last_layer();
         let tensors = self.tensors()?;
@@ -95,33 +107,37 @@ impl Checkpoint {
                 &[classes, _] if classes > 0 => return Ok(classes),
                 other => format!("shape {other:?}"),
             },
-            Err(_) => nearest_name(&tensors, &name),
+            Err(_) => describe_missing(&tensors, &name),
         };
         let features = self.architecture.features();
         let expected = format!("the last layer, [classes, {features}]");
         Err(self.misfit(&name, expected, found))
     }
 
-    /// The file's name of the last layer's weights.
+    /// Returns the file's name of the last layer's weights.
     pub fn last_layer(&self) -> String {
-        self.naming.of("fc.weight")
+        self.naming.file_name("fc.weight")
     }
 
-    /// The type of the stored weights, such as `F32`.
+    /// Returns the type of the stored weights, such as `F32`. It is that of the first convolution,
+    /// and `unknown` if the file has none.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotSafetensors`]; never after [`Checkpoint::open`].
     pub fn dtype(&self) -> Result<String, CheckpointError> {
         Ok(self
             .tensors()?
-            .tensor(&self.naming.of("conv1.weight"))
+            .tensor(&self.naming.file_name("conv1.weight"))
             .map_or_else(
                 |_| "unknown".to_owned(),
                 |view| format!("{:?}", view.dtype()),
             ))
     }
 
-    /// The file's tensors, each checked as it is taken.
+    /// Returns the file's tensors, each to be checked as it is taken.
     ///
     /// # Errors
-    /// [`CheckpointError::NotSafetensors`].
+    /// [`CheckpointError::NotSafetensors`]; never after [`Checkpoint::open`].
     pub fn checked_tensors(&self) -> Result<CheckedTensors<'_>, CheckpointError> {
         Ok(CheckedTensors {
             checkpoint: self,
@@ -130,6 +146,7 @@ impl Checkpoint {
         })
     }
 
+    /// Returns an error that says what was found instead of a tensor.
     fn misfit(&self, tensor: &str, expected: String, found: String) -> CheckpointError {
         CheckpointError::Tensor {
             origin: self.path.display().to_string(),
@@ -141,7 +158,8 @@ impl Checkpoint {
     }
 }
 
-/// A checkpoint's tensors, checked one by one, and a record of those that were taken.
+/// The tensors of a checkpoint, which are checked one by one, and a record of those that were
+/// taken.
 #[derive(Debug)]
 pub struct CheckedTensors<'a> {
     checkpoint: &'a Checkpoint,
@@ -151,11 +169,12 @@ pub struct CheckedTensors<'a> {
 }
 
 impl CheckedTensors<'_> {
-    /// Fails on the first tensor that no layer took (batch counters aside, which inference does not need).
+    /// Checks that every tensor was taken. The counters of batches are left aside: inference does
+    /// not need them.
     ///
     /// # Errors
-    /// [`CheckpointError::Tensor`], which names it.
-    pub fn nothing_left_over(&self) -> Result<(), CheckpointError> {
+    /// [`CheckpointError::Tensor`], which names the first tensor that no layer took.
+    pub fn check_all_taken(&self) -> Result<(), CheckpointError> {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let names = self.tensors.names();
         let left = names
@@ -171,14 +190,14 @@ impl CheckedTensors<'_> {
         }
     }
 
-    /// The tensor that the file calls `name`.
-    fn checked(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, CheckpointError> {
+    /// Reads and checks the tensor that the file calls `name`.
+    fn read_checked(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         let expected = || format!("shape {dims:?} of F32, F16 or BF16");
         let misfit = |found: String| self.checkpoint.misfit(name, expected(), found);
         let view = self
             .tensors
             .tensor(name)
-            .map_err(|_| misfit(nearest_name(&self.tensors, name)))?;
+            .map_err(|_| misfit(describe_missing(&self.tensors, name)))?;
         if view.shape() != dims {
             return Err(misfit(format!("shape {:?}", view.shape())));
         }
@@ -201,8 +220,9 @@ impl CheckedTensors<'_> {
     }
 }
 
-/// What to say of a missing tensor: the file's own name for it, where a wrapper's prefix is all that differs, else what the file begins with.
-fn nearest_name(tensors: &SafeTensors<'_>, name: &str) -> String {
+/// Describes a missing tensor: by the file's own name for it, if only a wrapper's prefix differs,
+/// else by the file's first name.
+fn describe_missing(tensors: &SafeTensors<'_>, name: &str) -> String {
     let suffix = format!(".{name}");
     let names = tensors.names();
     let candidates = names.iter().filter(|other| other.ends_with(&suffix));
@@ -215,7 +235,7 @@ fn nearest_name(tensors: &SafeTensors<'_>, name: &str) -> String {
     format!("no such tensor among its {count}{first}")
 }
 
-/// Little-endian numbers of a floating-point type as `f32`; `None` for other types.
+/// Returns little-endian numbers of a floating-point type as `f32`; `None` for other types.
 fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let halves = |widen: fn(u16) -> f32| {
         data.as_chunks::<2>()
@@ -240,15 +260,15 @@ fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
 
 impl TensorSource for CheckedTensors<'_> {
     fn tensor(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-        let name = self.checkpoint.naming.of(name);
-        let values = self.checked(&name, dims)?;
+        let name = self.checkpoint.naming.file_name(name);
+        let values = self.read_checked(&name, dims)?;
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.insert(name);
         Ok(values)
     }
 
     fn contains(&self, name: &str) -> bool {
-        let name = self.checkpoint.naming.of(name);
+        let name = self.checkpoint.naming.file_name(name);
         self.tensors.tensor(&name).is_ok()
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a checkpoint. The texts are for operators: they name the file and the tensor.
+//! The errors of checkpoints. Their texts are for operators: they name the file and the tensor.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,11 @@ use thiserror::Error;
 
 use crate::hub::HubError;
 
-/// An error of whatever supplies weights: a file, its description, its labels, the hub or a conversion.
+/// An error of whatever supplies weights: a file, its description, its labels, the hub or a
+/// conversion.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
-    /// A local weights file that cannot be read.
+    /// A local weights file cannot be read.
     #[error("the weights file {path} cannot be read: {reason}")]
     Unreadable {
         /// The file that was asked for.
@@ -17,9 +18,10 @@ pub enum CheckpointError {
         /// What the system said.
         reason: std::io::Error,
     },
-    /// A file that is not whole or is no safetensors file.
+    /// A file is not whole, or no safetensors file.
     #[error(
-        "the weights file {path} is not a whole safetensors file ({reason}); copy or download it again"
+        "the weights file {path} is not a whole safetensors file ({reason}); copy or download it \
+         again"
     )]
     NotSafetensors {
         /// The file.
@@ -27,35 +29,38 @@ pub enum CheckpointError {
         /// What the parser said.
         reason: String,
     },
-    /// A file of the hub's cache that is not what the hub declared.
+    /// A file in the hub's cache is not the one that the hub declared.
     #[error(
-        "the weights file {path} has the SHA-256 {found}, but the hub declared {declared}; delete the file and fetch it again"
+        "the weights file {path} has the SHA-256 {found}, but the hub declared {declared}; \
+         delete the file and fetch it again"
     )]
     Digest {
         /// The file.
         path: PathBuf,
-        /// The hub's word.
+        /// The digest that the hub declared, in lower-case hexadecimal.
         declared: String,
-        /// Ours.
+        /// The digest of the file, in lower-case hexadecimal.
         found: String,
     },
-    /// A tensor that is missing, misnamed, of the wrong shape or type, or holds non-finite numbers.
+    /// A tensor is missing, misnamed, of the wrong shape or type, or holds numbers that are not
+    /// finite.
     #[error(
-        "the weights {origin} do not fit {architecture}: tensor `{tensor}`: expected {expected}, found {found}"
+        "the weights {origin} do not fit {architecture}: tensor `{tensor}`: expected {expected}, \
+         found {found}"
     )]
     Tensor {
-        /// The file, or how the weights came about.
+        /// The file that the weights come from, or how they came about.
         origin: String,
-        /// The network that they were held against.
+        /// The network that they were compared with.
         architecture: &'static str,
         /// The tensor's name.
         tensor: String,
-        /// What the network needs.
+        /// What the network needs in its place.
         expected: String,
         /// What the file has.
         found: String,
     },
-    /// A `config.json` that cannot be used.
+    /// A `config.json` or `preprocessor_config.json` cannot be used.
     #[error("the model configuration {path} cannot be used: {reason}")]
     Config {
         /// The file.
@@ -71,7 +76,7 @@ pub enum CheckpointError {
         /// What is wrong, with line or count.
         reason: String,
     },
-    /// Another program's weights that cannot be turned into ours.
+    /// Another program's weights cannot be converted.
     #[error("{path} cannot be converted: {reason}")]
     Convert {
         /// The file that was read, or could not be written.
@@ -79,7 +84,7 @@ pub enum CheckpointError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The hub had no answer that we could use.
+    /// The hub or its cache did not supply the checkpoint.
     #[error(transparent)]
     Hub(#[from] HubError),
 }

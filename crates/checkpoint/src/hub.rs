@@ -1,10 +1,20 @@
-//! Brings a checkpoint from the Hugging Face hub into the shared cache and says where its files lie; it never reads tensors and never draws.
+//! Brings a checkpoint from the Hugging Face hub into the shared cache and says where its files
+//! are.
 //!
-//! The cache is the one that every Hugging Face tool shares (`models--owner--name/{blobs,refs,snapshots}`), so what
-//! another tool has downloaded is used, and what is downloaded here serves the others. Transfers go through the
-//! `hf-hub` crate. What that crate leaves open is closed here: a revision is pinned to one commit before any file is
-//! fetched, every phase has a time limit, sizes and digests are checked against what the hub declared, one process
-//! at a time fills a repository, and "offline" means that no client is even built.
+//! The cache is the one that all Hugging Face tools share
+//! (`models--owner--name/{blobs,refs,snapshots}`): what another tool has downloaded is used, and
+//! what is downloaded here serves the others.
+//!
+//! Transfers go through the `hf-hub` crate. This module adds what that crate leaves out:
+//!
+//! - A revision is pinned to one commit before any file is fetched.
+//! - Every phase has a time limit.
+//! - Sizes and digests are compared with those that the hub declared.
+//! - Only one process at a time fills a repository.
+//! - "Offline" means that not even a client is built.
+//!
+//! [`fetch`] asks `transfer` for the files that `cache` does not have; `ranged` goes on with
+//! downloads that broke off, and `watch` ends those that stall or grow too large.
 
 mod cache;
 mod config;
@@ -24,75 +34,78 @@ pub use error::HubError;
 pub use list::{CachedWeights, list};
 use transfer::Remote;
 
-/// The file that describes a checkpoint, in timm's form preprocessing included.
+/// The name of the file that describes a checkpoint. In timm's form it includes the preprocessing.
 pub(crate) const CONFIG_FILE: &str = "config.json";
 
-/// The file that describes the preprocessing of a checkpoint in transformers' form.
+/// The name of the file that describes the preprocessing of a checkpoint in transformers' form.
 pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
-/// What is fetched beside the weights, where it is there.
+/// The files that are fetched beside the weights, if the repository has them.
 const DESCRIPTIONS: [&str; 2] = [CONFIG_FILE, PREPROCESSOR_FILE];
 
-/// Where the files of one checkpoint lie on this machine.
+/// The files of one checkpoint on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointFiles {
     /// The safetensors file.
     pub weights: PathBuf,
-    /// The checkpoint's `config.json`; `None` when the repository has none.
+    /// The checkpoint's `config.json`; `None` if the repository has none.
     pub config: Option<PathBuf>,
-    /// The checkpoint's `preprocessor_config.json`; `None` when the repository has none.
+    /// The checkpoint's `preprocessor_config.json`; `None` if the repository has none.
     pub preprocessor: Option<PathBuf>,
     /// The commit that the files belong to, 40 hexadecimal digits.
     pub revision: String,
-    /// The SHA-256 of the weights as the hub declared it (64 lower-case hexadecimal digits), where the cache records one.
-    /// Whoever reads the whole file anyway can compare.
+    /// The SHA-256 of the weights as the hub declared it (64 lower-case hexadecimal digits), if the
+    /// cache records one. A caller that reads the whole file can compare it.
     pub sha256: Option<String>,
 }
 
-/// How far one file's download has come, in bytes.
+/// The progress of one file's download, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DownloadProgress<'a> {
     /// The file's name in the repository.
     pub file: &'a str,
-    /// Bytes received so far; falls back when a broken download starts again.
+    /// The bytes received so far. The number falls when a broken download starts again.
     pub done: u64,
-    /// The whole size in bytes as the hub declared it; 0 when it did not.
+    /// The size of the file in bytes as the hub declared it; 0 if it did not.
     pub total: u64,
 }
 
-/// Told about a download as it goes on. It is called from the transfer itself, so it must return at once.
+/// A function that is told about the progress of a download. The transfer itself calls it, so it
+/// must return at once.
 pub type ProgressFn = dyn Fn(DownloadProgress<'_>) + Send + Sync;
 
-/// What [`verify_cached`] found.
+/// What [`verify_cached`] has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// The files looked at.
+    /// The files that were read.
     pub files: CheckpointFiles,
     /// The size of the weights in bytes.
     pub bytes: u64,
-    /// The SHA-256 of the weights as they are on disk, 64 lower-case hexadecimal digits. It equals
-    /// [`CheckpointFiles::sha256`] where that is known; where it is not, there was nothing to compare with.
+    /// The SHA-256 of the weights on disk, 64 lower-case hexadecimal digits. It equals
+    /// [`CheckpointFiles::sha256`] if that is known; else there was nothing to compare it with.
     pub sha256: String,
 }
 
-/// Makes sure that the checkpoint `model_id` at `revision` (branch, tag or commit) is in the cache, and says where.
+/// Makes sure that the checkpoint `model_id` at `revision` (branch, tag or commit) is in the cache,
+/// and returns where its files are.
 ///
 /// | what the cache holds | calls to the hub |
 /// |---|---|
 /// | a complete checkpoint, and `revision` is a whole commit hash | none |
 /// | anything, and [`HubConfig::offline`] is set | none |
-/// | a complete checkpoint at the commit that a branch or tag names | one: which commit is it now? |
+/// | a complete checkpoint, and `revision` is a branch or tag | one: which commit is it now? |
 /// | less | that one, then two for each missing file |
 ///
-/// The weights are `file` where one is named, else `model.safetensors`, else the only `*.safetensors` file at the top of the repository, else
-/// `resnet50.safetensors`.
-/// A hub that is out of reach, failing or breaking off is no error while the cache holds the revision: that copy is used, with
-/// a warning in the log.
+/// The weights are `file` if one is named, else `model.safetensors`, else the only `*.safetensors`
+/// file at the top of the repository, else `resnet50.safetensors`. A hub that is out of reach or
+/// failing, and a download that breaks off, are no errors while the cache holds the revision: that
+/// copy is used, with a warning in the log.
 ///
-/// Runs on a multi-threaded Tokio runtime.
+/// It must run on a multi-threaded Tokio runtime.
 ///
 /// # Errors
-/// [`HubError`], each with what to do about it. Nothing unfinished or unverified is left where a later call takes it for whole.
+/// [`HubError`], whose texts say what to do. Nothing unfinished or unverified is left where a later
+/// call would take it for whole.
 pub async fn fetch(
     config: &HubConfig,
     model_id: &str,
@@ -129,10 +142,10 @@ pub async fn fetch(
     }
 }
 
-/// Finds the checkpoint in the cache; makes no call and writes nothing.
+/// Finds a checkpoint in the cache. It calls nobody and writes nothing.
 ///
 /// # Errors
-/// [`HubError::NotCached`], or an invalid name.
+/// [`HubError::NotCached`], or an error for an invalid name.
 pub fn cached(
     config: &HubConfig,
     model_id: &str,
@@ -144,11 +157,12 @@ pub fn cached(
     take_local(config, model_id, &revision, local)
 }
 
-/// Reads the cached checkpoint through and compares it with what the hub declared when it was downloaded.
-/// Makes no call; blocks while it reads.
+/// Reads the whole cached checkpoint and compares it with what the hub declared when it was
+/// downloaded. It calls nobody, and blocks while it reads.
 ///
 /// # Errors
-/// [`HubError::NotCached`], [`HubError::Corrupt`], [`HubError::Cache`] when a file cannot be read, or an invalid name.
+/// [`HubError::NotCached`], [`HubError::Corrupt`], [`HubError::Cache`] if a file cannot be read, or
+/// an error for an invalid name.
 pub fn verify_cached(
     config: &HubConfig,
     model_id: &str,
@@ -176,6 +190,7 @@ pub fn verify_cached(
     })
 }
 
+/// Returns the cached files, or an error if there are none.
 fn take_local(
     config: &HubConfig,
     model_id: &str,
@@ -200,6 +215,7 @@ fn take_local(
     Ok(snapshot.files)
 }
 
+/// Asks the hub for the commit of the revision, and downloads the files that the cache lacks.
 async fn fetch_online(
     config: &HubConfig,
     repo: &CachedRepo,

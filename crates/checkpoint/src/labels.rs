@@ -1,7 +1,8 @@
-//! What the classes are called: ImageNet's table, a checkpoint's own or an operator's. It never reads files.
+//! The names of the classes: ImageNet's table, a checkpoint's own names, or an operator's.
 //!
-//! The ImageNet table is the list of WordNet synsets and lemmas as timm ships it (Apache-2.0). Several classes share a short name
-//! (134 and 517 "crane", 638 and 639 "maillot"): only the index and the WordNet id identify a class.
+//! The ImageNet table is the list of WordNet synsets and lemmas as timm ships it (Apache-2.0).
+//! Several classes share a short name (134 and 517 "crane", 638 and 639 "maillot"): only the index
+//! and the WordNet id identify a class.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use thiserror::Error;
 
 const IMAGENET: &str = include_str!("imagenet_labels.tsv");
 
-/// One class.
+/// The names of one class.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// WordNet id such as `n02504458`; absent for checkpoints with classes of their own.
+    /// The WordNet id, such as `n02504458`; absent for checkpoints with classes of their own.
     pub wnid: Option<String>,
     /// The short name, such as "African elephant".
     pub name: String,
@@ -22,7 +23,8 @@ pub struct Label {
 }
 
 impl Label {
-    /// A class from its names alone: one, or several with commas and spaces between them. A WordNet id is known as such.
+    /// Makes a label of names alone: one, or several with commas and spaces between them. A WordNet
+    /// id is recognised.
     pub(super) fn plain(text: &str) -> Self {
         let names: Vec<String> = text.trim().split(", ").map(str::to_owned).collect();
         let name = names.first().cloned().unwrap_or_default();
@@ -33,7 +35,8 @@ impl Label {
         }
     }
 
-    /// A class from its key in a checkpoint, a WordNet id as a rule, and what that stands for.
+    /// Makes a label of a class's key in a checkpoint, as a rule a WordNet id, and the names that
+    /// it stands for.
     pub(super) fn described(key: String, description: &str) -> Self {
         let mut label = Self::plain(description);
         if is_wnid(&key) {
@@ -46,14 +49,14 @@ impl Label {
     }
 }
 
-/// `n` and eight digits.
+/// Returns whether a text is a WordNet id: `n` and eight digits.
 fn is_wnid(text: &str) -> bool {
     let digits = text.strip_prefix('n').unwrap_or_default();
     digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Labels from a text with one class a line, in the order of the classes: its names, or `id<TAB>names`; names with a comma and a space
-/// between them. The error says which line is wrong.
+/// Reads labels from a text with one class to a line, in the order of the classes: its names, or
+/// `id<TAB>names`. A comma and a space separate names. The error says which line is wrong.
 pub(super) fn parse(text: &str) -> Result<Vec<Label>, String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let label = |(index, line): (usize, &str)| {
@@ -72,20 +75,20 @@ pub(super) fn parse(text: &str) -> Result<Vec<Label>, String> {
     text.trim_end().lines().enumerate().map(label).collect()
 }
 
-/// Whose names they are.
+/// The origin of the labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LabelSource {
-    /// ImageNet-1k's, because there are 1000 classes and nobody said otherwise.
+    /// ImageNet-1k's table, because there are 1000 classes and no other names.
     ImageNet,
     /// The checkpoint's configuration.
     Checkpoint,
     /// The operator's file.
     File,
-    /// Nobody's: the classes have numbers.
+    /// The classes have numbers, because nothing names them.
     Numbered,
 }
 
-/// As `/v1/model` says it.
+/// Shows the origin as `/v1/model` does.
 impl fmt::Display for LabelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -97,12 +100,13 @@ impl fmt::Display for LabelSource {
     }
 }
 
-/// Why a text names no class.
+/// A text does not name one class.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ClassError {
     /// It is no index, no WordNet id and no name.
     #[error(
-        "there is no class \"{0}\"; give an index, a WordNet id such as n02504458, or a name as /v1/labels has it"
+        "there is no class \"{0}\"; give an index, a WordNet id such as n02504458, or a name as \
+         /v1/labels has it"
     )]
     Unknown(String),
     /// Several classes share this name.
@@ -122,11 +126,12 @@ pub struct Labels {
     source: LabelSource,
 }
 
-/// Of the 1000 short names, so many at least are ImageNet's in a table that means its classes; tables differ in a few.
+/// How many of 1000 short names must be ImageNet's for a table to mean its classes. Tables differ
+/// in a few of them.
 const SAME_NAMES: usize = 900;
 
 impl Labels {
-    /// ImageNet-1k's 1000 classes in the order of their sorted WordNet ids.
+    /// Returns the 1000 classes of ImageNet-1k, in the order of their sorted WordNet ids.
     pub fn imagenet() -> Self {
         let lines = IMAGENET.lines();
         let pairs = lines.map(|line| line.split_once('\t').unwrap_or(("", line)));
@@ -137,7 +142,8 @@ impl Labels {
         }
     }
 
-    /// Names from elsewhere. Where they are plainly ImageNet-1k's in its order, they get its WordNet ids.
+    /// Makes labels of given names. Where they are plainly those of ImageNet-1k in its order, they
+    /// get its WordNet ids.
     pub(super) fn named(mut labels: Vec<Label>, source: LabelSource) -> Self {
         let imagenet = Self::imagenet();
         if labels.len() == imagenet.len() {
@@ -159,12 +165,12 @@ impl Labels {
         }
     }
 
-    /// Whose names they are.
+    /// Returns the origin of the labels.
     pub fn source(&self) -> LabelSource {
         self.source
     }
 
-    /// `class 0`, `class 1`, ... for a checkpoint whose classes nobody named.
+    /// Returns `class 0`, `class 1`, ... for a checkpoint whose classes have no names.
     pub fn numbered(classes: usize) -> Self {
         let labels = (0..classes).map(|index| Label::plain(&format!("class {index}")));
         Self {
@@ -173,7 +179,8 @@ impl Labels {
         }
     }
 
-    /// The labels that fit a network with this many classes: ImageNet's for 1000, else numbers.
+    /// Returns the labels that fit a network with this many classes: ImageNet's for 1000, else
+    /// numbers.
     pub fn for_classes(classes: usize) -> Self {
         let imagenet = Self::imagenet();
         if imagenet.len() == classes {
@@ -183,23 +190,27 @@ impl Labels {
         }
     }
 
-    /// How many classes there are.
+    /// Returns the number of classes.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no classes.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// The label of a class index.
+    /// Returns the label of a class index.
     pub fn get(&self, index: usize) -> Option<&Label> {
         self.labels.get(index)
     }
 
-    /// The class that a text names: an index, a WordNet id, or one of a class's names in any case. A name that is the short name of one
-    /// class alone means that class, though others may have it among their further names.
+    /// Returns the index of the class that a text names: by its index, its WordNet id, or one of
+    /// its names in upper or lower case. A name that is the short name of only one class means that
+    /// class, though others may have it among their further names.
+    ///
+    /// # Errors
+    /// [`ClassError`] if no class or several classes have the name.
     pub fn find(&self, text: &str) -> Result<usize, ClassError> {
         let text = text.trim();
         let wanted = text.to_lowercase();
@@ -230,7 +241,7 @@ impl Labels {
         Err(ClassError::Unknown(shown))
     }
 
-    /// All labels by index.
+    /// Returns all labels, by index.
     pub fn iter(&self) -> impl Iterator<Item = &Label> {
         self.labels.iter()
     }

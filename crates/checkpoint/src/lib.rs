@@ -1,9 +1,23 @@
-//! Everything that supplies weights: local files, the Hugging Face hub, conversion from other programs' files, what a checkpoint says of
-//! itself, what its tensors are called and what its classes are called.
+//! Everything that supplies weights: local files, the Hugging Face hub, conversion from other
+//! programs' files, and a checkpoint's own description, tensor names and class names.
 //!
-//! The way through is [`WeightsChoice`] (what the operator asked for) → [`WeightsSource::find`] (files on this machine, fetched from the
-//! hub if they must be) → [`OpenCheckpoint::open`] (network, preprocessing and labels, each checked) → [`TensorSource::tensor`] (the
-//! numbers, one layer after the other). The crate knows no tensor library: a network asks for plain `f32` values by name and shape.
+//! From what the operator asked for to the numbers of a layer:
+//!
+//! ```text
+//! WeightsChoice          what the operator asked for
+//!   │ WeightsSource::find      fetches files from the hub if they are not on this machine
+//!   ▼
+//! WeightsSource          files on this machine, or the formula of untrained weights
+//!   │ OpenCheckpoint::open     reads and checks them
+//!   ▼
+//! OpenCheckpoint         network, preprocessing, labels, weights
+//!   │ Weights::take_all        hands the tensors to whoever builds the network
+//!   ▼
+//! TensorSource::tensor   the values of one tensor, by torchvision's name and its shape
+//! ```
+//!
+//! The crate hands out plain `f32` values and knows no network that computes with them.
+//! Preprocessing is described in the terms of `imgclass_image`.
 
 #![forbid(unsafe_code)]
 // Outside input must never reach a panic; tests may.
@@ -22,7 +36,7 @@ pub mod hub;
 mod labels;
 mod naming;
 mod opening;
-mod pretrained;
+mod preprocessing;
 mod source;
 mod tensors;
 
@@ -33,9 +47,7 @@ pub use description::Description;
 pub use error::CheckpointError;
 pub use labels::{ClassError, Label, LabelSource, Labels};
 pub use opening::{CheckpointInfo, OpenCheckpoint, Overrides, Weights};
-pub use pretrained::{
-    Centre, Channels, INPUT_SIDES, Interpolation, Preset, PretrainedCfg, ResizeTo, Scale,
-};
+pub use preprocessing::{INPUT_SIDES, Preset};
 pub use source::{
     DEFAULT_MODEL, DEFAULT_REVISION, LOCAL_WEIGHTS, NamedWeights, WeightsChoice, WeightsFiles,
     WeightsSource,

@@ -1,28 +1,30 @@
-//! What a file calls our tensors. The network knows torchvision's names, which timm shares; a file may have transformers' names, and a
-//! wrapper's prefix before either. It maps names and never reads a tensor.
+//! Maps torchvision's names of tensors, which the network and timm use, to the names in a file. A
+//! file may have transformers' names, and a wrapper's prefix before either.
 
 use crate::architecture::{Architecture, Block};
 
-/// More blocks in a stage than any network that we know.
+/// The most blocks of a stage that are looked for. Our networks have up to 36.
 const MAX_BLOCKS: usize = 64;
 
-/// Whose names they are.
+/// The library whose names a file has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
     Torchvision,
     Transformers,
 }
 
-/// A file's names.
+/// How a file names its tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Naming {
     style: Style,
-    /// What a wrapper put before every name, with its last dot: `module.`, `model.`, `timm_model.`.
+    /// The prefix that a wrapper put before every name, with its last dot: `module.`, `model.`,
+    /// `timm_model.`.
     prefix: String,
 }
 
 impl Naming {
-    /// What the names of a whole file show. Torchvision's where they show nothing: the first missing tensor then says so.
+    /// Finds out how the names of a whole file are made. Where they show nothing, torchvision's
+    /// names are assumed, and the first missing tensor will be reported.
     pub(super) fn detect(names: &[&str]) -> Self {
         let found = [Style::Torchvision, Style::Transformers]
             .into_iter()
@@ -44,12 +46,13 @@ impl Naming {
             .unwrap_or(bare)
     }
 
-    /// The file's name of the tensor that torchvision calls `name`.
-    pub(super) fn of(&self, name: &str) -> String {
+    /// Returns the file's name of the tensor that torchvision calls `name`.
+    pub(super) fn file_name(&self, name: &str) -> String {
         format!("{}{}", self.prefix, self.style.name(name))
     }
 
-    /// The network that the names are nearest to: the kind of block and the depths can be read off them.
+    /// Returns the network that the names are nearest to. They show the kind of block and the
+    /// depths.
     pub(super) fn architecture(&self, names: &[&str]) -> Architecture {
         let depths = std::array::from_fn(|stage| {
             let present = |block: &usize| {
@@ -58,7 +61,7 @@ impl Naming {
             };
             (0..MAX_BLOCKS).filter(present).count()
         });
-        let third = self.of("layer1.0.conv3.weight");
+        let third = self.file_name("layer1.0.conv3.weight");
         let block = if names.contains(&third.as_str()) {
             Block::Bottleneck
         } else {
@@ -69,7 +72,7 @@ impl Naming {
 }
 
 impl Style {
-    /// The start of the names of a block's tensors; stages count from 0.
+    /// Returns the start of the names of a block's tensors; stages count from 0.
     fn block(self, stage: usize, block: usize) -> String {
         match self {
             Self::Torchvision => format!("layer{}.{block}.", stage + 1),
@@ -77,22 +80,25 @@ impl Style {
         }
     }
 
-    /// This style's name of the tensor that torchvision calls `name`; a name that it does not know stays as it is.
+    /// Returns this style's name of the tensor that torchvision calls `name`. A name that is
+    /// unknown stays as it is.
     fn name(self, name: &str) -> String {
         match self {
             Self::Torchvision => name.to_owned(),
-            Self::Transformers => transformers(name).unwrap_or_else(|| name.to_owned()),
+            Self::Transformers => to_transformers(name).unwrap_or_else(|| name.to_owned()),
         }
     }
 }
 
+/// Translates torchvision's name of a tensor into transformers'; `None` for an unknown name.
+///
 /// | torchvision | transformers |
 /// |---|---|
 /// | `conv1`, `bn1` | `resnet.embedder.embedder.convolution`, `.normalization` |
 /// | `layer1.0.conv1`, `.bn1` | `resnet.encoder.stages.0.layers.0.layer.0.convolution`, `.normalization` |
 /// | `layer1.0.downsample.0`, `.1` | `resnet.encoder.stages.0.layers.0.shortcut.convolution`, `.normalization` |
 /// | `fc` | `classifier.1`, after a layer that only flattens |
-fn transformers(name: &str) -> Option<String> {
+fn to_transformers(name: &str) -> Option<String> {
     let (layer, part) = name.rsplit_once('.')?;
     let within = |layer: &str| {
         let step = |digit: &str| digit.parse::<usize>().ok()?.checked_sub(1);

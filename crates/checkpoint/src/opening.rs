@@ -1,7 +1,9 @@
-//! From a source of weights to what a network is built of: the tensors, what the checkpoint says of itself, and the operator's word over
-//! that. It runs nothing.
+//! Opens a source of weights: reads its files, compares what they say with each other, and lets the
+//! operator's options override them. The result is everything that a network is built of.
 
 use std::path::{Path, PathBuf};
+
+use imgclass_image::Preprocessing;
 
 use crate::architecture::{Architecture, Variant};
 use crate::checkpoint::Checkpoint;
@@ -9,58 +11,59 @@ use crate::description::Description;
 use crate::error::CheckpointError;
 use crate::formula::FormulaWeights;
 use crate::labels::{self, Label, LabelSource, Labels};
-use crate::pretrained::{Preset, PretrainedCfg};
+use crate::preprocessing::Preset;
 use crate::source::{WeightsFiles, WeightsSource};
 use crate::tensors::TensorSource;
 
-/// What an operator may say of a checkpoint that does not say it, or says it wrongly.
+/// An operator's options about a checkpoint whose own description is missing or wrong.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
-    /// Where the stride is.
+    /// Where bottlenecks have their stride.
     pub variant: Option<Variant>,
     /// How images are prepared.
     pub preprocessing: Option<Preset>,
-    /// A file that names the classes, one a line in their order: names, or an id, a tab and names.
+    /// A file that names the classes, one to a line in their order: names, or an id, a tab and
+    /// names.
     pub labels: Option<PathBuf>,
 }
 
-/// What is known of a checkpoint before a network is built of it.
+/// What is known about a checkpoint before a network is built of it.
 #[derive(Debug, Clone)]
 pub struct CheckpointInfo {
-    /// The hub's `owner/name`, a file's name, or `random`.
+    /// The hub's `owner/name`, the file's name, or `random`.
     pub id: String,
-    /// The hub's commit.
+    /// The hub's commit, for a checkpoint from there.
     pub revision: Option<String>,
-    /// SHA-256 of the weights file, in lower-case hexadecimal.
+    /// The SHA-256 of the weights file, in lower-case hexadecimal; `None` where there is no file.
     pub sha256: Option<String>,
-    /// False for weights by formula, whose answers mean nothing.
+    /// Whether the weights are trained. Those by formula are not, and their answers mean nothing.
     pub trained: bool,
     /// The type of the stored weights, such as `F32`.
     pub stored_type: String,
     /// The network.
     pub architecture: Architecture,
     /// How images must be prepared.
-    pub pretrained: PretrainedCfg,
+    pub preprocessing: Preprocessing,
     /// How many classes there are.
     pub classes: usize,
 }
 
-/// A source of weights with its files read and its descriptions checked.
+/// A checkpoint whose files have been read and whose descriptions have been checked.
 pub struct OpenCheckpoint {
-    /// Where a network takes its tensors from.
+    /// The weights, from which a network takes its tensors.
     pub weights: Weights,
-    /// What is known of them.
+    /// What is known about them.
     pub info: CheckpointInfo,
-    /// What the classes are called, as many as there are classes.
+    /// The names of the classes, as many as there are classes.
     pub labels: Labels,
 }
 
-/// Where tensors come from.
+/// Weights that are ready to be taken.
 #[derive(Debug)]
 pub enum Weights {
-    /// A formula, for untrained networks.
+    /// Weights by a formula, for untrained networks.
     Formula(FormulaWeights),
-    /// A safetensors file.
+    /// Weights of a safetensors file.
     Checkpoint(Checkpoint),
 }
 
@@ -68,10 +71,11 @@ pub enum Weights {
 const RANDOM_CLASSES: usize = 1000;
 
 impl Weights {
-    /// Calls `take` with the tensors. A file's are checked as they are taken, and at the end there must be none that was not.
+    /// Calls `take` with the tensors. The tensors of a file are checked as they are taken, and
+    /// `take` must take all of them.
     ///
     /// # Errors
-    /// Whatever `take` gives, else [`CheckpointError::Tensor`] for a tensor that was left over.
+    /// Those of `take`, else [`CheckpointError::Tensor`] for a tensor that was left over.
     pub fn take_all<T, E: From<CheckpointError>>(
         &self,
         take: impl FnOnce(&dyn TensorSource) -> Result<T, E>,
@@ -81,7 +85,7 @@ impl Weights {
             Self::Checkpoint(checkpoint) => {
                 let tensors = checkpoint.checked_tensors()?;
                 let taken = take(&tensors)?;
-                tensors.nothing_left_over()?;
+                tensors.check_all_taken()?;
                 Ok(taken)
             }
         }
@@ -89,10 +93,25 @@ impl Weights {
 }
 
 impl OpenCheckpoint {
-    /// Reads every tensor of the network once: name, shape, type and numbers.
+    /// Reads the files of a source and finds out what is to be built of them.
     ///
     /// # Errors
-    /// [`CheckpointError::Tensor`] for the first one that does not fit, or that belongs to another network.
+    /// [`CheckpointError`] for files that cannot be read, contradict each other or fit no network
+    /// that we know. Tensors are read later, see [`Weights::take_all`].
+    pub fn open(source: &WeightsSource, overrides: &Overrides) -> Result<Self, CheckpointError> {
+        match source {
+            WeightsSource::Random { seed, architecture } => {
+                Self::open_formula(*seed, *architecture, overrides)
+            }
+            WeightsSource::Files(files) => Self::open_files(files, overrides),
+        }
+    }
+
+    /// Reads every tensor of the network once and checks its name, shape, type and numbers.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] for the first one that does not fit, or that belongs to another
+    /// network.
     pub fn check_tensors(&self) -> Result<(), CheckpointError> {
         let CheckpointInfo {
             architecture,
@@ -107,21 +126,7 @@ impl OpenCheckpoint {
         })
     }
 
-    /// Reads a source's files and finds out what is to be built of them.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] for files that cannot be read, contradict each other or fit no network that we know. Tensors are read
-    /// later, see [`Weights::take_all`].
-    pub fn open(source: &WeightsSource, overrides: &Overrides) -> Result<Self, CheckpointError> {
-        match source {
-            WeightsSource::Random { seed, architecture } => {
-                Self::untrained(*seed, *architecture, overrides)
-            }
-            WeightsSource::Files(files) => Self::of_files(files, overrides),
-        }
-    }
-
-    fn of_files(files: &WeightsFiles, overrides: &Overrides) -> Result<Self, CheckpointError> {
+    fn open_files(files: &WeightsFiles, overrides: &Overrides) -> Result<Self, CheckpointError> {
         let config = files.config.as_deref();
         let description = match config {
             Some(config) => Description::read(config, files.preprocessor.as_deref())?,
@@ -131,8 +136,8 @@ impl OpenCheckpoint {
         let said = description
             .architecture
             .unwrap_or(checkpoint.architecture());
-        let architecture = overridden(said, overrides);
-        let checkpoint = checkpoint.of_architecture(architecture);
+        let architecture = override_variant(said, overrides);
+        let checkpoint = checkpoint.with_architecture(architecture);
         let classes = checkpoint.classes()?;
         let sha256 = checkpoint.verified_sha256(files.declared_sha256.as_deref())?;
         if let (Some((said, field)), Some(path)) = (description.classes, config)
@@ -146,7 +151,7 @@ impl OpenCheckpoint {
                 ),
             });
         }
-        let preset = overrides.preprocessing.map(Preset::pretrained);
+        let preset = overrides.preprocessing.map(Preset::preprocessing);
         let own = description.labels.zip(config.map(Path::to_owned));
         Ok(Self {
             info: CheckpointInfo {
@@ -156,15 +161,15 @@ impl OpenCheckpoint {
                 trained: true,
                 stored_type: checkpoint.dtype()?,
                 architecture,
-                pretrained: preset.unwrap_or(description.pretrained),
+                preprocessing: preset.unwrap_or(description.preprocessing),
                 classes,
             },
-            labels: named(own, overrides.labels.as_deref(), classes)?,
+            labels: choose_labels(own, overrides.labels.as_deref(), classes)?,
             weights: Weights::Checkpoint(checkpoint),
         })
     }
 
-    fn untrained(
+    fn open_formula(
         seed: u64,
         architecture: Architecture,
         overrides: &Overrides,
@@ -178,25 +183,27 @@ impl OpenCheckpoint {
                 sha256: None,
                 trained: false,
                 stored_type: "F32".to_owned(),
-                architecture: overridden(architecture, overrides),
-                pretrained: preset.pretrained(),
+                architecture: override_variant(architecture, overrides),
+                preprocessing: preset.preprocessing(),
                 classes: RANDOM_CLASSES,
             },
-            labels: named(None, overrides.labels.as_deref(), RANDOM_CLASSES)?,
+            labels: choose_labels(None, overrides.labels.as_deref(), RANDOM_CLASSES)?,
         })
     }
 }
 
-fn overridden(architecture: Architecture, overrides: &Overrides) -> Architecture {
+/// Returns the network with the operator's variant, if there is one.
+fn override_variant(architecture: Architecture, overrides: &Overrides) -> Architecture {
     let variant = overrides.variant.unwrap_or(architecture.variant());
     architecture.with_variant(variant)
 }
 
-/// The largest file of labels that is read.
+/// The largest file of labels that is read, in bytes.
 const MAX_LABEL_BYTES: u64 = 16 << 20;
 
-/// The operator's labels, else the checkpoint's, else what fits the number of classes.
-pub(super) fn named(
+/// Returns the operator's labels, else the checkpoint's own, else those that fit the number of
+/// classes.
+fn choose_labels(
     own: Option<(Vec<Label>, PathBuf)>,
     file: Option<&Path>,
     classes: usize,
@@ -218,7 +225,7 @@ pub(super) fn named(
     Ok(Labels::named(labels, source))
 }
 
-/// An operator's file of labels.
+/// Reads an operator's file of labels.
 pub(super) fn read_labels(path: &Path) -> Result<Vec<Label>, CheckpointError> {
     let invalid = |reason: String| CheckpointError::Labels {
         path: path.to_owned(),

@@ -1,4 +1,5 @@
-//! Where the weights come from: a formula, a local file or the hub. It decides and finds; it loads nothing.
+//! Decides where the weights come from (a formula, a local file or the hub) and finds their files.
+//! It does not read them.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,36 +9,38 @@ use crate::architecture::Architecture;
 use crate::error::CheckpointError;
 use crate::hub::{self, CheckpointFiles, HubConfig, ProgressFn};
 
-/// The checkpoint that is used where none is named.
+/// The checkpoint on the hub that is used where none is named.
 pub const DEFAULT_MODEL: &str = "timm/resnet50.tv2_in1k";
 
 /// The branch, tag or commit that is used where none is named.
 pub const DEFAULT_REVISION: &str = "main";
 
-/// This file is taken before the hub when it is there and no model was named.
+/// The local weights file, below the working folder. It comes before the hub if it is there and no
+/// model was named.
 pub const LOCAL_WEIGHTS: &str = "weights/resnet50.safetensors";
 
-/// What the operator asked for.
+/// The weights that the operator asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WeightsChoice {
-    /// Untrained weights by a formula.
+    /// Untrained weights of this network, by a formula.
     Random(Architecture),
     /// A safetensors file.
     File(PathBuf),
-    /// A repository of the hub, at a revision.
+    /// A checkpoint in a repository of the hub.
     Hub {
         /// `owner/name`.
         model: String,
-        /// Branch, tag or commit.
+        /// The branch, tag or commit.
         revision: String,
-        /// The file to take of those that it has, where that is said.
+        /// The name of the weights file, where the operator named one.
         file: Option<String>,
     },
 }
 
 impl WeightsChoice {
-    /// The rule of precedence: `--weights`, then a `--model` that was named, then [`LOCAL_WEIGHTS`] below `folder`, then the default
-    /// model on the hub. `file` names one of the model's files.
+    /// Applies the rule of precedence: `--weights`, then a `--model` that was named, then
+    /// [`LOCAL_WEIGHTS`] below `folder`, then the default model on the hub. `file` names one of the
+    /// model's files.
     pub fn resolve(
         weights: Option<&NamedWeights>,
         model: Option<&str>,
@@ -61,12 +64,12 @@ impl WeightsChoice {
     }
 }
 
-/// What `--weights` names.
+/// The value of `--weights`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NamedWeights {
     /// `random`, or `random:resnet18` for another network than ResNet-50.
     Random(Architecture),
-    /// Anything else: a file.
+    /// Anything else, which is the path of a file.
     File(PathBuf),
 }
 
@@ -88,10 +91,10 @@ impl FromStr for NamedWeights {
     }
 }
 
-/// Weights that are there to be loaded.
+/// Weights that can be loaded without calling the hub.
 #[derive(Debug, Clone, PartialEq)]
 pub enum WeightsSource {
-    /// The formula.
+    /// Weights by the formula of [`formula`](crate::formula).
     Random {
         /// The formula's seed.
         seed: u64,
@@ -102,7 +105,7 @@ pub enum WeightsSource {
     Files(WeightsFiles),
 }
 
-/// A checkpoint's files on this machine, and what is known of them beforehand.
+/// The files of a checkpoint on this machine, and what is known about them before they are read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightsFiles {
     /// The safetensors file.
@@ -111,16 +114,19 @@ pub struct WeightsFiles {
     pub config: Option<PathBuf>,
     /// transformers' `preprocessor_config.json`, where there is one.
     pub preprocessor: Option<PathBuf>,
-    /// What to call the model: `owner/name` on the hub, else the file's name.
+    /// The name of the model: `owner/name` on the hub, else the file's name.
     pub model: String,
-    /// The hub's commit, where it came from there.
+    /// The hub's commit, for a checkpoint from there.
     pub revision: Option<String>,
-    /// The SHA-256 that the hub declared, where the cache has kept it.
+    /// The SHA-256 that the hub declared, in lower-case hexadecimal, if the cache has recorded it.
     pub declared_sha256: Option<String>,
 }
 
 impl WeightsSource {
-    /// Finds the files, fetching them from the hub if they must be.
+    /// Finds the files of a choice. Those on the hub are fetched if the cache does not have them.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Hub`]. A local file need not exist yet: opening it tells.
     pub async fn find(
         choice: &WeightsChoice,
         hub: &HubConfig,
@@ -140,7 +146,7 @@ impl WeightsSource {
         })
     }
 
-    /// Untrained weights, seed 0.
+    /// Returns untrained weights of a network, with seed 0.
     pub fn random(architecture: Architecture) -> Self {
         Self::Random {
             seed: 0,
@@ -148,7 +154,7 @@ impl WeightsSource {
         }
     }
 
-    /// A checkpoint of the hub whose files are on this machine.
+    /// Returns a checkpoint of the hub whose files are on this machine.
     pub fn cached(model: String, files: CheckpointFiles) -> Self {
         Self::Files(WeightsFiles {
             weights: files.weights,
@@ -160,7 +166,8 @@ impl WeightsSource {
         })
     }
 
-    /// A local file, with the `config.json` and the `preprocessor_config.json` beside it if they are there.
+    /// Returns a local file, with the `config.json` and the `preprocessor_config.json` beside it if
+    /// they are there.
     pub fn local(weights: &Path) -> Self {
         let beside = |name| Some(weights.with_file_name(name)).filter(|path| path.is_file());
         Self::Files(WeightsFiles {

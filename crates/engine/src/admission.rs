@@ -1,4 +1,7 @@
-//! The bounded number of requests that are worked on at one time. Refuses at once; never waits.
+//! Admission: bounds how many requests are worked on at one time.
+//!
+//! It refuses at once instead of letting a request wait, so that an overloaded service answers
+//! quickly that it is overloaded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +10,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-/// Why a request was not admitted.
+/// Says why a request was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Refusal {
     /// All places are taken.
@@ -18,14 +21,15 @@ pub enum Refusal {
     Draining,
 }
 
-/// The share of a deadline that waiting for the model may be planned to take: fetching and decoding take time too, and averages are averages.
+/// The share of a deadline that waiting for the network may be planned to take. The rest is for
+/// fetching and decoding, and for batches that take longer than the average.
 const MARGIN: f64 = 0.8;
 
-/// A place, free again when it is dropped.
+/// A request's place. It is free again when this is dropped.
 #[derive(Debug)]
 pub struct Place(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
-/// The places.
+/// The places for concurrent requests.
 #[derive(Debug)]
 pub struct Admission {
     places: Arc<Semaphore>,
@@ -43,11 +47,14 @@ impl Admission {
     }
 
     /// Takes a place, or says at once why there is none.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`] or [`Refusal::Draining`].
     pub fn enter(&self) -> Result<Place, Refusal> {
         self.enter_up_to(self.capacity)
     }
 
-    /// [`Admission::enter`] as if there were `places` places at most.
+    /// Does what [`Admission::enter`] does, as if there were at most `places` places.
     pub(super) fn enter_up_to(&self, places: usize) -> Result<Place, Refusal> {
         if self.is_draining() {
             return Err(Refusal::Draining);
@@ -62,8 +69,9 @@ impl Admission {
         }
     }
 
-    /// How many of the places can be answered `within` a time, where each takes `per_image`; never fewer than a batch, so that one slow
-    /// batch does not close the door.
+    /// Returns how many requests can be answered `within` a time if each takes `per_image`; all
+    /// places if that is not known yet. There are never fewer than `batch`, so that one slow batch
+    /// does not make the service refuse everybody.
     pub(super) fn places_within(
         &self,
         within: Duration,
@@ -77,7 +85,7 @@ impl Admission {
         (fitting as usize).max(batch).min(self.capacity)
     }
 
-    /// Refuses everybody from now on.
+    /// Refuses all requests from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -87,7 +95,7 @@ impl Admission {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// How many places are taken.
+    /// Returns how many places are taken.
     pub fn in_flight(&self) -> usize {
         self.capacity
             .saturating_sub(self.places.available_permits())

@@ -1,33 +1,37 @@
-//! Which of the waiting jobs ride in the next batch. A pure function over the queue: no clocks, no threads, no replies.
+//! Batching: which of the waiting jobs a worker takes for its next batch.
+//!
+//! These are pure functions over the queue, so that tests need neither clocks nor threads.
 
 use std::collections::VecDeque;
 
-/// What the policy needs to know of a job.
+/// What batching needs to know of a job.
 pub(super) trait Waiting {
-    /// The caller has gone.
+    /// Whether the caller has gone.
     fn abandoned(&self) -> bool;
-    /// The deadline has passed.
+    /// Whether the deadline has passed.
     fn expired(&self) -> bool;
 }
 
-/// What was taken from the front of the queue.
+/// The jobs that were taken from the front of the queue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Taken<J> {
-    /// These run, in the order they came.
+    /// The jobs to run, in the order in which they came.
     pub(super) batch: Vec<J>,
-    /// These passed their deadline and are told so.
+    /// The jobs whose deadline has passed. Their callers are told so.
     pub(super) expired: Vec<J>,
-    /// Of these many nobody waits for the answer.
+    /// How many jobs were dropped because their callers had gone.
     pub(super) abandoned: usize,
 }
 
-/// How many of the waiting jobs a worker takes: an even share where `others` wait for jobs too, and a full batch at most.
-pub(super) fn share(waiting: usize, others: usize, max_batch_size: usize) -> usize {
+/// Returns how many of the `waiting` jobs a worker takes: an even share if `others` more workers
+/// wait for jobs, and a full batch at most.
+pub(super) fn even_share(waiting: usize, others: usize, max_batch_size: usize) -> usize {
     waiting.div_ceil(others + 1).min(max_batch_size)
 }
 
-/// Takes jobs from the front until the batch is full, leaving out those that need no forward any more.
-pub(super) fn take<J: Waiting>(waiting: &mut VecDeque<J>, max_batch_size: usize) -> Taken<J> {
+/// Takes jobs from the front until the batch is full. Jobs that need no forward pass any more are
+/// taken too, but do not count.
+pub(super) fn take_batch<J: Waiting>(waiting: &mut VecDeque<J>, max_batch_size: usize) -> Taken<J> {
     let mut taken = Taken {
         batch: Vec::new(),
         expired: Vec::new(),
@@ -59,7 +63,7 @@ mod tests {
             (9, 0, 8, 8),
             (100, 3, 8, 8),
         ] {
-            let found = share(waiting, others, max);
+            let found = even_share(waiting, others, max);
             assert_eq!(found, share_of_this, "{waiting} waiting, {others} others");
         }
     }
@@ -115,7 +119,7 @@ mod tests {
         ];
         for (waiting, max, batch, expired, abandoned, left) in cases {
             let mut queue: VecDeque<Fate> = waiting.iter().copied().collect();
-            let taken = take(&mut queue, *max);
+            let taken = take_batch(&mut queue, *max);
             assert_eq!(taken.batch, *batch, "{waiting:?}");
             assert_eq!(taken.expired, *expired, "{waiting:?}");
             assert_eq!(taken.abandoned, *abandoned, "{waiting:?}");

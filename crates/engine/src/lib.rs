@@ -1,5 +1,22 @@
-//! Admission, queue, batching and the workers that run the model. Knows jobs and deadlines; knows no HTTP, no pixels and no tensors, and
-//! nothing in it is async but the waiting for a place or a reply.
+//! The engine: admission, queue, batching, and the workers that run the network.
+//!
+//! A request passes through it in this order:
+//!
+//! ```text
+//! admit  ->  slot  ->  run  ->  queue  ->  worker 0 ... worker n  ->  Done
+//! refuses    waits     adds     holds      each takes a batch and
+//! at once              a job    jobs       runs the network on it
+//! ```
+//!
+//! - [`Engine::admit`] refuses a request that could not be answered in time, before any work is
+//!   done for it (`admission.rs`).
+//! - [`Engine::slot`] bounds how many prepared inputs wait, and so how much memory they take.
+//! - [`Engine::run`] puts a job into the queue (`queue.rs`) and waits for its reply.
+//! - There are as many workers as [`Network::passes`] says (`worker.rs`). A worker that is free
+//!   takes what waits, up to a batch (`batching.rs`).
+//! - `monitor.rs` keeps how long batches take and how the workers are.
+//!
+//! Only the waiting for a slot or for a reply is async; the workers are threads.
 
 #![forbid(unsafe_code)]
 // Outside input must never reach a panic; tests may.
@@ -28,89 +45,93 @@ use monitor::Monitor;
 use queue::{Job, Queue};
 use worker::Worker;
 
-/// What the engine tells whoever counts. Called from a worker's thread: must be quick and must not panic.
+/// Is told what the engine does, so that it can count. The calls come from the workers' threads:
+/// an implementation must be quick and must not panic.
 pub trait Observer: Send + Sync + 'static {
-    /// A batch of so many images ran for so long.
+    /// A worker has run a batch of `images` images, which took `took`.
     fn batch_finished(&self, _images: usize, _took: Duration) {}
-    /// Jobs were dropped before they cost a forward: callers that left, deadlines that passed.
+    /// Jobs were dropped before they cost a forward pass: `abandoned` ones whose callers had left,
+    /// and `expired` ones whose deadline had passed.
     fn jobs_dropped(&self, _abandoned: usize, _expired: usize) {}
     /// A worker panicked and was replaced.
     fn worker_panicked(&self) {}
 }
 
-/// Counts nothing.
+/// An [`Observer`] that counts nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoObserver;
 
 impl Observer for NoObserver {}
 
-/// The engine's bounds.
+/// Bounds what the engine takes in and how it forms batches.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineOptions {
-    /// Requests that are admitted at one time; further ones are refused at once.
+    /// How many requests are admitted at one time. Further ones are refused at once.
     pub max_concurrent_requests: usize,
-    /// Prepared inputs that wait at one time; who has admission waits for a place among them.
+    /// How many prepared inputs wait at one time. A request that was admitted waits for a slot
+    /// among them.
     pub queue_capacity: usize,
-    /// Images in one forward pass at most.
+    /// The most images in one batch.
     pub max_batch_size: usize,
-    /// How long a batch that is not full waits for more. Zero: not at all.
+    /// How long a batch that is not full waits for more images. Zero does not wait at all.
     pub max_batch_delay: Duration,
-    /// A batch that takes many times longer than they usually do is stuck, if it has also run for this long: on a busy machine short
-    /// batches vary a lot.
+    /// The least time after which a batch counts as stuck. It must also have taken many times as
+    /// long as batches usually do; on a busy machine the times of short batches vary a lot.
     pub stuck_after: Duration,
 }
 
-/// Why a job has no output.
+/// Says why a job has no output.
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// The deadline passed before the job's turn came.
     #[error("the deadline passed while the image waited for the model")]
     DeadlinePassed,
-    /// The engine is closed.
+    /// The engine has been stopped.
     #[error("the engine has stopped")]
     Stopped,
     /// A worker panicked on this job's batch.
     #[error("the worker panicked while it ran this image's batch")]
     WorkerPanicked,
-    /// The model refused the batch or failed on it.
+    /// The network refused the batch or failed on it.
     #[error("the model failed: {0}")]
     Model(Arc<NetworkError>),
 }
 
-/// Why an engine does not start.
+/// Says why an engine does not start.
 #[derive(Debug, Error)]
 pub enum EngineStartError {
-    /// No thread for a worker.
+    /// The operating system refused a thread for a worker.
     #[error("a worker's thread cannot start: {0}")]
     Thread(#[from] std::io::Error),
-    /// The model failed before its first batch.
+    /// The network failed in its warm-up.
     #[error("the model failed its warm-up: {0}")]
     WarmUp(#[from] NetworkError),
-    /// The model panicked before its first batch.
+    /// The network panicked in its warm-up.
     #[error("the model panicked in its warm-up")]
     Panicked,
 }
 
-/// A job's output and where its time went.
+/// A job's output, and where its time went.
 #[derive(Debug)]
 pub struct Done {
-    /// The model's output.
+    /// The network's output.
     pub output: Output,
-    /// From submission to the start of the batch.
+    /// The time from the job's submission to the start of its batch.
     pub queued: Duration,
-    /// The batch's forward pass.
+    /// The time that the batch's forward pass took.
     pub inference: Duration,
-    /// How many images rode in the batch.
+    /// How many images the batch had.
     pub batch_size: usize,
 }
 
-/// A place among the prepared inputs that wait, taken before the preparing.
+/// A place among the prepared inputs that wait. It is taken before an input is prepared.
 #[derive(Debug)]
 pub struct Slot(OwnedSemaphorePermit);
 
-/// Admission, queue and workers.
+/// Admits requests, queues their inputs, and runs them in batches on the workers' threads.
 pub struct Engine {
     admission: Admission,
+    /// The most images that all workers run at one time.
     images_at_once: usize,
     slots: Arc<Semaphore>,
     queue: Arc<Queue>,
@@ -118,7 +139,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the workers' threads, and returns when the model is warm.
+    /// Starts the workers' threads, and returns when the network is warm on all of them.
+    ///
+    /// # Errors
+    /// A thread cannot start, or the network fails or panics in its warm-up.
     pub fn start(
         network: Arc<dyn Network>,
         options: EngineOptions,
@@ -144,13 +168,16 @@ impl Engine {
         })
     }
 
-    /// Where requests take their place before any work is done for them.
+    /// Returns the admission, where requests take their place before any work is done for them.
     pub fn admission(&self) -> &Admission {
         &self.admission
     }
 
-    /// Takes a place if the requests that are worked on already, and this one, can be answered `within` their deadline at the model's pace
-    /// of late: who would only wait in vain is refused at once.
+    /// Takes a place for a request, if it and the requests before it can be answered `within` their
+    /// deadline at the network's recent pace. A request that would wait in vain is refused at once.
+    ///
+    /// # Errors
+    /// [`Refusal`] says whether all places are taken or the service is shutting down.
     pub fn admit(&self, within: Duration) -> Result<Place, Refusal> {
         let per_image = self.monitor.per_image();
         let places = self
@@ -159,13 +186,21 @@ impl Engine {
         self.admission.enter_up_to(places)
     }
 
-    /// Waits for a place among the prepared inputs. Held by the job until its batch starts, or given back by dropping it.
+    /// Waits for a slot among the prepared inputs. A job holds its slot until its batch has run;
+    /// dropping the slot gives it back.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] if the engine has stopped.
     pub async fn slot(&self) -> Result<Slot, EngineError> {
         let permit = self.slots.clone().acquire_owned().await;
         permit.map(Slot).map_err(|_| EngineError::Stopped)
     }
 
-    /// Runs one input; dropping the future drops the job, if its batch has not begun.
+    /// Runs one input and returns its output. Dropping the future drops the job, if its batch has
+    /// not begun.
+    ///
+    /// # Errors
+    /// [`EngineError`] says why there is no output.
     pub async fn run(
         &self,
         slot: Slot,
@@ -183,27 +218,27 @@ impl Engine {
             _slot: slot.0,
         };
         self.queue.push(job).map_err(|_| EngineError::Stopped)?;
-        // The sender is gone without a word only where a panic took its batch along.
+        // The sender is dropped without a reply only if a panic has dropped its batch.
         answer.await.unwrap_or(Err(EngineError::WorkerPanicked))
     }
 
-    /// Images that the workers take at one time, at most.
+    /// Returns the most images that all workers run at one time.
     pub fn images_at_once(&self) -> usize {
         self.images_at_once
     }
 
-    /// How many prepared inputs wait.
+    /// Returns how many prepared inputs wait in the queue.
     pub fn queue_depth(&self) -> usize {
         self.queue.depth()
     }
 
-    /// How the workers do.
+    /// Returns how the workers are.
     pub fn health(&self) -> WorkerHealth {
         self.monitor.health()
     }
 
-    /// Takes no further jobs, finishes those that wait, and ends the workers. Blocks until they have ended or `within` has passed; says
-    /// whether they have.
+    /// Takes no further jobs, finishes those that wait, and ends the workers. Blocks until all
+    /// workers have ended or `within` has passed, and returns whether they have ended.
     pub fn stop(&self, within: Duration) -> bool {
         self.admission.drain();
         self.queue.close();

@@ -1,33 +1,38 @@
-//! What is known of the workers: what each is at, how long batches usually take, what the device said. It judges; it runs nothing.
+//! The monitor: what is known of the workers.
+//!
+//! Workers report when a batch begins and ends and what the device said. From this the monitor
+//! tells the service how its workers are ([`WorkerHealth`]) and how fast images are answered.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use imgclass_network::{NetworkError, Output};
 
-/// A batch that runs this many times longer than they usually do is stuck, if it has also run for [`super::EngineOptions::stuck_after`].
+/// A batch that runs this many times as long as batches usually do is stuck, if it has also run for
+/// [`super::EngineOptions::stuck_after`].
 const STUCK_FACTOR: u32 = 50;
 
-/// So long after the device had no memory for a single image the service is not ready, so that load balancers try others; then it is worth
-/// another try, as somebody else may have held that memory.
-const OUT_OF_MEMORY_FOR: Duration = Duration::from_secs(10);
+/// For this long after the device had no memory for a single image, the service is not ready, so
+/// that load balancers try others. Then another try is worth it, as another process may have held
+/// that memory.
+const OUT_OF_MEMORY_PAUSE: Duration = Duration::from_secs(10);
 
-/// How the workers do.
+/// Says how the workers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerHealth {
-    /// They wait for work or run batches in about the usual time.
+    /// All wait for work or run batches in about the usual time.
     Well,
-    /// A batch has run far over the usual time.
+    /// A batch has been running for this long, far over the usual time.
     Stuck(Duration),
-    /// The device had no memory for a single image of late.
+    /// The device had no memory for a single image a short while ago.
     OutOfDeviceMemory,
     /// The device has failed for good.
     DeviceLost,
-    /// The thread of one has ended.
+    /// The thread of at least one worker has ended.
     Gone,
 }
 
-/// What the workers report and others ask.
+/// Collects what the workers report, and answers what others ask.
 pub(super) struct Monitor {
     state: Mutex<State>,
     ended: Condvar,
@@ -35,9 +40,11 @@ pub(super) struct Monitor {
 }
 
 struct State {
-    /// Of each worker, since when it has been running a batch.
+    /// For each worker, since when it has been running a batch.
     running_since: Vec<Option<Instant>>,
+    /// The moving average of a batch's time.
     usual: Option<Duration>,
+    /// The moving average of the time from one image to the next.
     per_image: Option<Duration>,
     out_of_memory_at: Option<Instant>,
     device_lost: bool,
@@ -61,17 +68,21 @@ impl Monitor {
         }
     }
 
+    /// Runs `f` on the state, under the lock.
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn begin(&self, worker: usize, at: Instant) {
+    /// Notes that a worker has begun a batch.
+    pub(super) fn batch_began(&self, worker: usize, at: Instant) {
         self.with(|state| state.running_since[worker] = Some(at));
     }
 
-    /// Keeps slowly moving averages of what a batch takes, and of the time from one image to the next: batches that run side by side share
-    /// the time.
-    pub(super) fn finish(&self, worker: usize, took: Duration, images: usize) {
+    /// Notes that a worker has finished a batch.
+    ///
+    /// The new time counts for an eighth in the moving averages. Batches that run side by side
+    /// share the time, so the time per image is divided by their number too.
+    pub(super) fn batch_finished(&self, worker: usize, took: Duration, images: usize) {
         let average = |usual: Option<Duration>, took: Duration| {
             Some(usual.map_or(took, |usual| (usual * 7 + took) / 8))
         };
@@ -84,13 +95,13 @@ impl Monitor {
         });
     }
 
-    /// The batch that a worker ran came to no end.
-    pub(super) fn panicked(&self, worker: usize) {
+    /// Notes that a worker's batch has ended in a panic.
+    pub(super) fn batch_panicked(&self, worker: usize) {
         self.with(|state| state.running_since[worker] = None);
     }
 
-    /// Keeps in mind what a batch's end says of the device.
-    pub(super) fn judge(&self, result: &Result<Vec<Output>, NetworkError>) {
+    /// Notes what a batch's result says of the device.
+    pub(super) fn note_result(&self, result: &Result<Vec<Output>, NetworkError>) {
         self.with(|state| match result {
             Ok(_) => state.out_of_memory_at = None,
             Err(NetworkError::OutOfDeviceMemory { .. }) => {
@@ -107,12 +118,13 @@ impl Monitor {
         }
     }
 
-    /// A worker's thread is about to end.
-    pub(super) fn end(&self) {
+    /// Notes that a worker's thread is about to end.
+    pub(super) fn worker_ended(&self) {
         self.with(|state| state.ended += 1);
         self.ended.notify_all();
     }
 
+    /// Returns how the workers are. The most serious condition comes first.
     pub(super) fn health(&self) -> WorkerHealth {
         self.with(|state| {
             let usual = state.usual.unwrap_or_default();
@@ -123,7 +135,7 @@ impl Monitor {
                 _ if state.device_lost => WorkerHealth::DeviceLost,
                 _ if state
                     .out_of_memory_at
-                    .is_some_and(|at| at.elapsed() < OUT_OF_MEMORY_FOR) =>
+                    .is_some_and(|at| at.elapsed() < OUT_OF_MEMORY_PAUSE) =>
                 {
                     WorkerHealth::OutOfDeviceMemory
                 }
@@ -133,12 +145,13 @@ impl Monitor {
         })
     }
 
-    /// The time from one image to the next at the pace of late; `None` before the first batch.
+    /// Returns the time from one image to the next at the recent pace; `None` before the first
+    /// batch.
     pub(super) fn per_image(&self) -> Option<Duration> {
         self.with(|state| state.per_image)
     }
 
-    /// Waits until all workers have ended, but no longer than `within`; says whether they have.
+    /// Waits until all workers have ended, but no longer than `within`. Returns whether they have.
     pub(super) fn join(&self, within: Duration) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let working = |state: &mut State| state.ended < state.running_since.len();

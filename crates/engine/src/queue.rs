@@ -1,4 +1,7 @@
-//! The jobs that wait for a worker. Bounded by the slots that jobs carry; takes what waits, adds no delay unless it is asked to.
+//! The queue: the jobs that wait for a worker.
+//!
+//! Its length is bounded by the slots that jobs hold. A free worker takes what waits at once; only
+//! with `max_batch_delay` does it wait for its batch to fill.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -10,7 +13,7 @@ use super::batching::{self, Taken, Waiting};
 use super::{Done, EngineError};
 use imgclass_network::{Input, Want};
 
-/// One prepared input on its way to the model.
+/// One prepared input on its way to the network.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) input: Input,
@@ -35,9 +38,9 @@ impl Waiting for Job {
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// There is a job for a worker that waits for one.
+    /// Signals a job to a worker that waits for one.
     arrived: Condvar,
-    /// There is one more job for the batch that is being filled.
+    /// Signals one more job to the worker that fills its batch.
     more: Condvar,
     max_batch_size: usize,
     max_batch_delay: Duration,
@@ -46,9 +49,9 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     jobs: VecDeque<Job>,
-    /// Workers that wait for a job.
+    /// How many workers wait for a job.
     idle: usize,
-    /// A worker fills a batch.
+    /// Whether a worker is waiting for its batch to fill.
     filling: bool,
     closed: bool,
 }
@@ -65,38 +68,44 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock, and the state is valid between any two of its operations.
+        // Nothing panics while it holds the lock, and the state is valid between any two of its
+        // operations.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a job at the end; gives it back when the queue is closed.
+    /// Adds a job at the end.
+    ///
+    /// # Errors
+    /// The job comes back if the queue is closed.
     pub(super) fn push(&self, job: Job) -> Result<(), Box<Job>> {
         let mut state = self.lock();
         if state.closed {
             return Err(Box::new(job));
         }
         state.jobs.push_back(job);
-        match state.filling {
-            true => self.more.notify_one(),
-            false => self.arrived.notify_one(),
+        if state.filling {
+            self.more.notify_one();
+        } else {
+            self.arrived.notify_one();
         }
         Ok(())
     }
 
+    /// Returns how many jobs wait.
     pub(super) fn depth(&self) -> usize {
         self.lock().jobs.len()
     }
 
-    /// No further jobs; those that wait will still be taken.
+    /// Takes no further jobs. Workers still take those that wait.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.arrived.notify_all();
         self.more.notify_all();
     }
 
-    /// Waits until there is something to take, then takes up to a batch, but leaves their share to other workers that wait. `None` once
-    /// the queue is closed and empty.
-    pub(super) fn take(&self) -> Option<Taken<Job>> {
+    /// Waits until there is a job, then takes up to a batch, but leaves their share to other
+    /// workers that wait. Returns `None` once the queue is closed and empty.
+    pub(super) fn next_batch(&self) -> Option<Taken<Job>> {
         let mut state = self.lock();
         while state.jobs.is_empty() || state.filling {
             if state.closed && state.jobs.is_empty() {
@@ -107,15 +116,16 @@ impl Queue {
             state.idle -= 1;
         }
         if !self.max_batch_delay.is_zero() {
-            state = self.fill(state);
+            state = self.wait_for_full_batch(state);
         }
-        // Who asked for the delay wants full batches.
-        let others = match self.max_batch_delay.is_zero() {
-            true => state.idle,
-            false => 0,
+        // An operator who has set the delay wants full batches instead of even shares.
+        let others = if self.max_batch_delay.is_zero() {
+            state.idle
+        } else {
+            0
         };
-        let share = batching::share(state.jobs.len(), others, self.max_batch_size);
-        let taken = batching::take(&mut state.jobs, share);
+        let share = batching::even_share(state.jobs.len(), others, self.max_batch_size);
+        let taken = batching::take_batch(&mut state.jobs, share);
         if !state.jobs.is_empty() || state.closed {
             self.arrived.notify_all();
         }
@@ -123,7 +133,10 @@ impl Queue {
     }
 
     /// Waits for a full batch, but no longer than the delay.
-    fn fill<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait_for_full_batch<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
         state.filling = true;
         let until = Instant::now() + self.max_batch_delay;
         while state.jobs.len() < self.max_batch_size && !state.closed {

@@ -1,7 +1,8 @@
 //! Time from encoded bytes to network input, by stage; it never checks results, the tests do.
 //!
-//! `cargo bench --bench preprocess`. The pictures are made here, so that the figures need no data: a smooth scene with
-//! some texture, which compresses about as a photograph does. JPEGs have one chroma sample per pixel, the costlier kind.
+//! `cargo bench --bench preprocess`. The pictures are made here, so that the figures need no data:
+//! a smooth scene with some texture, which compresses about as a photograph does. JPEGs have one
+//! chroma sample per pixel, the costlier kind.
 
 #![allow(
     missing_docs,
@@ -11,7 +12,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use image::{DynamicImage, ImageFormat, RgbImage};
-use imgclass_image::{Filter, Limits, Preprocessing, Resize, decode, inspect};
+use imgclass_image::{Filter, Limits, Preprocessing, Preprocessor, Resize, decode, inspect};
 use std::hint::black_box;
 use std::io::Cursor;
 
@@ -39,15 +40,12 @@ fn encoded(width: u32, height: u32, format: ImageFormat) -> Vec<u8> {
 }
 
 fn preprocess(c: &mut Criterion) {
-    let statistics = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
     let recipes = [(256, Filter::Bilinear), (235, Filter::Bicubic)].map(|(side, filter)| {
-        Preprocessing::new(
-            Resize::ShorterSide(side),
+        Preprocessor::new(Preprocessing {
+            resize: Resize::ShorterSide(side),
             filter,
-            (224, 224),
-            statistics.0,
-            statistics.1,
-        )
+            ..Preprocessing::default()
+        })
         .expect("a valid configuration")
     });
     let pictures = [
@@ -66,7 +64,7 @@ fn preprocess(c: &mut Criterion) {
         group.bench_function("decode", |b| b.iter(|| decode(black_box(&bytes), &LIMITS)));
         let picture = decode(&bytes, &LIMITS).expect("a valid picture");
         for recipe in &recipes {
-            group.bench_function(format!("apply {}", recipe.filter()), |b| {
+            group.bench_function(format!("apply {}", recipe.settings().filter), |b| {
                 b.iter(|| recipe.apply(black_box(&picture)));
             });
         }

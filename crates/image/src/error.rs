@@ -1,29 +1,32 @@
-//! What can be wrong with a picture or with a preprocessing configuration; it never carries anything that the sender of
+//! The errors of pictures and of preprocessing. An [`ImageError`] holds nothing that the sender of
 //! the picture must not read.
 
-use super::Format;
 use thiserror::Error;
 
-/// Why a picture was refused. Every text is safe to show to whoever sent the picture.
+use crate::Format;
+
+/// A picture is refused. Every text may be shown to whoever sent the picture.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ImageError {
-    /// Not a picture that is decoded here (HTTP: 415). Decided from the bytes alone.
+    /// The bytes are in no format that is decoded here (HTTP: 415).
     #[error("{found} is not supported; send {}", Format::LIST)]
     Unsupported {
-        /// What was sent, as far as its bytes tell: "a PDF document", "a TIFF with palette colour".
+        /// What was sent, as far as its bytes tell, such as "a PDF document".
         found: String,
     },
-    /// The picture is larger than a limit allows (HTTP: 413); found before anything of its size was allocated.
+    /// The picture is larger than a limit allows (HTTP: 413). This is found out before anything of
+    /// its size is allocated.
     #[error("the image's {what} is {found}, over the limit of {limit}; send a smaller one")]
     TooLarge {
-        /// The measure, with its unit.
+        /// The measure that is too large, with its unit.
         what: &'static str,
-        /// Its value for this picture.
+        /// The value of that measure for this picture.
         found: u64,
         /// The largest value allowed.
         limit: u64,
     },
-    /// Decoding would need more working memory than allowed, beyond what its header told (HTTP: 413).
+    /// Decoding would need more working memory than is allowed, beyond what the header told (HTTP:
+    /// 413).
     #[error(
         "decoding the image would need more than the limit of {limit} bytes; send a smaller one"
     )]
@@ -31,39 +34,40 @@ pub enum ImageError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The bytes claim to be a picture but are damaged, cut off or contradict themselves (HTTP: 422).
+    /// The bytes begin like a picture, but are damaged, cut off or contradict themselves (HTTP:
+    /// 422).
     #[error("the {format} image cannot be decoded: {reason}")]
     Malformed {
-        /// The format that the first bytes claim.
+        /// The format that the first bytes tell.
         format: Format,
-        /// What the decoder met.
+        /// What the decoder found.
         reason: String,
     },
 }
 
-/// Why a preprocessing configuration cannot be used.
+/// A preprocessing cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum PreprocessingError {
-    /// A side of the resize or the crop that is zero or absurd.
+    /// A side of the resize or the crop is zero or absurdly long.
     #[error("preprocessing {what} is {found} pixels; it must be from 1 to {max}")]
     Side {
-        /// Which side.
+        /// The side, such as "crop height".
         what: &'static str,
-        /// Its value in pixels.
+        /// The length of the side in pixels.
         found: u64,
         /// The largest value allowed.
         max: u32,
     },
-    /// A mean that is not finite, or a standard deviation that is not finite and positive.
+    /// A mean is not finite, or a standard deviation is not finite and positive.
     #[error(
         "channel {channel} has mean {mean} and std {std}; both must be finite and std positive"
     )]
     Normalisation {
-        /// 0 is red, 1 green, 2 blue.
+        /// The index of the channel, from 0 to 2 in the order of the preprocessing's channels.
         channel: usize,
-        /// Its mean, of values in 0 to 1.
+        /// The mean of the channel, on the preprocessing's scale.
         mean: f32,
-        /// Its standard deviation.
+        /// The standard deviation of the channel, on the preprocessing's scale.
         std: f32,
     },
 }

@@ -1,23 +1,23 @@
-//! Which format some bytes are in, judged by their first bytes only; it never looks at names, extensions or headers, and
-//! never decodes.
+//! Tells the format of a file by its first bytes, and names what people send instead of a picture.
 
-use super::ImageError;
 use std::fmt;
+
+use crate::ImageError;
 
 /// The formats that are decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// JPEG, baseline or progressive, Huffman coded, 8 bits.
+    /// JPEG: baseline or progressive, Huffman coded, of 8 bits.
     Jpeg,
-    /// PNG; of an animated one, the default picture.
+    /// PNG. Of an animated one, the default picture is decoded.
     Png,
-    /// WebP, lossy or lossless; of an animated one, the first frame.
+    /// WebP, lossy or lossless. Of an animated one, the first frame is decoded.
     WebP,
-    /// GIF, first frame.
+    /// GIF, of which the first frame is decoded.
     Gif,
-    /// Windows or OS/2 bitmap.
+    /// A bitmap of Windows or OS/2.
     Bmp,
-    /// TIFF or BigTIFF, first page.
+    /// TIFF or BigTIFF, of which the first page is decoded.
     Tiff,
 }
 
@@ -25,7 +25,7 @@ impl Format {
     /// The formats as a message lists them.
     pub(super) const LIST: &'static str = "JPEG, PNG, WebP, GIF, BMP or TIFF";
 
-    /// The format that the first bytes tell, or `None` when they tell none of ours.
+    /// Returns the format that the first bytes tell, or `None` if they tell none that is decoded.
     #[must_use]
     pub fn sniff(bytes: &[u8]) -> Option<Self> {
         match bytes {
@@ -54,10 +54,11 @@ impl Format {
         }
     }
 
-    /// [`Format::sniff`], or an error that names what was sent as far as it can be told.
+    /// Returns what [`Format::sniff`] does, or an error that names what was sent, as far as it can
+    /// be told.
     pub(super) fn of(bytes: &[u8]) -> Result<Self, ImageError> {
         Self::sniff(bytes).ok_or_else(|| ImageError::Unsupported {
-            found: foreign(bytes).to_owned(),
+            found: describe_foreign(bytes).to_owned(),
         })
     }
 }
@@ -75,7 +76,8 @@ impl fmt::Display for Format {
     }
 }
 
-/// "BM" alone also begins prose, so the size of the header that follows must be one that some bitmap has.
+/// Returns whether bytes that begin with "BM" are a bitmap. "BM" also begins prose, so the size of
+/// the header that follows must be one that some bitmap has.
 fn is_bitmap(bytes: &[u8]) -> bool {
     match bytes.get(14..18) {
         Some(&[size, 0, 0, 0]) => matches!(size, 12 | 16 | 40 | 52 | 56 | 64 | 108 | 124),
@@ -83,7 +85,8 @@ fn is_bitmap(bytes: &[u8]) -> bool {
     }
 }
 
-/// First bytes of things that people send instead of a picture, or of pictures in formats that are not decoded here.
+/// The first bytes of files that people send instead of a picture, and of pictures in formats that
+/// are not decoded here.
 const FOREIGN: &[(&[u8], &str)] = &[
     (b"%PDF", "a PDF document"),
     (b"\0\0\x01\0", "an ICO icon"),
@@ -106,9 +109,11 @@ const FOREIGN: &[(&[u8], &str)] = &[
     ),
 ];
 
-/// Names what is not one of ours. ISO base media files are told apart by their brand; markup and JSON by how the text
-/// begins, since a web page or an API's error is the likeliest thing behind a wrong URL.
-fn foreign(bytes: &[u8]) -> &'static str {
+/// Names a file that is in no format of ours. ISO base media files are told apart by their brand,
+/// and markup and JSON by the beginning of their text: a web page or an API's error is the
+/// likeliest thing behind a wrong URL.
+fn describe_foreign(bytes: &[u8]) -> &'static str {
+    const UNKNOWN: &str = "this file (its first bytes are those of no known image format)";
     if bytes.is_empty() {
         return "an empty file";
     }
@@ -127,11 +132,11 @@ fn foreign(bytes: &[u8]) -> &'static str {
     if let [b'P', b'1'..=b'7', b' ' | b'\n' | b'\r' | b'\t', ..] = bytes {
         return "a netpbm image";
     }
-    foreign_text(bytes).unwrap_or("this file (its first bytes are those of no known image format)")
+    describe_foreign_text(bytes).unwrap_or(UNKNOWN)
 }
 
-/// Markup and JSON, looked for in the first bytes only.
-fn foreign_text(bytes: &[u8]) -> Option<&'static str> {
+/// Names markup and JSON, which are looked for in the first 512 bytes only.
+fn describe_foreign_text(bytes: &[u8]) -> Option<&'static str> {
     const LOOKED_AT: usize = 512;
     let head = bytes.get(..LOOKED_AT).unwrap_or(bytes);
     let head = head

@@ -1,16 +1,18 @@
-//! The first frame of a GIF on its canvas, as Pillow shows it; it never looks at later frames.
+//! Decodes the first frame of a GIF and lays it on its canvas, as Pillow shows it.
 
-use super::pixels::RgbImage;
 use ::gif::{ColorOutput, DecodeOptions, Decoder, DecodingError, Frame, MemoryLimit};
 
-/// A GIF read up to its first frame's pixels.
+use crate::pixels::RgbImage;
+
+/// A GIF that has been read up to the pixels of its first frame.
 pub(super) struct FirstFrame<'a> {
     decoder: Decoder<&'a [u8]>,
     frame: Frame<'static>,
 }
 
 impl<'a> FirstFrame<'a> {
-    /// Reads the headers; allocates nothing of the picture's size. `None` where there is no frame.
+    /// Reads the headers and allocates nothing of the picture's size. Returns `None` if there is no
+    /// frame.
     pub(super) fn open(bytes: &'a [u8]) -> Result<Option<Self>, DecodingError> {
         let mut options = DecodeOptions::new();
         options.set_color_output(ColorOutput::Indexed);
@@ -23,7 +25,8 @@ impl<'a> FirstFrame<'a> {
         Ok(Some(Self { decoder, frame }))
     }
 
-    /// Width and height of the canvas, grown to hold a frame that reaches over its edge, as Pillow grows it.
+    /// Returns width and height of the canvas, grown to hold a frame that reaches over its edge, as
+    /// Pillow grows it.
     pub(super) fn size(&self) -> (u32, u32) {
         let reach = |at: u16, extent: u16| u32::from(at) + u32::from(extent);
         (
@@ -32,16 +35,17 @@ impl<'a> FirstFrame<'a> {
         )
     }
 
-    /// Bytes that [`FirstFrame::read`] holds: a byte for each of the frame's pixels, three for each of the canvas's.
+    /// Returns the bytes that [`FirstFrame::read`] holds: one for each pixel of the frame, three
+    /// for each pixel of the canvas.
     pub(super) fn decoded_bytes(&self) -> u64 {
         let (width, height) = self.size();
         u64::from(width) * u64::from(height) * 3
             + u64::from(self.frame.width) * u64::from(self.frame.height)
     }
 
-    /// Decodes the frame and lays it on its canvas. What it leaves uncovered has the colour of the transparent index,
-    /// or else of index 0, which is what Pillow fills with; the background index is ignored, as everywhere.
-    /// `None` where the canvas has no pixels.
+    /// Decodes the frame and lays it on its canvas. The part that it leaves uncovered gets the
+    /// colour of the transparent index, or else of index 0, as Pillow fills it; the background
+    /// index is ignored, as it is everywhere. Returns `None` if the canvas has no pixels.
     pub(super) fn read(mut self) -> Result<Option<RgbImage>, DecodingError> {
         let (width, height) = self.size();
         let mut indices = vec![0; self.decoder.buffer_size()];
@@ -65,7 +69,7 @@ impl<'a> FirstFrame<'a> {
     }
 }
 
-/// All 256 colours; those that the file leaves out are black.
+/// Returns all 256 colours. Those that the file leaves out are black.
 fn palette(colours: &[u8]) -> [[u8; 3]; 256] {
     let mut table = [[0; 3]; 256];
     for (entry, colour) in table.iter_mut().zip(colours.as_chunks().0) {

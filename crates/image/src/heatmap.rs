@@ -1,15 +1,16 @@
-//! A grid of numbers as a picture that people can read: laid over a photograph, or alone on a transparent ground. It never decides what
-//! the numbers mean, and writes PNG only.
+//! Draws a grid of numbers as a picture that people can read: laid over a photograph, or alone on a
+//! transparent ground. The result is a PNG.
 
 use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use ::image::{ExtendedColorType, ImageEncoder};
 use thiserror::Error;
 
-use super::pixels::RgbImage;
-use super::preprocess::Region;
+use crate::pixels::RgbImage;
+use crate::preprocessor::Region;
 
-/// The colour map "inferno" of matplotlib (by Nathaniel Smith and Stéfan van der Walt, CC0), at every sixteenth from 0 to 1. Its lightness
-/// rises evenly, so that it reads the same with any kind of colour blindness and in grey.
+/// The colour map "inferno" of matplotlib (by Nathaniel Smith and Stéfan van der Walt, CC0), at
+/// every sixteenth from 0 to 1. Its lightness rises evenly, so that it reads the same with any kind
+/// of colour blindness and in grey.
 const INFERNO: [[u8; 3]; 17] = [
     [0, 0, 4],
     [11, 7, 36],
@@ -33,14 +34,14 @@ const INFERNO: [[u8; 3]; 17] = [
 /// A heat map cannot be drawn.
 #[derive(Debug, Error)]
 pub enum RenderError {
-    /// The grid has other dimensions than numbers, or none.
+    /// The grid has no numbers, or its dimensions do not match their count.
     #[error("a grid of {height}x{width} cannot hold {found} numbers")]
     Grid {
-        /// Rows.
+        /// The number of rows.
         height: usize,
-        /// Columns.
+        /// The number of columns.
         width: usize,
-        /// How many numbers there are.
+        /// The count of the numbers.
         found: usize,
     },
     /// The PNG cannot be written.
@@ -48,7 +49,7 @@ pub enum RenderError {
     Png(#[from] ::image::ImageError),
 }
 
-/// The colour of a heat from 0 to 1; what is outside takes the nearer end.
+/// Returns the colour of a heat from 0 to 1. A heat outside takes the colour of the nearer end.
 #[must_use]
 pub fn colour(heat: f32) -> [u8; 3] {
     let last = INFERNO.len() - 1;
@@ -64,6 +65,7 @@ pub fn colour(heat: f32) -> [u8; 3] {
     })
 }
 
+/// Returns the value that lies `share` (0 to 1) of the way from one value to another.
 fn mix(from: u8, to: f32, share: f32) -> u8 {
     let from = f32::from(from);
     (from + (to - from) * share).round().clamp(0.0, 255.0) as u8
@@ -79,11 +81,12 @@ pub struct HeatMap {
 }
 
 impl HeatMap {
-    /// Numbers `[height, width]` of any scale, stretched so that the lowest is 0 and the highest 1; all 0 where they are all alike. `region` is
-    /// what they cover of the picture, in its pixels.
+    /// Makes a heat map of numbers `[height, width]` on any scale. They are stretched so that the
+    /// lowest is 0 and the highest 1, or all 0 if they are all alike. `region` is the part of the
+    /// picture that they cover, in its pixels.
     ///
     /// # Errors
-    /// [`RenderError::Grid`] if the numbers are not `height * width`, or none.
+    /// [`RenderError::Grid`] if there are not `height * width` numbers, or none.
     pub fn new(
         grid: &[f32],
         (height, width): (usize, usize),
@@ -112,8 +115,8 @@ impl HeatMap {
         })
     }
 
-    /// The picture with the heat map over it, as PNG. `opacity` is from 0 (the picture alone) to 1 (the colours alone); the part that the
-    /// network does not see stays as it is.
+    /// Returns the picture with the heat map over it, as PNG. `opacity` is from 0 (only the
+    /// picture) to 1 (only the colours). The part that the network does not see stays as it is.
     ///
     /// # Errors
     /// [`RenderError::Png`] if the PNG cannot be written.
@@ -151,7 +154,8 @@ impl HeatMap {
         )
     }
 
-    /// The heat map alone, as PNG of the picture's size: opaque where the network sees, transparent elsewhere.
+    /// Returns the heat map alone, as PNG of the picture's size: opaque where the network sees,
+    /// transparent elsewhere.
     ///
     /// # Errors
     /// [`RenderError::Png`] if the PNG cannot be written.
@@ -173,7 +177,8 @@ impl HeatMap {
         png(&pixels, width, height, ExtendedColorType::Rgba8)
     }
 
-    /// For every pixel of an axis, the cells that it takes its heat from; `None` outside of the region.
+    /// Returns for every pixel of an axis the cells that it takes its heat from; `None` outside of
+    /// the region.
     fn axis(&self, pixels: u32, start: f64, length: f64, cells: usize) -> Vec<Option<Taps>> {
         let tap = |pixel: u32| {
             let inside = (f64::from(pixel) + 0.5 - start) / length;
@@ -184,6 +189,7 @@ impl HeatMap {
         (0..pixels).map(tap).collect()
     }
 
+    /// Returns the heat of one pixel.
     fn heat(&self, down: &Taps, across: &Taps) -> f32 {
         let row = |y: &usize| -> f32 {
             let cells = &self.heats[y * self.width..(y + 1) * self.width];
@@ -195,7 +201,8 @@ impl HeatMap {
     }
 }
 
-/// Four neighbouring cells and their shares: Catmull-Rom's cubic, which goes through the cells' own values; the outermost cells repeat.
+/// Four neighbouring cells and their weights by Catmull-Rom's cubic, which goes through the cells'
+/// own values. The outermost cells repeat.
 #[derive(Debug, Clone, Copy)]
 struct Taps {
     cells: [usize; 4],
@@ -203,7 +210,8 @@ struct Taps {
 }
 
 impl Taps {
-    /// At `at` of `cells` cells, whose centres are at their number plus a half.
+    /// Returns the cells and weights of the position `at` among `cells` cells, whose centres are at
+    /// their index plus a half.
     fn new(at: f64, cells: usize) -> Self {
         let from_centre = at - 0.5;
         let first = from_centre.floor() - 1.0;
@@ -222,6 +230,7 @@ impl Taps {
     }
 }
 
+/// Encodes interleaved samples as PNG.
 fn png(
     pixels: &[u8],
     width: u32,

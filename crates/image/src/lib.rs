@@ -1,9 +1,21 @@
-//! From the bytes of an encoded picture to the network's input, with Pillow's answer; it never fetches anything, never
-//! trusts a file name or a header, and knows nothing of the model.
+//! Turns the bytes of an encoded picture into a network's input, as Pillow and torchvision do it.
 //!
-//! The way through is [`inspect`] (what is it, how large, what would it cost) → [`decode`] (upright RGB) →
-//! [`Preprocessing::apply`] (resize, crop, normalise). Everything that a stranger's bytes can cause comes back as an
-//! [`ImageError`] whose text may be shown to the sender.
+//! ```text
+//! bytes
+//!   │ Encoded::open          reads the header: format, size, memory that decoding needs
+//!   ▼
+//! Encoded
+//!   │ Encoded::decode        decodes to upright RGB
+//!   ▼
+//! RgbImage
+//!   │ Preprocessor::apply    resizes, crops and normalises as a Preprocessing says
+//!   ▼
+//! planar f32 values
+//! ```
+//!
+//! The format is judged by the bytes alone, never by a file name or an HTTP header. Whatever a
+//! stranger's bytes cause comes back as an [`ImageError`], whose text may be shown to the sender.
+//! [`HeatMap`] draws a grid of numbers over a picture.
 
 #![forbid(unsafe_code)]
 // Outside input must never reach a panic; tests may.
@@ -19,13 +31,14 @@ mod gif;
 mod heatmap;
 mod jpeg;
 mod pixels;
-mod preprocess;
+mod preprocessing;
+mod preprocessor;
 mod resample;
 
-pub use decode::{ImageInfo, Limits, decode, inspect};
+pub use decode::{Encoded, ImageInfo, Limits, decode, inspect};
 pub use error::{ImageError, PreprocessingError};
 pub use format::Format;
 pub use heatmap::{HeatMap, RenderError, colour};
 pub use pixels::RgbImage;
-pub use preprocess::{Centre, Planes, Preprocessing, Region, Resize};
-pub use resample::Filter;
+pub use preprocessing::{Channels, CropOffset, Filter, Preprocessing, Resize, Scale, Size};
+pub use preprocessor::{Preprocessor, Region};

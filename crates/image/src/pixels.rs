@@ -1,12 +1,15 @@
-//! Decoded samples of any kind to upright 8-bit RGB, as Pillow's `convert("RGB")` gives it; it never composites, scales
-//! or manages colour.
+//! The upright 8-bit RGB picture, and the conversion of decoded samples to it, as Pillow's
+//! `convert("RGB")` does it. Alpha is dropped, not composited, and colour profiles are ignored.
 
-use super::ImageError;
-use super::resample::{Filter, Span, window};
 use ::image::metadata::Orientation;
 use ::image::{ColorType, DynamicImage};
 
-/// A picture as 8-bit RGB, rows from the top, no padding: `[height, width, 3]`. Never without pixels.
+use crate::ImageError;
+use crate::preprocessing::Filter;
+use crate::resample::{Span, window};
+
+/// A picture as 8-bit RGB, `[height, width, 3]`: rows from the top, without padding. It has at
+/// least one pixel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RgbImage {
     width: u32,
@@ -15,7 +18,8 @@ pub struct RgbImage {
 }
 
 impl RgbImage {
-    /// Wraps `data` of layout `[height, width, 3]`; `None` if its length differs or a side is zero.
+    /// Wraps `data` of layout `[height, width, 3]`. Returns `None` if its length differs or a side
+    /// is zero.
     #[must_use]
     pub fn new(width: u32, height: u32, data: Vec<u8>) -> Option<Self> {
         let bytes = (u64::from(width) * u64::from(height)).saturating_mul(3);
@@ -26,25 +30,26 @@ impl RgbImage {
         })
     }
 
-    /// Width in pixels, at least 1.
+    /// Returns the width in pixels, at least 1.
     #[must_use]
     pub fn width(&self) -> u32 {
         self.width
     }
 
-    /// Height in pixels, at least 1.
+    /// Returns the height in pixels, at least 1.
     #[must_use]
     pub fn height(&self) -> u32 {
         self.height
     }
 
-    /// The samples, `[height, width, 3]`.
+    /// Returns the samples, `[height, width, 3]`.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         &self.data
     }
 
-    /// The picture with no side longer than `longest` (at least 1), in proportion; itself if it is that already.
+    /// Returns the picture shrunk in proportion so that no side is longer than `longest` (at least
+    /// 1). A picture that is no larger is returned as it is.
     #[must_use]
     pub fn fitted(self, longest: u32) -> Self {
         let (width, height) = (self.width, self.height);
@@ -72,7 +77,8 @@ impl RgbImage {
         }
     }
 
-    /// The picture turned as `orientation` asks; `None` never happens, since the length fits.
+    /// Returns the picture turned as `orientation` asks. `None` never happens, since the length
+    /// fits.
     pub(super) fn upright(self, orientation: Orientation) -> Option<Self> {
         let buffer = ::image::RgbImage::from_raw(self.width, self.height, self.data)?;
         let mut picture = DynamicImage::ImageRgb8(buffer);
@@ -81,7 +87,7 @@ impl RgbImage {
     }
 }
 
-/// Width and height after `orientation` is applied.
+/// Returns width and height after `orientation` is applied.
 pub(super) fn turned((width, height): (u32, u32), orientation: Orientation) -> (u32, u32) {
     use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
     match orientation {
@@ -90,7 +96,7 @@ pub(super) fn turned((width, height): (u32, u32), orientation: Orientation) -> (
     }
 }
 
-/// Bytes per pixel that [`to_rgb8`] allocates beside its input.
+/// Returns the bytes per pixel that [`to_rgb8`] allocates beside its input.
 pub(super) fn extra_bytes(color: ColorType) -> u64 {
     match color {
         ColorType::L8 | ColorType::La8 | ColorType::L16 => 3,
@@ -98,11 +104,16 @@ pub(super) fn extra_bytes(color: ColorType) -> u64 {
     }
 }
 
-/// Interleaved samples of `color` in native byte order to RGB8. Alpha is dropped, not composited; of 16 bits the high
-/// byte is kept (what Pillow's unpackers do for RGB, RGBA and grey with alpha; its clipping of plain 16-bit grey to
-/// white is a quirk that no user wants). Samples that are neither 8 nor 16 bits: `Unsupported`.
+/// Converts interleaved samples of `color` in native byte order to RGB8.
+///
+/// Alpha is dropped, not composited. Of 16 bits the high byte is kept, as Pillow's unpackers do for
+/// RGB, RGBA and grey with alpha; its clipping of plain 16-bit grey to white is a quirk that no
+/// user wants.
+///
+/// # Errors
+/// [`ImageError::Unsupported`] for samples that have neither 8 nor 16 bits.
 pub(super) fn to_rgb8(color: ColorType, samples: Vec<u8>) -> Result<Vec<u8>, ImageError> {
-    /// Where the high byte of a native-endian `u16` lies.
+    /// The position of the high byte in a native-endian `u16`.
     const HIGH: usize = if cfg!(target_endian = "little") { 1 } else { 0 };
     match color {
         ColorType::Rgb8 => Ok(samples),
@@ -119,7 +130,7 @@ pub(super) fn to_rgb8(color: ColorType, samples: Vec<u8>) -> Result<Vec<u8>, Ima
     }
 }
 
-/// Byte `at` of every pixel, three times.
+/// Returns byte `at` of every pixel, three times.
 fn repeat(samples: &[u8], pixel_bytes: usize, at: usize) -> Vec<u8> {
     let mut rgb = Vec::with_capacity(samples.len() / pixel_bytes * 3);
     for pixel in samples.chunks_exact(pixel_bytes) {
@@ -128,7 +139,8 @@ fn repeat(samples: &[u8], pixel_bytes: usize, at: usize) -> Vec<u8> {
     rgb
 }
 
-/// Three bytes of every pixel, gathered in place: the write position never passes the read position.
+/// Returns three bytes of every pixel. They are gathered in place: the write position never passes
+/// the read position.
 fn pick(mut samples: Vec<u8>, pixel_bytes: usize, at: [usize; 3]) -> Vec<u8> {
     let pixels = samples.len() / pixel_bytes;
     for i in 0..pixels {

@@ -1,30 +1,20 @@
-//! A window of a resized picture, computed without the rest of it, bit for bit as Pillow computes it; it never
-//! normalises, and never allocates by the size of the resized whole.
+//! Computes a window of a resized picture, bit for bit as Pillow computes it, without the rest of
+//! the resized picture.
 //!
-//! The algorithm is that of Pillow's `src/libImaging/Resample.c` for 8 bits: a filter that widens by the scale when
-//! shrinking, weights in fixed point, one pass across and one down, with rounding to 8 bits in between (Pillow 13 and
-//! later go down first for some tall pictures; this is the order of every version before). `fast_image_resize` with its
-//! 16-bit weights was up to 2/255 off at hard edges, and its usual order clips bicubic overshoot at other places.
+//! The algorithm is that of Pillow's `src/libImaging/Resample.c` for 8 bits: a filter that widens
+//! by the scale when shrinking, weights in fixed point, one pass across and one down, with rounding
+//! to 8 bits in between. (Pillow 13 and later go down first for some tall pictures; this is the
+//! order of every version before.) `fast_image_resize` with its 16-bit weights was up to 2/255 off
+//! at hard edges, and its usual order clips bicubic overshoot at other places.
 
-use super::pixels::RgbImage;
+use crate::pixels::RgbImage;
+use crate::preprocessing::Filter;
 use imgclass_kernels::{FRACTION_BITS, Isa, Taps, resample_across, resample_down};
 use std::f64::consts::PI;
-use std::fmt;
 use std::ops::Range;
 
-/// The resampling filter, by the names that checkpoints use. All are antialiased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Filter {
-    /// Triangle, support 1.
-    Bilinear,
-    /// Cubic convolution with a = -0.5, support 2.
-    Bicubic,
-    /// Sinc windowed by its own main lobe, support 3.
-    Lanczos,
-}
-
 impl Filter {
-    /// Radius in source pixels when not shrinking.
+    /// Returns the filter's radius in source pixels, when it does not shrink.
     fn support(self) -> f64 {
         match self {
             Self::Bilinear => 1.0,
@@ -33,7 +23,7 @@ impl Filter {
         }
     }
 
-    /// The weight at distance `x` from the centre, not normalised.
+    /// Returns the weight at distance `x` from the centre, not normalised.
     fn weight(self, x: f64) -> f64 {
         const A: f64 = -0.5;
         let x = x.abs();
@@ -55,19 +45,8 @@ fn sinc(x: f64) -> f64 {
     }
 }
 
-/// The name that timm's and torchvision's configurations use.
-impl fmt::Display for Filter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bilinear => "bilinear",
-            Self::Bicubic => "bicubic",
-            Self::Lanczos => "lanczos",
-        })
-    }
-}
-
-/// One axis of a window: `length` pixels from `offset` of an axis that is resized from `source` to `resized` pixels.
-/// The window lies within the axis, and no length is zero.
+/// One axis of a window: `length` pixels from `offset` on, of an axis that is resized from `source`
+/// to `resized` pixels. The window lies within the axis, and no length is zero.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span {
     pub(super) source: u32,
@@ -77,7 +56,8 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// The taps of every pixel in the window: Pillow's `precompute_coeffs` and `normalize_coeffs_8bpc`. They sum to 1 and their absolute
+    /// Returns the taps of every pixel in the window, as Pillow's `precompute_coeffs` and
+    /// `normalize_coeffs_8bpc` compute them. The weights of a pixel sum to 1, and their absolute
     /// values to less than 2.
     fn taps(self, filter: Filter) -> Vec<Taps> {
         let scale = f64::from(self.source) / self.resized as f64;
@@ -102,12 +82,14 @@ impl Span {
     }
 }
 
-/// With Pillow's `PRECISION_BITS`, which are the kernels'. Rounds halves away from zero, as Pillow does.
+/// Returns a weight in fixed point with Pillow's `PRECISION_BITS`, which are the kernels'. Halves
+/// are rounded away from zero, as Pillow does.
 fn fixed_point(weight: f64) -> i32 {
     (weight * f64::from(1 << FRACTION_BITS)).round() as i32
 }
 
-/// Pixels `[down.length, across.length, 3]` of `picture` resized to `across.resized` by `down.resized`.
+/// Returns the pixels `[down.length, across.length, 3]` of `picture` resized to `across.resized` by
+/// `down.resized`.
 pub(super) fn window(picture: &RgbImage, across: Span, down: Span, filter: Filter) -> Vec<u8> {
     let isa = Isa::detect();
     let columns = across.taps(filter);
@@ -122,7 +104,7 @@ pub(super) fn window(picture: &RgbImage, across: Span, down: Span, filter: Filte
     resample_down(isa, &band, columns.len() * 3, &rows)
 }
 
-/// The source pixels that any of the taps reads.
+/// Returns the range of source pixels that the taps read.
 fn source_range(taps: &[Taps]) -> Range<usize> {
     let first = taps.iter().map(|t| t.first).min().unwrap_or(0);
     let end = taps.iter().map(|t| t.first + t.weights.len()).max();

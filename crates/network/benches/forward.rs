@@ -8,8 +8,9 @@ use std::time::Duration;
 use candle_core::{Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use imgclass_checkpoint::Architecture;
 use imgclass_checkpoint::formula::FormulaWeights;
-use imgclass_checkpoint::{Architecture, PretrainedCfg};
+use imgclass_image::Preprocessing;
 use imgclass_kernels::{Isa, ThreadPool};
 use imgclass_network::resnet::ResNet;
 use imgclass_network::{CpuBackend, Input, Normalisation};
@@ -43,7 +44,7 @@ fn ours(criterion: &mut Criterion) {
                 &formula(),
                 &Architecture::RESNET50,
                 1000,
-                CpuBackend::new(isa, pool, Normalisation::of(&PretrainedCfg::default())),
+                CpuBackend::new(isa, pool, Normalisation::of(&Preprocessing::default())),
             )
             .expect("loads");
             for n in [1, 8] {

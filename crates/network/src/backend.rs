@@ -4,10 +4,10 @@
 //! order. A [`Backend`] says how a layer's weights are kept, how an activation lies in memory, and
 //! how a layer is computed. There are two:
 //!
-//! | backend | computes with | activations |
-//! |---|---|---|
-//! | [`CpuBackend`](crate::CpuBackend) | our own kernels, in f32 | plain memory in blocks of 16 channels |
-//! | [`CandleBackend`](crate::CandleBackend) | candle's operations, on any of its devices | candle's tensors, `(N, C, H, W)` |
+//! - [`CpuBackend`](crate::CpuBackend) computes with our own kernels, in f32. Its activations are
+//!   pooled buffers in blocks of 16 channels.
+//! - [`CandleBackend`](crate::CandleBackend) computes with candle's operations on any of its
+//!   devices. Its activations are tensors `(N, C, H, W)`.
 //!
 //! A number type or a device with a memory layout of its own is a further implementation.
 

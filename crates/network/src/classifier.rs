@@ -82,7 +82,7 @@ impl LoadedNetwork {
         opened: OpenDevice,
         options: &ModelOptions,
     ) -> Result<Self, NetworkError> {
-        let normalisation = Normalisation::of(&checkpoint.info.pretrained);
+        let normalisation = Normalisation::of(&checkpoint.info.preprocessing);
         if opened.name == DeviceChoice::Cpu {
             let isa = match &options.isa {
                 Some(name) => Isa::named(name)?,
@@ -109,7 +109,7 @@ impl LoadedNetwork {
         cpu: Option<(Isa, usize)>,
     ) -> Result<Self, NetworkError> {
         let (net, class_weights) = build(&checkpoint.weights, &checkpoint.info, backend)?;
-        let input_size = checkpoint.info.pretrained.input_size;
+        let input_size = checkpoint.info.preprocessing.crop.dims();
         Ok(Self {
             network: Arc::new(FixedSizeResNet::new(net, input_size)),
             class_weights,
@@ -168,7 +168,7 @@ impl Classifier {
 
     /// Returns how many numbers an input has: `3 * height * width`.
     pub fn input_len(&self) -> usize {
-        let (height, width) = self.info.checkpoint.pretrained.input_size;
+        let (height, width) = self.info.checkpoint.preprocessing.crop.dims();
         3 * height * width
     }
 

@@ -1,7 +1,7 @@
-//! The CPU's network: our own kernels over plain memory.
+//! The CPU's backend: our own kernels over pooled buffers.
 //!
-//! Activations are `[channels/16][images * height * width][16]` floats. No tensor of candle's takes
-//! part between the images and the logits.
+//! Activations are `[channels/16][images * height * width][16]` floats in buffers that go back to
+//! the backend's pool. No tensor of candle's takes part between the images and the logits.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use imgclass_kernels::{
-    BLOCK, BatchDims, Entered, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
-    blocked_to_nchw, global_average_pool, join_images,
+    BLOCK, BatchDims, BufferPool, Entered, Isa, PackedConv, PackedLinear, PackedStem, PooledBuffer,
+    ThreadPool, blocked_to_nchw, global_average_pool, join_images_into,
 };
 
 use crate::backend::{Backend, FoldedConv, ImagesTogether, LinearWeights};
@@ -22,10 +22,19 @@ use crate::profile;
 /// of many cores and little memory for each, passes share threads instead.
 const MAX_PASSES: usize = 8;
 
+/// The bytes of buffers that are kept for each forward pass: what a pass frees on its way, 34 MB
+/// for a batch of four.
+const PASS_BYTES: usize = 34 << 20;
+
+/// The fewest bytes of buffers that are kept.
+const MIN_KEPT_BYTES: usize = 64 << 20;
+
 /// Computes a ResNet's layers with our own kernels, in f32.
 pub struct CpuBackend {
     isa: Isa,
     threads: Arc<ThreadPool>,
+    /// The memory of activations, which goes from layer to layer and from pass to pass.
+    buffers: BufferPool,
     normalisation: Normalisation,
 }
 
@@ -36,28 +45,51 @@ impl CpuBackend {
     pub fn new(isa: Isa, threads: Arc<ThreadPool>, normalisation: Normalisation) -> Self {
         Self {
             isa,
+            buffers: BufferPool::new(kept_bytes(passes(&threads))),
             threads,
             normalisation,
         }
     }
 
     fn run_conv(&self, conv: &Conv, x: &Activation, relu: bool) -> Activation {
-        let values = conv.timed(x.dims, || {
-            let packed = &conv.packed;
-            packed.forward(&self.threads, &x.values, x.dims, None, relu)
+        let packed = &conv.packed;
+        let channels = packed.shape().out_channels;
+        let dims = packed.output_dims(x.dims);
+        let mut values = self.buffers.take(dims.blocked_len(channels));
+        conv.timed(x.dims, || {
+            packed.forward_into(&self.threads, &x.values, x.dims, None, relu, &mut values);
         });
         Activation {
             values,
-            channels: conv.packed.shape().out_channels,
-            dims: conv.packed.output_dims(x.dims),
+            channels,
+            dims,
         }
     }
+
+    /// Puts the images of several parts into one buffer, block by block of channels.
+    fn join(&self, parts: &[&[f32]], blocks: usize) -> PooledBuffer {
+        let length = parts.iter().map(|part| part.len()).sum();
+        let mut joined = self.buffers.take(length);
+        join_images_into(&self.threads, parts, blocks, &mut joined);
+        joined
+    }
+}
+
+/// Returns how many forward passes make the best of the threads: as many as there are threads, up
+/// to [`MAX_PASSES`].
+fn passes(threads: &ThreadPool) -> usize {
+    threads.threads().clamp(1, MAX_PASSES)
+}
+
+/// Returns how many bytes of unused buffers are kept for `passes` forward passes at one time.
+fn kept_bytes(passes: usize) -> usize {
+    (passes * PASS_BYTES).max(MIN_KEPT_BYTES)
 }
 
 /// Some images' activations between two layers.
 pub struct Activation {
     /// The numbers, `[channels/16][images * height * width][16]`.
-    values: Vec<f32>,
+    values: PooledBuffer,
     channels: usize,
     dims: BatchDims,
 }
@@ -141,14 +173,6 @@ impl Backend for CpuBackend {
                 Input::Pixels(pixels) => Cow::Owned(self.normalisation.planar(pixels)),
             })
             .collect();
-        // A single image needs no copy.
-        let batch = match prepared.as_slice() {
-            [image] => Cow::Borrowed(&**image),
-            several => {
-                let slices: Vec<&[f32]> = several.iter().map(|image| &**image).collect();
-                Cow::Owned(join_images(&self.threads, &slices, 1))
-            }
-        };
         let dims = BatchDims {
             n: images.len(),
             h: size.0,
@@ -161,11 +185,25 @@ impl Backend for CpuBackend {
                 stem.flops(dims),
             )
         };
-        let values = profile::layer(describe, || stem.forward(&self.threads, &batch, dims));
+        let (channels, out_dims) = (stem.out_channels(), stem.output_dims(dims));
+        let mut values = self.buffers.take(out_dims.blocked_len(channels));
+        let mut run = |batch: &[f32]| {
+            profile::layer(describe, || {
+                stem.forward_into(&self.threads, batch, dims, &mut values);
+            });
+        };
+        // A single image needs no copy.
+        match prepared.as_slice() {
+            [image] => run(image),
+            several => {
+                let slices: Vec<&[f32]> = several.iter().map(|image| &**image).collect();
+                run(&self.join(&slices, 1));
+            }
+        }
         Ok(Activation {
             values,
-            channels: stem.out_channels(),
-            dims: stem.output_dims(dims),
+            channels,
+            dims: out_dims,
         })
     }
 
@@ -184,7 +222,7 @@ impl Backend for CpuBackend {
         x: &Activation,
         mut residual: Activation,
     ) -> Result<Activation, NetworkError> {
-        let out = &mut residual.values;
+        let out = &mut residual.values[..];
         conv.timed(x.dims, || {
             let packed = &conv.packed;
             packed.forward_onto(&self.threads, &x.values, x.dims, true, out);
@@ -196,17 +234,15 @@ impl Backend for CpuBackend {
         if let [_] = parts.as_slice() {
             return Ok(parts.remove(0));
         }
-        let (mut slices, mut images, mut joined) = (Vec::new(), 0, (0, 0, 0));
-        for part in &parts {
-            slices.push(part.values.as_slice());
-            images += part.dims.n;
-            joined = (part.channels, part.dims.h, part.dims.w);
-        }
-        let (channels, h, w) = joined;
+        let Activation { channels, dims, .. } = parts[0];
+        let slices: Vec<&[f32]> = parts.iter().map(|part| &*part.values).collect();
         Ok(Activation {
-            values: join_images(&self.threads, &slices, channels.div_ceil(BLOCK)),
+            values: self.join(&slices, channels.div_ceil(BLOCK)),
             channels,
-            dims: BatchDims { n: images, h, w },
+            dims: BatchDims {
+                n: parts.iter().map(|part| part.dims.n).sum(),
+                ..dims
+            },
         })
     }
 
@@ -278,7 +314,6 @@ impl Backend for CpuBackend {
     /// As many as there are threads, up to eight: each pass then has a thread to itself and waits
     /// for no other at the end of a layer. Where fewer passes run, they share the threads.
     fn passes(&self) -> NonZeroUsize {
-        let passes = self.threads.threads().clamp(1, MAX_PASSES);
-        NonZeroUsize::new(passes).unwrap_or(NonZeroUsize::MIN)
+        NonZeroUsize::new(passes(&self.threads)).unwrap_or(NonZeroUsize::MIN)
     }
 }

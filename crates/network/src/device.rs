@@ -1,5 +1,7 @@
-//! `--device`: which device computes. It opens one or says clearly why not and what there is instead; it never falls back from a device
-//! that was asked for.
+//! `--device`: which device computes.
+//!
+//! A device that was asked for by name is opened, or the error says why not and what there is
+//! instead. Only `auto` goes on with another device.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +13,7 @@ use crate::dtype::ComputeType;
 use crate::error::NetworkError;
 use imgclass_kernels::Isa;
 
-/// A device as asked for.
+/// The device that the operator asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
     /// The first of CUDA, Metal and the CPU that is there.
@@ -19,7 +21,8 @@ pub enum DeviceChoice {
     Auto,
     /// Our own kernels on the CPU.
     Cpu,
-    /// Candle's operations on the CPU: what runs on a GPU, where there is none. Slow; for checking that path.
+    /// Candle's operations on the CPU. They are slow; they check, on a machine without a GPU, the
+    /// path that GPUs take.
     Candle,
     /// The CUDA device of this ordinal.
     Cuda(usize),
@@ -60,23 +63,28 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// A device that was opened, and what the network computes in there.
+/// A device that was opened, and the type that the network computes in there.
 pub(super) struct OpenDevice {
     pub(super) device: Device,
-    /// Never [`DeviceChoice::Auto`].
+    /// What was opened; never [`DeviceChoice::Auto`].
     pub(super) name: DeviceChoice,
     pub(super) dtype: ComputeType,
 }
 
 impl DeviceChoice {
-    /// Opens the device for computing in `dtype`, or in the type that suits it best.
+    /// Opens the device for computing in `dtype`, or in the type that suits it best if there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`NetworkError::Device`] if the device cannot be used, [`NetworkError::ComputeType`] if it
+    /// does not compute in `dtype`.
     pub(super) fn open(self, dtype: Option<ComputeType>) -> Result<OpenDevice, NetworkError> {
         let (device, name) = match self {
             Self::Auto => open_any(),
             named => (named.open_named()?, named),
         };
         let dtype = match dtype {
-            Some(dtype) => name.check(dtype, &device).map(|()| dtype)?,
+            Some(dtype) => name.check_type(dtype, &device).map(|()| dtype)?,
             None => name.default_type(&device),
         };
         Ok(OpenDevice {
@@ -86,6 +94,7 @@ impl DeviceChoice {
         })
     }
 
+    /// Opens a device, of which the CPU always is there.
     fn open_named(self) -> Result<Device, NetworkError> {
         match self {
             Self::Auto | Self::Cpu | Self::Candle => Ok(Device::Cpu),
@@ -102,14 +111,15 @@ impl DeviceChoice {
                         ),
                     }));
                 }
-                self.guarded(|| Device::new_cuda(ordinal))
+                self.open_guarded(|| Device::new_cuda(ordinal))
             }
-            Self::Metal => self.guarded(|| Device::new_metal(0)),
+            Self::Metal => self.open_guarded(|| Device::new_metal(0)),
         }
     }
 
-    /// Drivers are others' code, and candle's Metal backend panics where there is no device at all.
-    fn guarded(
+    /// Opens a device by foreign code, and turns its panic into an error: candle's Metal backend
+    /// panics if there is no device at all.
+    fn open_guarded(
         self,
         open: impl FnOnce() -> candle_core::Result<Device>,
     ) -> Result<Device, NetworkError> {
@@ -119,12 +129,15 @@ impl DeviceChoice {
         }
     }
 
+    /// Returns the error for a device that this build does not support.
     fn not_built(self, features: &str) -> NetworkError {
         self.absent(&format!(
-            "this build has no support for it; rebuild with `cargo build --release --features {features}`"
+            "this build has no support for it; \
+             rebuild with `cargo build --release --features {features}`"
         ))
     }
 
+    /// Returns the error for a device that cannot be used.
     fn absent(self, reason: &str) -> NetworkError {
         NetworkError::Device {
             asked: self.to_string(),
@@ -133,8 +146,8 @@ impl DeviceChoice {
         }
     }
 
-    /// Whether the opened device computes in `dtype`.
-    fn check(self, dtype: ComputeType, device: &Device) -> Result<(), NetworkError> {
+    /// Refuses a type that the opened device does not compute in.
+    fn check_type(self, dtype: ComputeType, device: &Device) -> Result<(), NetworkError> {
         let reason = match (self, dtype) {
             (Self::Cpu, ComputeType::F16 | ComputeType::BF16) => {
                 "our kernels compute in f32; leave --dtype out, or ask for a GPU with --device"
@@ -151,8 +164,11 @@ impl DeviceChoice {
         })
     }
 
-    /// On CUDA bf16, because candle has cuDNN sum bf16 convolutions in f32 and f16 ones in f16, whose sums of up to 4608 products lose
-    /// digits and end at 65504; f32 where bf16 is missing. On Metal f16, which candle's kernels sum in f32 there.
+    /// Returns the type that suits the device best.
+    ///
+    /// On CUDA this is bf16, because candle has cuDNN sum bf16 convolutions in f32. It sums f16
+    /// convolutions in f16, where sums of up to 4608 products lose digits and end at 65504. GPUs
+    /// without bf16 compute in f32. On Metal it is f16, which candle's kernels sum in f32 there.
     fn default_type(self, device: &Device) -> ComputeType {
         match self {
             Self::Cuda(_) if cuda::computes_bf16(device) => ComputeType::BF16,
@@ -162,7 +178,7 @@ impl DeviceChoice {
     }
 }
 
-/// The first device that this build knows and this machine has; the CPU always is.
+/// Opens the first device that this build supports and this machine has. The CPU always is one.
 fn open_any() -> (Device, DeviceChoice) {
     let candidates = [
         (cfg!(feature = "cuda"), DeviceChoice::Cuda(0)),
@@ -179,7 +195,7 @@ fn open_any() -> (Device, DeviceChoice) {
     (Device::Cpu, DeviceChoice::Cpu)
 }
 
-/// What there is on this machine beside a device that cannot be used, for people.
+/// Describes to people what devices this machine has beside one that cannot be used.
 fn found_beside(missing: DeviceChoice) -> String {
     let mut found = Vec::new();
     if cfg!(feature = "cuda")
@@ -200,12 +216,12 @@ fn found_beside(missing: DeviceChoice) -> String {
 
 #[cfg(feature = "cuda")]
 mod cuda {
-    //! What CUDA's driver says of this machine.
+    //! Asks CUDA's driver about this machine.
 
     use candle_core::Device;
     use candle_core::cuda::cudarc::driver::{CudaContext, DriverError, sys::CUresult};
 
-    /// How many devices there are, at least one; else why there is none.
+    /// Returns how many devices there are, at least one, or a text that says why there is none.
     pub(super) fn devices() -> Result<usize, String> {
         match CudaContext::device_count() {
             Ok(count) => match usize::try_from(count) {
@@ -213,7 +229,8 @@ mod cuda {
                 _ => Err(NO_GPU.to_owned()),
             },
             Err(DriverError(CUresult::CUDA_ERROR_STUB_LIBRARY)) => Err(
-                "NVIDIA's driver is not here (libcuda.so.1 cannot be loaded); install it, or start the container with --gpus all"
+                "NVIDIA's driver is not here (libcuda.so.1 cannot be loaded); install it, \
+                 or start the container with --gpus all"
                     .to_owned(),
             ),
             Err(DriverError(CUresult::CUDA_ERROR_NO_DEVICE)) => Err(NO_GPU.to_owned()),
@@ -224,7 +241,7 @@ mod cuda {
     const NO_GPU: &str =
         "NVIDIA's driver is here and sees no GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES";
 
-    /// Hardware for bf16 came with compute capability 8.0.
+    /// Whether the GPU has hardware for bf16, which came with compute capability 8.0.
     pub(super) fn computes_bf16(device: &Device) -> bool {
         let Device::Cuda(device) = device else {
             return false;
@@ -237,7 +254,7 @@ mod cuda {
 
 #[cfg(not(feature = "cuda"))]
 mod cuda {
-    //! A build without CUDA.
+    //! Stands in for CUDA's driver in a build without CUDA.
 
     use candle_core::Device;
 

@@ -1,11 +1,12 @@
-//! `--dtype`: the type that the network computes in, and which device computes which. It casts nothing itself.
+//! `--dtype`: the type that the network computes in.
 
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::DType;
 
-/// The type of activations and of the weights that meet them. Logits, features and what follows are 32-bit floats whatever it is.
+/// The type of activations and of the convolutions' weights. Logits, features and what follows from
+/// them are 32-bit floats in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ComputeType {
     /// 32-bit floats.

@@ -1,4 +1,4 @@
-//! What can go wrong between a checkpoint and its logits. The texts are for operators.
+//! The errors between a checkpoint and its logits. Their texts are for operators.
 
 use imgclass_checkpoint::CheckpointError;
 use imgclass_kernels::UnsupportedIsa;
@@ -15,43 +15,44 @@ pub enum NetworkError {
     /// The operating system refused a thread for the CPU's kernels.
     #[error("the threads of the forward pass cannot start: {0}; ask for fewer with --threads")]
     Threads(#[source] std::io::Error),
-    /// A device that this build or this machine lacks.
+    /// This build or this machine lacks the device.
     #[error("the device `{asked}` cannot be used: {reason}; found instead: {found}")]
     Device {
-        /// What was asked for.
+        /// The device that was asked for.
         asked: String,
-        /// Why not.
+        /// Why it cannot be used.
         reason: String,
-        /// What there is.
+        /// The devices that there are.
         found: String,
     },
-    /// An instruction set that this processor lacks.
+    /// This processor lacks the instruction set.
     #[error(transparent)]
     Isa(#[from] UnsupportedIsa),
-    /// An input of the wrong length.
+    /// An image has the wrong number of numbers.
     #[error("the network takes {expected} numbers per image, found {found}")]
     Input {
         /// `3 * height * width`.
         expected: usize,
-        /// What came.
+        /// How many numbers the image had.
         found: usize,
     },
-    /// The network's answer is not a number: the input overflowed it.
+    /// A logit is infinite or not a number: the input or the weights overflowed the type.
     #[error("the network's logits for this input are not finite")]
     NotFinite,
-    /// A type that the device does not compute in.
+    /// The device does not compute in the type.
     #[error("the device `{device}` does not compute in {dtype}: {reason}")]
     ComputeType {
         /// The device that was opened.
         device: String,
-        /// What was asked for.
+        /// The type that was asked for.
         dtype: ComputeType,
-        /// Why not, and what it does.
+        /// Why it does not, and what it computes in.
         reason: String,
     },
-    /// The device has no memory for the batch; smaller ones may pass.
+    /// The device has no memory for the batch. Smaller batches may pass.
     #[error(
-        "the device is out of memory ({reason}); lower --max-batch-size, take --dtype bf16 or f16, or end what else uses the device"
+        "the device is out of memory ({reason}); lower --max-batch-size, \
+         take --dtype bf16 or f16, or end what else uses the device"
     )]
     OutOfDeviceMemory {
         /// The device's own words.
@@ -59,7 +60,8 @@ pub enum NetworkError {
     },
     /// The device failed in a way after which this process cannot use it again.
     #[error(
-        "the device is lost ({reason}); restart the process, and if that does not help look at the driver's messages in the kernel's log"
+        "the device is lost ({reason}); restart the process, \
+         and if that does not help look at the driver's messages in the kernel's log"
     )]
     DeviceLost {
         /// The device's own words.
@@ -67,13 +69,15 @@ pub enum NetworkError {
     },
     /// The binary holds no code for this GPU.
     #[error(
-        "this binary has no code for the GPU or its driver ({reason}); build it with CUDA_COMPUTE_CAP set to the GPU's compute capability, such as 80, or update the driver"
+        "this binary has no code for the GPU or its driver ({reason}); \
+         build it with CUDA_COMPUTE_CAP set to the GPU's compute capability, such as 80, \
+         or update the driver"
     )]
     OtherGpu {
         /// The device's own words.
         reason: String,
     },
-    /// Candle failed in another way; on an accelerator this is the device's own error.
+    /// Candle failed in another way. On an accelerator this is the device's own error.
     #[error("the computation failed: {0}")]
     Compute(candle_core::Error),
 }

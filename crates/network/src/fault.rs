@@ -1,10 +1,13 @@
-//! What a device's error means for the service: too little memory, a device that is gone, a binary for other devices, or something else. It
-//! only reads errors.
+//! What a device's error means for the service: too little memory, a device that is gone, a binary
+//! for other devices, or something else.
+//!
+//! Candle passes on the errors of CUDA's driver, cuBLAS, cuDNN and Metal in boxes of different
+//! types, some of them as text alone. What they have in common is the name of the status in their
+//! text. These names are part of those interfaces and do not change, so they are searched for.
 
 use crate::error::NetworkError;
 
-/// Candle hands on the errors of CUDA's driver, cuBLAS, cuDNN and Metal in boxes of different make, some of them as text alone; what they
-/// have in common is the status's name in their text, which is part of those interfaces and does not change.
+/// The statuses that say that the device has no memory left.
 const OUT_OF_MEMORY: &[&str] = &[
     "CUDA_ERROR_OUT_OF_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -15,8 +18,9 @@ const OUT_OF_MEMORY: &[&str] = &[
     "Failed to create metal resource",
 ];
 
-/// After these "the process must be terminated and relaunched", in the words of CUDA's driver API
-/// (<https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TYPES.html>), or the device is no longer there.
+/// The statuses after which "the process must be terminated and relaunched", in the words of CUDA's
+/// driver API (<https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TYPES.html>), or after
+/// which the device is no longer there.
 const LOST: &[&str] = &[
     "CUDA_ERROR_DEINITIALIZED",
     "CUDA_ERROR_DEVICE_UNAVAILABLE",
@@ -42,14 +46,15 @@ const LOST: &[&str] = &[
     "kIOGPUCommandBufferCallbackErrorSubmissionsIgnored",
 ];
 
-/// The binary's CUDA code is for newer GPUs than this one, or for a newer driver.
+/// The statuses that say that the binary's CUDA code is for newer GPUs than this one, or for a
+/// newer driver.
 const OTHER_GPU: &[&str] = &[
     "CUDA_ERROR_NO_BINARY_FOR_GPU",
     "CUDA_ERROR_INVALID_PTX",
     "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
 ];
 
-/// The model's error for one of candle's.
+/// Returns the network's error for one of candle's.
 pub(super) fn classify(error: candle_core::Error) -> NetworkError {
     let text = error.to_string();
     let names = |statuses: &[&str]| statuses.iter().any(|status| text.contains(status));

@@ -1,8 +1,10 @@
-//! From logits to answers: softmax, top-k and the class activation map. Pure functions over slices; no tensors, no labels.
+//! From logits to answers: softmax, top-k and the class activation map. All are pure functions over
+//! slices.
 
 use std::cmp::Ordering;
 
-/// Softmax with the maximum subtracted, so that large logits do not overflow. Sums in `f64`.
+/// Returns the softmax of some logits: one probability per class. The maximum is subtracted first,
+/// so that large logits do not overflow; the sum is an `f64`.
 pub fn softmax(logits: &[f32]) -> Vec<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let exponentials: Vec<f64> = logits.iter().map(|&x| f64::from(x - max).exp()).collect();
@@ -10,7 +12,7 @@ pub fn softmax(logits: &[f32]) -> Vec<f32> {
     exponentials.into_iter().map(|e| (e / sum) as f32).collect()
 }
 
-/// A vector at length 1 (L2); one of zeros stays as it is. Sums in `f64`.
+/// Scales a vector to length 1 (L2). A vector of zeros stays as it is. The sum is an `f64`.
 pub fn unit_length(mut vector: Vec<f32>) -> Vec<f32> {
     let squares: f64 = vector.iter().map(|&x| f64::from(x).powi(2)).sum();
     if squares > 0.0 {
@@ -22,8 +24,8 @@ pub fn unit_length(mut vector: Vec<f32>) -> Vec<f32> {
     vector
 }
 
-/// The `k` largest scores with their indices, falling; equal scores in the order of their index.
-/// A `k` beyond the number of scores gives them all.
+/// Returns the `k` largest scores with their indices, largest first; equal scores in the order of
+/// their indices. A `k` beyond the number of scores returns all of them.
 pub fn top_k(scores: &[f32], k: usize) -> Vec<(usize, f32)> {
     let falling = |a: &usize, b: &usize| -> Ordering {
         scores[*b].total_cmp(&scores[*a]).then_with(|| a.cmp(b))
@@ -38,11 +40,12 @@ pub fn top_k(scores: &[f32], k: usize) -> Vec<(usize, f32)> {
     indices.into_iter().map(|i| (i, scores[i])).collect()
 }
 
-/// The class activation map (<https://arxiv.org/abs/1512.04150>) of one class: for every position, the dot product of the class's row
-/// of the last layer's weights with the feature map.
+/// Returns the class activation map (<https://arxiv.org/abs/1512.04150>) of one class: for every
+/// position, the dot product of the class's row of the last layer's weights with the feature map.
 ///
-/// `feature_map` is `[channels, height * width]`, `class_weights` is `[channels]`; the result is `[height * width]`. Exact for this
-/// network: averaged over the positions and with the bias added, it is the class's logit.
+/// `feature_map` is `[channels, height * width]`, `class_weights` is `[channels]`; the result is
+/// `[height * width]`. The map is exact for this network: averaged over the positions and with the
+/// bias added, it is the class's logit.
 pub fn class_activation_map(feature_map: &[f32], class_weights: &[f32]) -> Vec<f32> {
     let positions = feature_map.len() / class_weights.len().max(1);
     let mut map = vec![0f32; positions];

@@ -1,6 +1,6 @@
 //! An image on its way into the network: prepared numbers, or pixels that the network normalises.
 
-use imgclass_checkpoint::{Channels, PretrainedCfg, Scale};
+use imgclass_image::{Channels, Preprocessing};
 
 /// One image as the network takes it, of the network's height and width.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,18 +61,20 @@ impl Normalisation {
     /// The formula is `(byte / top - mean) / std`. Everything in it that does not depend on the
     /// byte is computed here, once and in f64.
     #[must_use]
-    pub fn of(cfg: &PretrainedCfg) -> Self {
-        let top = match cfg.scale {
-            Scale::Unit => 255.0,
-            Scale::Byte => 1.0,
-        };
+    pub fn of(preprocessing: &Preprocessing) -> Self {
+        let top = 255.0 / f64::from(preprocessing.scale.maximum());
         let per_plane = |f: &dyn Fn(f64, f64) -> f64| -> [f32; 3] {
-            std::array::from_fn(|i| f(f64::from(cfg.mean[i]), f64::from(cfg.std[i])) as f32)
+            std::array::from_fn(|i| {
+                f(
+                    f64::from(preprocessing.mean[i]),
+                    f64::from(preprocessing.std[i]),
+                ) as f32
+            })
         };
         Self {
             factor: per_plane(&|_, std| 1.0 / (top * std)),
             addend: per_plane(&|mean, std| -mean / std),
-            reversed: cfg.channels == Channels::Bgr,
+            reversed: preprocessing.channels == Channels::Bgr,
         }
     }
 

@@ -130,8 +130,8 @@ impl<B: Backend> Network for FixedSizeResNet<B> {
         self.net.backend().prefers_pixels()
     }
 
-    /// Runs images of zeros in batches of every size that matters: one image, or each power of two and
-    /// the largest batch where the backend prepares its code for each size.
+    /// Runs images of zeros in batches of every size that matters. That is one image, or each power
+    /// of two and the largest batch if the backend prepares its code for each size.
     fn warm_up(&self, max_batch_size: usize) -> Result<(), NetworkError> {
         let sizes = if self.net.backend().prepares_each_batch_size() {
             powers_of_two_and(max_batch_size)

@@ -1,18 +1,21 @@
-//! Where a forward pass's time goes, layer by layer. Records only inside [`record`], on the thread that asked; costs nothing elsewhere.
+//! Where a forward pass's time goes, layer by layer.
+//!
+//! Layers report their times to the thread that runs the pass. They are kept only inside
+//! [`record`]; elsewhere a layer costs one reading of the clock.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-/// One layer's run.
+/// The time of one layer's run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerTime {
     /// The checkpoint's name of the layer.
     pub layer: String,
-    /// How it was computed.
+    /// The name of the algorithm that computed it.
     pub algorithm: String,
-    /// Floating-point operations of the direct algorithm, two for a multiply-add.
+    /// The floating-point operations of the direct algorithm, two for a multiply-add.
     pub flops: u64,
-    /// Wall-clock time.
+    /// The wall-clock time.
     pub time: Duration,
 }
 
@@ -20,14 +23,16 @@ thread_local! {
     static LAYERS: RefCell<Option<Vec<LayerTime>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` and gives the layers that ran on this thread meanwhile, in their order.
+/// Runs `work`, and returns its result with the layers that ran on this thread meanwhile, in their
+/// order.
 pub(super) fn record<T>(work: impl FnOnce() -> T) -> (T, Vec<LayerTime>) {
     LAYERS.with_borrow_mut(|layers| *layers = Some(Vec::new()));
     let result = work();
     (result, LAYERS.take().unwrap_or_default())
 }
 
-/// Runs one layer; `describe` (name, algorithm, operations) is asked only where somebody records.
+/// Runs one layer. `describe` returns its name, its algorithm and its operations; it is called only
+/// inside [`record`].
 pub(super) fn layer<T>(
     describe: impl FnOnce() -> (String, String, u64),
     run: impl FnOnce() -> T,

@@ -1,5 +1,5 @@
-//! The Open Inference Protocol V2 over REST, as clients of KServe and Triton speak it, with Triton's
-//! extensions for classification and binary tensor data:
+//! The Open Inference Protocol V2 over REST, as clients of KServe and Triton speak it, with
+//! Triton's extensions for classification and binary tensor data:
 //! <https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md>
 
 use bytes::Bytes;
@@ -9,9 +9,9 @@ use poem::{IntoResponse, Request, Response, handler};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid, text_source};
 use super::tensor::{Content, Flat, InputTensor, OutputTensor, byte_strings, numbers};
-use super::{Body, Result, VERSION, answer_all, check_model, invalid};
-use crate::api::images::{check_count, decode_base64};
+use crate::api::images::check_count;
 use crate::api::problem::Failure;
 use crate::api::state::ApiState;
 use crate::service::{Answer, Ask, Service, Source};
@@ -41,8 +41,8 @@ pub(super) fn live() -> Json<Value> {
 /// Checks that requests will be served.
 ///
 /// # Errors
-/// A [`ProtocolError`](super::ProtocolError) with status 503 until the model is loaded and while the
-/// service shuts down.
+/// A [`ProtocolError`](super::protocol::ProtocolError) with status 503 until the model is loaded and while
+/// the service shuts down.
 fn readiness(state: &ApiState) -> Result<()> {
     Ok(state.service()?.ready().map_err(Failure::from)?)
 }
@@ -277,8 +277,8 @@ fn sources(
     Ok(sources)
 }
 
-/// Reads a tensor of prepared inputs. Returns how many numbers it holds, which the caller compares with
-/// its shape, and the inputs that it makes if that is right.
+/// Reads a tensor of prepared inputs. Returns how many numbers it holds, which the caller compares
+/// with its shape, and the inputs that it makes if that is right.
 fn prepared(content: Content, images: usize) -> Result<(usize, Vec<Source>)> {
     let numbers = match content {
         Content::Json(elements) if elements.texts.is_empty() => elements.numbers,
@@ -295,8 +295,8 @@ fn prepared(content: Content, images: usize) -> Result<(usize, Vec<Source>)> {
     Ok((numbers.len(), sources.collect()))
 }
 
-/// Reads a tensor of encoded images: their bytes, or in JSON their base64 or their URLs. Returns how
-/// many there are too.
+/// Reads a tensor of encoded images: their bytes, or in JSON their base64 or their URLs. Returns
+/// how many there are too.
 fn encoded(content: Content) -> Result<(usize, Vec<Source>)> {
     let sources: Vec<Source> = match content {
         Content::Binary(bytes) => {
@@ -311,16 +311,6 @@ fn encoded(content: Content) -> Result<(usize, Vec<Source>)> {
         Content::Json(_) => return Err(invalid("a BYTES tensor in JSON holds texts, not numbers")),
     };
     Ok((sources.len(), sources))
-}
-
-/// Reads an image from a text of JSON: a URL if it has a colon, as every scheme ends with one, else
-/// base64, whose alphabet has none.
-pub(super) fn text_source(text: String) -> std::result::Result<Source, String> {
-    if text.contains(':') {
-        Ok(Source::Url(text))
-    } else {
-        decode_base64(&text)
-    }
 }
 
 /// Makes one output, over all images. A binary one is added to `tail`.
@@ -354,8 +344,8 @@ fn output(
     OutputTensor::new(wanted.name, shape, elements, wanted.binary.then_some(tail))
 }
 
-/// Makes the response: JSON alone, or JSON with the binary tensors of `tail` behind it and its length in
-/// a header.
+/// Makes the response: JSON alone, or JSON with the binary tensors of `tail` behind it and its
+/// length in a header.
 fn respond(answer: &InferAnswer, tail: Vec<u8>) -> Result<Response> {
     let mut body = serde_json::to_vec(answer).map_err(Failure::internal_because)?;
     if tail.is_empty() {

@@ -1,5 +1,5 @@
-//! Reads and writes tensors as the Open Inference Protocol has them: numbers and texts in JSON, or bytes
-//! behind it (the binary tensor data extension).
+//! Reads and writes tensors as the Open Inference Protocol has them: numbers and texts in JSON, or
+//! bytes behind it (the binary tensor data extension).
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Error as _, SeqAccess, Visitor};
@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 /// The elements of a tensor in JSON, in row-major order; the JSON may be flat or nested.
 ///
-/// They are read without a tree of JSON values, which would take sixteen times the memory of a body of
-/// numbers.
+/// They are read without a tree of JSON values, which would take sixteen times the memory of a body
+/// of numbers.
 #[derive(Debug, Default)]
 pub(super) struct Elements {
     pub(super) numbers: Vec<f32>,
@@ -96,8 +96,8 @@ impl InputTensor {
             .try_fold(1usize, |n, dim| n.checked_mul(*dim))
     }
 
-    /// Takes the elements out. Binary ones are taken from the front of `rest`, which is what follows the
-    /// JSON.
+    /// Takes the elements out. Binary ones are taken from the front of `rest`, which is what
+    /// follows the JSON.
     ///
     /// # Errors
     /// A text for the client that says what is wrong.
@@ -178,7 +178,8 @@ pub(super) enum Flat {
 }
 
 impl OutputTensor {
-    /// Makes a tensor in JSON; or a binary one, whose bytes are added to `tail`, where `tail` is given.
+    /// Makes a tensor in JSON; or a binary one, whose bytes are added to `tail`, where `tail` is
+    /// given.
     pub(super) fn new(
         name: String,
         shape: Vec<usize>,

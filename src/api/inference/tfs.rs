@@ -1,13 +1,13 @@
 //! TensorFlow Serving's REST interface (<https://www.tensorflow.org/tfx/serving/api_rest>), so that
-//! applications written for it can move over: status, metadata and predict, in row and column format.
+//! applications written for it can move over: status, metadata and predict, in row and column
+//! format.
 
 use poem::web::{Data, Json};
 use poem::{Request, handler};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::oip::text_source;
-use super::{Body, Result, VERSION, answer_all, check_model, invalid};
+use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid, text_source};
 use crate::api::images::{check_count, decode_base64};
 use crate::api::options::shortest;
 use crate::api::state::ApiState;
@@ -58,8 +58,8 @@ pub(super) fn metadata(request: &Request, Data(state): Data<&ApiState>) -> Resul
     })))
 }
 
-/// The JSON of a request to predict. In row format it has `instances`, and the answer `predictions`; in
-/// column format it has `inputs`, and the answer `outputs`.
+/// The JSON of a request to predict. In row format it has `instances`, and the answer
+/// `predictions`; in column format it has `inputs`, and the answer `outputs`.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "a JSON object with instances")]
 struct PredictRequest {

@@ -1,5 +1,5 @@
-//! Reads the images of a request in the three forms in which they may come: JSON with URLs and base64,
-//! `multipart/form-data`, or one image as the body itself.
+//! Reads the images of a request in the three forms in which they may come: JSON with URLs and
+//! base64, `multipart/form-data`, or one image as the body itself.
 
 use std::marker::PhantomData;
 
@@ -99,7 +99,8 @@ fn binary() -> MetaSchema {
     MetaSchema::new_with_format("string", "binary")
 }
 
-/// Describes the form's two ways of naming images. Its other fields are the options of the JSON form.
+/// Describes the form's two ways of naming images. Its other fields are the options of the JSON
+/// form.
 fn form_schema() -> MetaSchemaRef {
     let array = |items: MetaSchema, description| {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
@@ -120,7 +121,8 @@ fn form_schema() -> MetaSchemaRef {
     }))
 }
 
-/// Reads the three forms of a request `T`. It has no data; it only names `T` once for its functions.
+/// Reads the three forms of a request `T`. It has no data; it only names `T` once for its
+/// functions.
 struct Reader<T>(PhantomData<T>);
 
 impl<T: ImagesRequest> Reader<T> {
@@ -206,8 +208,8 @@ fn options<T: DeserializeOwned>(mut fields: Map<String, Value>) -> Result<T, Fai
     typed(Value::Object(fields))
 }
 
-/// Converts the text of a form's field to JSON: to a number or a truth value if it is one, else to a
-/// text.
+/// Converts the text of a form's field to JSON: to a number or a truth value if it is one, else to
+/// a text.
 fn scalar(text: String) -> Value {
     match serde_json::from_str(&text) {
         Ok(value @ (Value::Bool(_) | Value::Number(_))) => value,
@@ -218,8 +220,8 @@ fn scalar(text: String) -> Value {
 /// Converts the image at `position` of a JSON request.
 ///
 /// # Errors
-/// The outer error fails the request: the image is not one of the two forms. The inner one, of base64
-/// that cannot be decoded, fails the image alone.
+/// The outer error fails the request: the image is not one of the two forms. The inner one, of
+/// base64 that cannot be decoded, fails the image alone.
 fn source(position: usize, reference: ImageReference) -> Result<Sent, Failure> {
     match (reference.url, reference.base64) {
         (Some(url), None) => Ok(Ok(Source::Url(url))),

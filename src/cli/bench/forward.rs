@@ -293,7 +293,8 @@ fn table(report: &ForwardReport) -> Result<String, Failure> {
     };
     writeln!(
         text,
-        "\npeak {:.0} GFLOP/s; GFLOP/s counted as the direct algorithm, so Winograd's may exceed it",
+        "\npeak {:.0} GFLOP/s; GFLOP/s counted as the direct algorithm, \
+         so Winograd's may exceed it",
         layers.peak_gflops
     )?;
     writeln!(

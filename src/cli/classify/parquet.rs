@@ -77,7 +77,7 @@ impl PartWriter {
         fs::create_dir_all(folder)?;
         let prefix = shard.map_or_else(
             || "part-".to_owned(),
-            |Shard { number, of }| format!("part-{number}of{of}-"),
+            |Shard { part, parts }| format!("part-{part}of{parts}-"),
         );
         let mut next = 0;
         for path in list_files(folder, &prefix)? {

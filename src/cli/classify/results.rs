@@ -13,7 +13,7 @@ use crate::service::Prediction;
 pub(super) enum ResultFormat {
     /// Aligned columns for people
     Table,
-    /// One JSON object for each image, one a line
+    /// One JSON object for each image, one per line
     Jsonl,
     /// Comma-separated values with a heading, and one line for each class
     Csv,

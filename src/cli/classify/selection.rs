@@ -14,23 +14,23 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shard {
     /// Which part this is, from 1.
-    pub(super) number: u64,
+    pub(super) part: u64,
     /// The number of parts.
-    pub(super) of: u64,
+    pub(super) parts: u64,
 }
 
 impl FromStr for Shard {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text.split_once('/').and_then(|(number, of)| {
+        let parsed = text.split_once('/').and_then(|(part, parts)| {
             Some(Self {
-                number: number.parse().ok()?,
-                of: of.parse().ok()?,
+                part: part.parse().ok()?,
+                parts: parts.parse().ok()?,
             })
         });
-        let valid =
-            parsed.filter(|shard| (1..=shard.of).contains(&shard.number) && shard.of <= 1_000_000);
+        let valid = parsed
+            .filter(|shard| (1..=shard.parts).contains(&shard.part) && shard.parts <= 1_000_000);
         valid.ok_or_else(|| "expected a part and the number of parts, such as 1/4".to_owned())
     }
 }
@@ -38,7 +38,7 @@ impl FromStr for Shard {
 impl Shard {
     /// Returns whether the input of this name belongs to the part.
     pub(super) fn takes(self, name: &str) -> bool {
-        digest(name) % u128::from(self.of) == u128::from(self.number - 1)
+        digest(name) % u128::from(self.parts) == u128::from(self.part - 1)
     }
 }
 
@@ -77,18 +77,18 @@ mod tests {
 
     #[test]
     fn every_name_falls_to_exactly_one_shard() {
-        for of in [1, 2, 7] {
+        for parts in [1, 2, 7] {
             for i in 0..100 {
                 let name = format!("archive/{i}.jpg");
-                let takers = (1..=of).filter(|&number| Shard { number, of }.takes(&name));
-                assert_eq!(takers.count(), 1, "{name} of {of}");
+                let takers = (1..=parts).filter(|&part| Shard { part, parts }.takes(&name));
+                assert_eq!(takers.count(), 1, "{name} of {parts}");
             }
         }
     }
 
     #[test]
     fn a_shard_is_a_part_and_a_number_of_parts() {
-        assert_eq!("2/5".parse(), Ok(Shard { number: 2, of: 5 }));
+        assert_eq!("2/5".parse(), Ok(Shard { part: 2, parts: 5 }));
         for wrong in ["", "2", "0/5", "6/5", "a/b", "1/0", "-1/2", "1/2/3"] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }

@@ -15,13 +15,17 @@ const STYLE: &str = include_str!("report.css");
 /// The width and height of a plot's area.
 const SIDE: f64 = 260.0;
 
-/// The space left and right of a plot's area, and below it, for the labels of the axes.
-const MARGIN: f64 = 36.0;
+/// The x coordinate of the left end of a plot's area; left of it is the label of the vertical axis.
+const LEFT: f64 = 36.0;
 
-/// The space above a plot's area.
+/// The x coordinate of the right end of a plot's area.
+const RIGHT: f64 = LEFT + SIDE;
+
+/// The y coordinate of the upper end of a plot's area; y grows downward.
 const TOP: f64 = 10.0;
 
-/// The y coordinate of the lower end of a plot's area; y grows downward.
+/// The y coordinate of the lower end of a plot's area; below it are the labels of the horizontal
+/// axis.
 const BOTTOM: f64 = TOP + SIDE;
 
 /// Builds the whole page.
@@ -96,21 +100,26 @@ fn reliability_plot(report: &EvalReport) -> Markup {
         );
         Some(bar(bin.from, bin.to, accuracy, "--bar", &title))
     });
-    let diagonal = format!("M{MARGIN} {BOTTOM}L{} {TOP}", MARGIN + SIDE);
+    let diagonal = format!("M{LEFT} {BOTTOM}L{RIGHT} {TOP}");
     let drawing = html! {
         @for bar in bars { (bar) }
-        path d=(diagonal) stroke="var(--soft)" stroke-dasharray="4 4" {}
+        path d=(diagonal) stroke="var(--text)" stroke-width="1.5" stroke-dasharray="4 4" {}
     };
     let caption = "How often it is right, by its confidence; on the dashed line confidence is \
                    deserved";
-    figure(caption, "1", drawing)
+    figure(caption, "confidence", "1", drawing)
 }
 
 /// Plots the number of images in each bin of confidence.
 fn confidence_plot(report: &EvalReport) -> Markup {
     let bins = report.calibration.iter();
     let bars: Vec<_> = bins.map(|bin| (bin.from, bin.to, bin.images)).collect();
-    histogram("How many images, by confidence", "images", &bars)
+    histogram(
+        "How many images, by confidence",
+        "confidence",
+        "images",
+        &bars,
+    )
 }
 
 /// Plots the number of classes in each of ten bins of accuracy.
@@ -130,13 +139,16 @@ fn class_accuracy_plot(report: &EvalReport) -> Markup {
     let bars: Vec<_> = bars.collect();
     histogram(
         "How many classes, by how often they are recognised",
+        "top-1",
         "classes",
         &bars,
     )
 }
 
-/// Plots counts over parts of the axis, each from and to a value, scaled to the highest of them.
-fn histogram(caption: &str, what: &str, counts: &[(f64, f64, usize)]) -> Markup {
+/// Plots counts of `what` over parts of the horizontal axis, each from and to a value.
+///
+/// The vertical axis goes up to the highest count.
+fn histogram(caption: &str, axis: &str, what: &str, counts: &[(f64, f64, usize)]) -> Markup {
     let highest = counts.iter().map(|(.., count)| *count).max();
     let highest = highest.unwrap_or(0).max(1);
     let drawing = html! {
@@ -144,21 +156,23 @@ fn histogram(caption: &str, what: &str, counts: &[(f64, f64, usize)]) -> Markup 
             (bar(*from, *to, *count as f64 / highest as f64, "--other", &format!("{count} {what}")))
         }
     };
-    figure(caption, &highest.to_string(), drawing)
+    figure(caption, axis, &highest.to_string(), drawing)
 }
 
-/// Draws a figure with axes from 0 to 1 across, and from 0 to `top` upward.
-fn figure(caption: &str, top: &str, drawing: Markup) -> Markup {
-    let (width, height) = (SIDE + 2.0 * MARGIN, TOP + SIDE + MARGIN + 4.0);
-    let right = MARGIN + SIDE;
-    let below = BOTTOM + 16.0;
+/// Draws a figure whose horizontal axis has a name and goes from 0 to 1, and whose vertical axis
+/// goes from 0 to `top`.
+fn figure(caption: &str, axis: &str, top: &str, drawing: Markup) -> Markup {
+    let view_box = format!("0 0 {} {}", RIGHT + 12.0, BOTTOM + 24.0);
+    let axes = format!("M{LEFT} {TOP}V{BOTTOM}H{RIGHT}");
+    let below = BOTTOM + 17.0;
     html! {
         figure {
-            svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(caption) {
-                path fill="none" stroke="var(--line)" d={ "M" (MARGIN) " " (TOP) "V" (BOTTOM) "H" (right) } {}
-                text x=(MARGIN) y=(below) text-anchor="middle" { "0" }
-                text x=(right) y=(below) text-anchor="middle" { "1" }
-                text x=(MARGIN - 6.0) y=(TOP + 6.0) text-anchor="end" { (top) }
+            svg viewBox=(view_box) role="img" aria-label=(caption) {
+                path d=(axes) fill="none" stroke="var(--line)" {}
+                text x=(LEFT) y=(below) text-anchor="middle" { "0" }
+                text x=(LEFT + SIDE / 2.0) y=(below) text-anchor="middle" { (axis) }
+                text x=(RIGHT) y=(below) text-anchor="middle" { "1" }
+                text x=(LEFT - 6.0) y=(TOP + 8.0) text-anchor="end" { (top) }
                 (drawing)
             }
             figcaption .soft { (caption) }
@@ -166,9 +180,12 @@ fn figure(caption: &str, top: &str, drawing: Markup) -> Markup {
     }
 }
 
-/// Draws a bar over a part of the axis, with a text that is shown when it is pointed at.
+/// Draws a bar over a part of the horizontal axis, with a text that is shown when it is pointed at.
+///
+/// `from`, `to` and `height` are shares of the axes. A gap of 1.5 units separates a bar from the
+/// next.
 fn bar(from: f64, to: f64, height: f64, colour: &str, title: &str) -> Markup {
-    let x = format!("{:.1}", MARGIN + from * SIDE);
+    let x = format!("{:.1}", LEFT + from * SIDE);
     let y = format!("{:.1}", BOTTOM - SIDE * height);
     let width = format!("{:.1}", (to - from) * SIDE - 1.5);
     let height = format!("{:.1}", SIDE * height);
@@ -259,5 +276,42 @@ fn table<const N: usize>(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::{Confusion, FailedImage};
+    use super::*;
+
+    #[test]
+    fn names_from_outside_are_shown_as_text_and_never_read_as_markup() {
+        let hostile = "<script>alert(1)</script> & \"quotes\"";
+        let page = page(&EvalReport {
+            model: hostile.to_owned(),
+            sha256: None,
+            images: 1,
+            top1: 0.0,
+            top5: 0.0,
+            mean_confidence: 0.5,
+            expected_calibration_error: 0.5,
+            calibration: Vec::new(),
+            classes: Vec::new(),
+            confusions: vec![Confusion {
+                class: 0,
+                label: hostile.to_owned(),
+                taken_for: 1,
+                taken_for_label: hostile.to_owned(),
+                images: 1,
+            }],
+            failures: vec![FailedImage {
+                file: hostile.to_owned(),
+                error: hostile.to_owned(),
+            }],
+        });
+        assert!(!page.contains("<script"), "{page}");
+        let escaped = "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quotes&quot;";
+        // The title and the heading, two labels, and a file with its error.
+        assert_eq!(page.matches(escaped).count(), 6, "{page}");
     }
 }

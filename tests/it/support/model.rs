@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use imgclass_checkpoint::{Architecture, Overrides, WeightsSource};
 use imgclass_network::{Classifier, DeviceChoice, ModelOptions};
 
-/// Options for two threads on the CPU.
+/// Returns options for two threads on the CPU.
 pub(crate) fn options() -> ModelOptions {
     ModelOptions {
         device: DeviceChoice::Cpu,
@@ -16,7 +16,7 @@ pub(crate) fn options() -> ModelOptions {
     }
 }
 
-/// The formula's network, seed 0.
+/// Loads the formula's network with seed 0. Its answers mean nothing, but they are always the same.
 pub(crate) fn untrained() -> Classifier {
     Classifier::load(&WeightsSource::random(Architecture::RESNET50), &options())
         .expect("the formula always loads")

@@ -1,60 +1,37 @@
-//! A server on loopback in the test's own process, and clients that speak HTTP by hand, well or badly.
+//! A service in the test's own process behind a socket on loopback, and clients that speak HTTP by
+//! hand, well or badly.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
 use imgclass::api::{ApiState, Server, Stop, app};
-use imgclass::config::{ConnectionLimits, HttpLimits, ServiceArgs};
+use imgclass::config::{ConnectionLimits, HttpLimits};
 use imgclass::metrics::Metrics;
 use imgclass::service::{Service, ServiceOptions};
-use imgclass_network::{Classifier, Network};
+use imgclass_network::Network;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-#[derive(Parser)]
-struct Arguments {
-    #[command(flatten)]
-    service: ServiceArgs,
-}
+use super::service::{CLASSIFIER, options, service_with_model};
 
-/// Bounds that no well-behaved client of a test reaches.
+/// Bounds of HTTP that no well-behaved client of a test reaches.
 pub(crate) const HTTP: HttpLimits = HttpLimits {
     max_images: 32,
     payload_limit: 256 * 1024,
     body_timeout: Duration::from_secs(60),
 };
 
-/// Likewise.
+/// Bounds of connections that no well-behaved client of a test reaches.
 pub(crate) const CONNECTIONS: ConnectionLimits = ConnectionLimits {
     max_connections: 100,
     header_timeout: Duration::from_secs(60),
     keep_alive_timeout: Duration::from_secs(60),
 };
 
-/// Loading takes a second: all tests of a binary share one network.
-static CLASSIFIER: LazyLock<Arc<Classifier>> =
-    LazyLock::new(|| Arc::new(crate::support::model::untrained()));
-
-fn options(arguments: &[&str]) -> ServiceOptions {
-    let arguments = Arguments::parse_from([&["test"], arguments].concat());
-    arguments.service.service_options(CLASSIFIER.info())
-}
-
-/// A service over a model of the test's own.
-fn start(
-    model: Arc<dyn Network>,
-    options: &ServiceOptions,
-    metrics: &Arc<Metrics>,
-) -> Arc<Service> {
-    let service = Service::start_with_network(model, CLASSIFIER.clone(), options, metrics.clone());
-    Arc::new(service.expect("a service"))
-}
-
-/// A running server.
+/// A server that listens on a free port of loopback.
 pub(crate) struct Serving {
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Arc<Metrics>,
@@ -70,39 +47,39 @@ impl Serving {
         http: HttpLimits,
         connections: ConnectionLimits,
     ) -> Self {
-        Self::over(
+        Self::listen(
             model,
-            &options(arguments),
+            &options(&CLASSIFIER, arguments),
             ApiState::loading(http),
             connections,
         )
         .await
     }
 
-    /// With the usual bounds, but calling a batch stuck after a time of the test's own.
+    /// Starts with the usual bounds, but calls a batch stuck after a time of the test's own.
     pub(crate) async fn start_impatient(model: Arc<dyn Network>, stuck_after: Duration) -> Self {
-        let mut options = options(&[]);
+        let mut options = options(&CLASSIFIER, &[]);
         options.engine.stuck_after = stuck_after;
-        Self::over(model, &options, ApiState::loading(HTTP), CONNECTIONS).await
+        Self::listen(model, &options, ApiState::loading(HTTP), CONNECTIONS).await
     }
 
-    /// With the usual bounds and whatever else the state is given.
+    /// Starts with the usual bounds and with what `change` does to the state.
     pub(crate) async fn start_with(
         model: Arc<dyn Network>,
         change: impl FnOnce(ApiState) -> ApiState,
     ) -> Self {
         let state = change(ApiState::loading(HTTP));
-        Self::over(model, &options(&[]), state, CONNECTIONS).await
+        Self::listen(model, &options(&CLASSIFIER, &[]), state, CONNECTIONS).await
     }
 
-    async fn over(
+    async fn listen(
         model: Arc<dyn Network>,
         options: &ServiceOptions,
         state: ApiState,
         connections: ConnectionLimits,
     ) -> Self {
         let metrics = Arc::new(Metrics::new().expect("metrics"));
-        let service = start(model, options, &metrics);
+        let service = service_with_model(model, options, metrics.clone());
         let state = state.with_metrics(metrics.clone(), false);
         state.loaded(service.clone());
         let server = Server::bind("127.0.0.1", 0, connections, "--port")
@@ -131,7 +108,7 @@ impl Serving {
             .expect("a connection")
     }
 
-    /// The value of a series; 0 where it is not there.
+    /// Returns the value of a series of the metrics; 0 where it is not there.
     pub(crate) fn count(&self, series: &str) -> f64 {
         let text = self.metrics.text(Some(&self.service)).expect("a text");
         let line = text
@@ -140,21 +117,22 @@ impl Serving {
         line.map_or(0.0, |value| value.parse().expect("a number"))
     }
 
-    /// Waits for what the server does in a task of its own.
+    /// Waits until a series of the metrics has a value, for what the server does in a task of its
+    /// own.
     pub(crate) async fn until(&self, series: &str, value: f64) {
         while self.count(series) != value {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Tells the server to stop; its end comes with the handle.
+    /// Tells the server to stop; the returned task ends with it.
     pub(crate) fn stop(self) -> JoinHandle<bool> {
         self.stop.send(()).expect("the server runs");
         self.task
     }
 }
 
-/// A request to classify the example picture.
+/// Returns a request to classify a picture.
 pub(crate) fn classify(image_url: &str, connection: &str) -> String {
     let body = format!(r#"{{"user_id": "u", "image_url": "{image_url}"}}"#);
     let length = body.len();
@@ -163,12 +141,7 @@ pub(crate) fn classify(image_url: &str, connection: &str) -> String {
     )
 }
 
-/// The picture that the interface's documentation shows.
-pub(crate) fn example() -> &'static str {
-    include_str!("../../../src/api/example_image.txt").trim()
-}
-
-/// Everything until the server closes.
+/// Reads until the server closes.
 pub(crate) async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     stream
@@ -178,7 +151,7 @@ pub(crate) async fn rest(stream: &mut TcpStream) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// One answer from a connection that may stay open.
+/// Reads one answer from a connection that may stay open; `None` where the server closes first.
 pub(crate) async fn answer(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];

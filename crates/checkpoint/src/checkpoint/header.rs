@@ -1,12 +1,13 @@
-//! The one thing that the safetensors crate does not look for in a file's header: a name that is there twice, of which it keeps the last.
+//! Finds a name that is twice in the header of a safetensors file. The safetensors crate does not
+//! look for this and keeps the last of the two.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
-/// A tensor's name that the header of a well-formed safetensors file holds more than once.
-pub(super) fn repeated_name(file: &[u8]) -> Option<String> {
+/// Returns a tensor's name that the header of a well-formed safetensors file holds more than once.
+pub(super) fn find_repeated_name(file: &[u8]) -> Option<String> {
     let (length, rest) = file.split_first_chunk::<8>()?;
     let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
     let mut json = serde_json::Deserializer::from_slice(rest.get(..length)?);
@@ -16,7 +17,7 @@ pub(super) fn repeated_name(file: &[u8]) -> Option<String> {
     repeated
 }
 
-/// Looks at a map's keys and stops at the first that it has seen.
+/// Reads the keys of a map and stops at the first one that it has seen before.
 struct Names<'a>(&'a mut Option<String>);
 
 impl<'de> Visitor<'de> for Names<'_> {

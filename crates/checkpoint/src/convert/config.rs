@@ -1,20 +1,24 @@
-//! The configuration that goes with converted weights: timm's form, and what that form cannot say under `imgclass`.
+//! Writes the configuration that goes with converted weights: timm's form, and under `imgclass`
+//! what that form cannot say.
 
+use imgclass_image::{Channels, Scale};
 use serde_json::{Map, Value, json};
 
 use super::Origin;
 use crate::architecture::{Architecture, Block, Variant};
 use crate::checkpoint::Checkpoint;
-use crate::description::Own;
+use crate::description::ImgclassFields;
 use crate::error::CheckpointError;
 use crate::labels::Label;
 use crate::opening::{Overrides, read_labels};
-use crate::pretrained::{Channels, Preset, Scale};
+use crate::preprocessing::Preset;
 
-/// Keras' epsilon of its ResNets' batch norms (`keras/src/applications/resnet.py`).
+/// The epsilon of the batch norms of Keras' ResNets (`keras/src/applications/resnet.py`).
 const KERAS_EPSILON: f64 = 1.001e-5;
 
-pub(super) fn text(
+/// Returns the text of the `config.json` of a converted checkpoint. `overrides` decide, and where
+/// they say nothing, the program that wrote the original.
+pub(super) fn make_config(
     checkpoint: &Checkpoint,
     origin: Origin,
     overrides: &Overrides,
@@ -31,55 +35,55 @@ pub(super) fn text(
     config.insert("num_classes".to_owned(), checkpoint.classes()?.into());
     config.insert("num_features".to_owned(), architecture.features().into());
     if let Some(path) = &overrides.labels {
-        let (names, descriptions) = labels(read_labels(path)?);
+        let (names, descriptions) = split_labels(read_labels(path)?);
         config.insert("label_names".to_owned(), names);
         config.insert("label_descriptions".to_owned(), descriptions);
     }
-    config.insert("pretrained_cfg".to_owned(), preprocessing(preset));
-    let own = own(&architecture, variant, preset, epsilon);
-    config.insert("imgclass".to_owned(), json!(own));
+    config.insert("pretrained_cfg".to_owned(), make_pretrained_cfg(preset));
+    let fields = make_imgclass_fields(&architecture, variant, preset, epsilon);
+    config.insert("imgclass".to_owned(), json!(fields));
     // Maps of strings and numbers: nothing that JSON could not hold.
     Ok(format!("{:#}\n", Value::Object(config)))
 }
 
-fn preprocessing(preset: Preset) -> Value {
-    let cfg = preset.pretrained();
-    let (height, width) = cfg.input_size;
+fn make_pretrained_cfg(preset: Preset) -> Value {
+    let preprocessing = preset.preprocessing();
+    let crop = preprocessing.crop;
     json!({
-        "input_size": [3, height, width],
-        "interpolation": "bilinear",
+        "input_size": [3, crop.height, crop.width],
+        "interpolation": preprocessing.filter.to_string(),
         // Both presets: the shorter side to 256, a crop of 224.
         "crop_pct": 0.875,
         "crop_mode": "center",
-        "mean": cfg.mean.map(shortest),
-        "std": cfg.std.map(shortest),
+        "mean": preprocessing.mean.map(shortest_decimal),
+        "std": preprocessing.std.map(shortest_decimal),
         "first_conv": "conv1",
         "classifier": "fc",
     })
 }
 
-fn own(
+fn make_imgclass_fields(
     architecture: &Architecture,
     variant: Variant,
     preset: Preset,
     batch_norm_epsilon: Option<f64>,
-) -> Own {
-    let cfg = preset.pretrained();
-    Own {
+) -> ImgclassFields {
+    let preprocessing = preset.preprocessing();
+    ImgclassFields {
         variant: (architecture.block() == Block::Bottleneck).then(|| variant.to_string()),
         batch_norm_epsilon,
-        channels: (cfg.channels == Channels::Bgr).then(|| "bgr".to_owned()),
-        scale: (cfg.scale == Scale::Byte).then_some(255),
+        channels: (preprocessing.channels == Channels::Bgr).then(|| "bgr".to_owned()),
+        scale: (preprocessing.scale == Scale::Byte).then_some(255),
     }
 }
 
-/// The decimal number that a reader would have written for this `f32`.
-fn shortest(value: f32) -> f64 {
+/// Returns the decimal number that a person would have written for this `f32`.
+fn shortest_decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }
 
-/// As timm has them: keys in the order of the classes, and what those stand for.
-fn labels(labels: Vec<Label>) -> (Value, Value) {
+/// Returns labels in timm's form: keys in the order of the classes, and what they stand for.
+fn split_labels(labels: Vec<Label>) -> (Value, Value) {
     let mut descriptions = Map::new();
     let key = |label: Label| match label.wnid {
         Some(wnid) => {

@@ -1,5 +1,6 @@
-//! Keras' weights of its ResNets (`keras/src/applications/resnet.py`), from HDF5 files of either generation and from `.keras` archives, under
-//! torchvision's names and in its layouts. Layers are known by the names that Keras gave them.
+//! Reads Keras' weights of its ResNets (`keras/src/applications/resnet.py`), from HDF5 files of
+//! either generation and from `.keras` archives, and brings them to torchvision's names and
+//! layouts. Layers are recognised by the names that Keras gave them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,29 +8,33 @@ use hdf5_reader::group::Group;
 use hdf5_reader::{Hdf5File, OpenOptions};
 use serde::Deserialize;
 
-use super::{Tensor, member, members};
+use super::StoredTensor;
+use super::archive::{list_members, read_member};
 
+/// The member of a `.keras` archive that holds the weights.
 const ARCHIVED_WEIGHTS: &str = "model.weights.h5";
 
-/// Groups within groups: Keras nests five deep. Links can be made to go round.
+/// The deepest nesting of groups that is read. Keras nests five deep, but links can be made to go
+/// round.
 const MAX_DEPTH: usize = 12;
 
-/// Numbers in all, a gigabyte of them: a ResNet-152 has 60 million. Links can show the same ones again and again.
+/// The most numbers that are read, which is a gigabyte of them. A ResNet-152 has 60 million, but
+/// links can show the same ones again and again.
 const MAX_NUMBERS: usize = 256 << 20;
 
-/// One layer's variables by their name.
+/// The variables of one layer by their names: dimensions and values.
 type Variables = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// Whether a zip archive is Keras'.
+/// Returns whether a zip archive is one of Keras'.
 pub(super) fn is_archive(bytes: &[u8]) -> bool {
-    members(bytes).is_ok_and(|names| names.iter().any(|name| name == ARCHIVED_WEIGHTS))
+    list_members(bytes).is_ok_and(|names| names.iter().any(|name| name == ARCHIVED_WEIGHTS))
 }
 
-/// The network's tensors from a `.h5` file or a `.keras` archive.
-pub(super) fn tensors(bytes: Vec<u8>) -> Result<Vec<Tensor>, String> {
+/// Reads the network's tensors from a `.h5` file or a `.keras` archive.
+pub(super) fn read_tensors(bytes: Vec<u8>) -> Result<Vec<StoredTensor>, String> {
     let (weights, names) = if bytes.starts_with(b"PK") {
-        let names = layer_names(&member(&bytes, "config.json")?)?;
-        (member(&bytes, ARCHIVED_WEIGHTS)?, names)
+        let names = read_layer_names(&read_member(&bytes, "config.json")?)?;
+        (read_member(&bytes, ARCHIVED_WEIGHTS)?, names)
     } else {
         (bytes, HashMap::new())
     };
@@ -37,24 +42,27 @@ pub(super) fn tensors(bytes: Vec<u8>) -> Result<Vec<Tensor>, String> {
     let file = Hdf5File::from_vec_with_options(weights, options).map_err(|e| e.to_string())?;
     let mut layers = BTreeMap::new();
     let root = file.root_group().map_err(|e| e.to_string())?;
-    collect(&root, &mut Vec::new(), &names, &mut layers)?;
+    collect_variables(&root, &mut Vec::new(), &names, &mut layers)?;
     if names.is_empty() && layers.contains_key("batch_normalization") {
         return Err(
-            "its layers have numbers for names, as in Keras 3's .weights.h5: save the whole model, as .keras or .h5".to_owned(),
+            "its layers have numbers for names, as in Keras 3's .weights.h5: save the whole model, \
+             as .keras or .h5"
+                .to_owned(),
         );
     }
     fold_biases(&mut layers)?;
     let mut tensors = Vec::new();
     for (name, variables) in layers {
         for (variable, (dims, values)) in variables {
-            tensors.push(tensor(&name, &variable, dims, &values)?);
+            tensors.push(convert_variable(&name, &variable, dims, &values)?);
         }
     }
     Ok(tensors)
 }
 
-/// A Keras 3 archive numbers its layers by class (`batch_normalization_3`): the model's own configuration says which they are.
-fn layer_names(config: &[u8]) -> Result<HashMap<String, String>, String> {
+/// Reads the names of the layers. A Keras 3 archive numbers its layers by class
+/// (`batch_normalization_3`); the model's own configuration says which they are.
+fn read_layer_names(config: &[u8]) -> Result<HashMap<String, String>, String> {
     #[derive(Deserialize)]
     struct Model {
         config: Layers,
@@ -76,7 +84,7 @@ fn layer_names(config: &[u8]) -> Result<HashMap<String, String>, String> {
         serde_json::from_slice(config).map_err(|e| format!("its config.json: {e}"))?;
     let mut seen = HashMap::<String, usize>::new();
     let numbered = model.config.layers.into_iter().map(|layer| {
-        let class = snake_case(&layer.class_name);
+        let class = to_snake_case(&layer.class_name);
         let count = seen.entry(class.clone()).or_default();
         *count += 1;
         let key = match *count {
@@ -88,8 +96,8 @@ fn layer_names(config: &[u8]) -> Result<HashMap<String, String>, String> {
     Ok(numbered.collect())
 }
 
-/// `BatchNormalization` to `batch_normalization`, `Conv2D` to `conv2d`.
-fn snake_case(class: &str) -> String {
+/// Turns `BatchNormalization` into `batch_normalization`, and `Conv2D` into `conv2d`.
+fn to_snake_case(class: &str) -> String {
     let mut text = String::new();
     let mut before = '\0';
     for c in class.chars() {
@@ -102,8 +110,8 @@ fn snake_case(class: &str) -> String {
     text
 }
 
-/// Every variable below a group, by its layer.
-fn collect(
+/// Reads every variable below a group, by its layer.
+fn collect_variables(
     group: &Group,
     path: &mut Vec<String>,
     names: &HashMap<String, String>,
@@ -120,7 +128,7 @@ fn collect(
         let read =
             |e: &dyn std::fmt::Display| format!("{}/{}: {e}", path.join("/"), dataset.name());
         let variable = dataset.name().trim_end_matches(":0").to_owned();
-        let Some(layer) = layer_of(path, names) else {
+        let Some(layer) = find_layer(path, names) else {
             return Err(format!(
                 "it has weights at {}/{}, which no Keras ResNet has: is it another network's file?",
                 path.join("/"),
@@ -145,14 +153,15 @@ fn collect(
             continue;
         }
         path.push(inner.name().to_owned());
-        collect(&inner, path, names, layers)?;
+        collect_variables(&inner, path, names, layers)?;
         path.pop();
     }
     Ok(())
 }
 
-/// The layer that a path leads to: the innermost part that names one, so that a network within a network is found too.
-fn layer_of(path: &[String], names: &HashMap<String, String>) -> Option<String> {
+/// Returns the layer that a path leads to: the innermost part that names one, so that a network
+/// within a network is found too.
+fn find_layer(path: &[String], names: &HashMap<String, String>) -> Option<String> {
     let inner = path
         .iter()
         .rev()
@@ -161,13 +170,15 @@ fn layer_of(path: &[String], names: &HashMap<String, String>) -> Option<String> 
     let mut own = inner.filter(|part| !wrapping.contains(&part.as_str()));
     let last = own.clone().next();
     // A classifier has whatever name its author gave it; its variables show what it is.
-    own.find(|part| torchvision(part).is_some())
+    own.find(|part| to_torchvision(part).is_some())
         .or(last)
         .cloned()
 }
 
-/// `conv1_conv` to `conv1`, `conv3_block2_1_bn` to `layer2.1.bn1`, `conv3_block1_0_conv` to `layer2.0.downsample.0`.
-fn torchvision(layer: &str) -> Option<String> {
+/// Translates a layer's name into torchvision's: `conv1_conv` into `conv1`, `conv3_block2_1_bn`
+/// into `layer2.1.bn1`, `conv3_block1_0_conv` into `layer2.0.downsample.0`. `None` for other
+/// layers.
+fn to_torchvision(layer: &str) -> Option<String> {
     match layer {
         "conv1_conv" => return Some("conv1".to_owned()),
         "conv1_bn" => return Some("bn1".to_owned()),
@@ -186,8 +197,9 @@ fn torchvision(layer: &str) -> Option<String> {
     Some(format!("layer{stage}.{block}.{within}"))
 }
 
-/// Keras 3's variables have numbers for names, in the order that their layer made them.
-fn variable(name: &str, normalises: bool) -> &str {
+/// Returns the name of a variable. Keras 3's variables have numbers for names, in the order in
+/// which their layer made them.
+fn name_variable(name: &str, normalises: bool) -> &str {
     match (name, normalises) {
         ("0", false) => "kernel",
         ("1", false) => "bias",
@@ -199,18 +211,19 @@ fn variable(name: &str, normalises: bool) -> &str {
     }
 }
 
-/// Keras' convolutions have a bias before their batch norm, ours have none: taken off the norm's mean, it gives the same sums.
+/// Removes the biases of convolutions, which ours do not have. Taken off the mean of the batch norm
+/// that follows, a bias gives the same sums.
 fn fold_biases(layers: &mut BTreeMap<String, Variables>) -> Result<(), String> {
     for (name, variables) in layers.iter_mut() {
         let normalises = name.ends_with("_bn");
         let named = std::mem::take(variables).into_iter();
         *variables = named
-            .map(|(key, value)| (variable(&key, normalises).to_owned(), value))
+            .map(|(key, value)| (name_variable(&key, normalises).to_owned(), value))
             .collect();
     }
     let convolutions: Vec<String> = layers
         .keys()
-        .filter(|name| torchvision(name).is_some() && name.ends_with("_conv"))
+        .filter(|name| to_torchvision(name).is_some() && name.ends_with("_conv"))
         .cloned()
         .collect();
     for name in convolutions {
@@ -238,14 +251,21 @@ fn fold_biases(layers: &mut BTreeMap<String, Variables>) -> Result<(), String> {
     Ok(())
 }
 
-/// A variable under torchvision's name and in its layout: convolutions are height, width, in, out in Keras, matrices in, out.
-fn tensor(layer: &str, variable: &str, dims: Vec<usize>, values: &[f32]) -> Result<Tensor, String> {
+/// Brings a variable to torchvision's name and layout. In Keras convolutions are height, width, in,
+/// out, and matrices are in, out.
+fn convert_variable(
+    layer: &str,
+    variable: &str,
+    dims: Vec<usize>,
+    values: &[f32],
+) -> Result<StoredTensor, String> {
     let unknown = || {
         format!(
-            "layer {layer} has a variable {variable} of shape {dims:?}, which no Keras ResNet has: is it another network's file?"
+            "layer {layer} has a variable {variable} of shape {dims:?}, which no Keras ResNet has: is \
+             it another network's file?"
         )
     };
-    let known = torchvision(layer);
+    let known = to_torchvision(layer);
     let part = match (known.is_some(), variable, dims.len()) {
         (true, "kernel", 4) | (false, "kernel", 2) => "weight",
         (false, "bias", 1) => "bias",
@@ -265,14 +285,14 @@ fn tensor(layer: &str, variable: &str, dims: Vec<usize>, values: &[f32]) -> Resu
                 .flat_map(|o| (0..inputs).map(move |i| (o, i)))
                 .flat_map(|(o, i)| (0..taps).map(move |tap| at(o, i, tap)))
                 .collect();
-            Tensor::f32(name, vec![outputs, inputs, height, width], &moved)
+            StoredTensor::from_f32(name, vec![outputs, inputs, height, width], &moved)
         }
         [inputs, outputs] => {
             let moved: Vec<f32> = (0..outputs)
                 .flat_map(|o| (0..inputs).map(move |i| values[i * outputs + o]))
                 .collect();
-            Tensor::f32(name, vec![outputs, inputs], &moved)
+            StoredTensor::from_f32(name, vec![outputs, inputs], &moved)
         }
-        _ => Tensor::f32(name, dims, values),
+        _ => StoredTensor::from_f32(name, dims, values),
     })
 }

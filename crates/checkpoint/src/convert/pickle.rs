@@ -1,9 +1,11 @@
-//! A pickle's objects, read by candle's reader, which builds inert values and calls nothing. What this adds: bounds, so that no pickle can
-//! exhaust memory or the stack, and the refusal of everything that names code beyond what weights are made of.
+//! Reads a pickle by candle's reader, which builds inert values and calls nothing. This module adds
+//! bounds, so that no pickle can exhaust memory or the stack, and refuses everything that names
+//! code beyond what weights are made of.
 
 use candle_core::pickle::{Object, Stack};
 
-/// The functions and classes that tensors are written with (`torch/_weights_only_unpickler.py` has a longer list).
+/// The modules, and of each the functions and classes, that tensors are written with
+/// (`torch/_weights_only_unpickler.py` has a longer list).
 const HARMLESS: [(&str, &[&str]); 5] = [
     ("collections", &["OrderedDict", "defaultdict"]),
     (
@@ -30,23 +32,26 @@ const HARMLESS: [(&str, &[&str]); 5] = [
     ("torch.nn.parameter", &["Parameter"]),
 ];
 
-/// Opcodes that name code in ways that candle's reader does not know: INST, OBJ, EXT1 to EXT4, NEWOBJ_EX, STACK_GLOBAL.
+/// The opcodes that name code in ways that candle's reader does not know: INST, OBJ, EXT1 to EXT4,
+/// NEWOBJ_EX, STACK_GLOBAL.
 const CODE: [u8; 7] = [b'i', b'o', 0x82, 0x83, 0x84, 0x92, 0x93];
 
-/// Nesting of a state dictionary's tensors is 8; candle's values recurse when they are copied and dropped.
+/// The deepest nesting that is read. A state dictionary's tensors are nested 8 deep; candle's
+/// values recurse when they are copied and dropped.
 const MAX_DEPTH: usize = 64;
 
-/// Values looked at in all, no fewer than are ever copied: a ResNet-152 with its optimizer's state has some 400,000.
+/// The most values that are looked at, which are no fewer than are ever copied. A ResNet-152 with
+/// its optimizer's state has some 400,000.
 const MAX_VALUES: usize = 2 << 20;
 
-/// The object that a pickle describes.
-pub(super) fn object(mut bytes: &[u8]) -> Result<Object, String> {
+/// Reads the object that a pickle describes.
+pub(super) fn read_object(mut bytes: &[u8]) -> Result<Object, String> {
     let mut stack = Stack::empty();
     let mut budget = MAX_VALUES;
     loop {
         check_opcode(bytes)?;
         let ended = stack.read(&mut bytes);
-        if ended.map_err(|e| damaged(&e))? {
+        if ended.map_err(|e| describe_damage(&e))? {
             break;
         }
         let Some(top) = stack.stack().last() else {
@@ -62,11 +67,11 @@ pub(super) fn object(mut bytes: &[u8]) -> Result<Object, String> {
         budget = spend(top, budget, MAX_DEPTH)
             .ok_or("its pickle is too large or too deep for one of weights")?;
     }
-    stack.finalize().map_err(|e| damaged(&e))
+    stack.finalize().map_err(|e| describe_damage(&e))
 }
 
-/// What candle's reader says may show a whole object, and a backtrace after it.
-fn damaged(error: &candle_core::Error) -> String {
+/// Shortens the error of candle's reader, which may show a whole object and a backtrace after it.
+fn describe_damage(error: &candle_core::Error) -> String {
     let text = error.to_string();
     let shown: String = text
         .lines()
@@ -78,7 +83,8 @@ fn damaged(error: &candle_core::Error) -> String {
     format!("its pickle is damaged, or not of the protocol 2 that torch.save writes: {shown}")
 }
 
-/// Refuses what candle's reader would trust: lengths beyond the end, and integers of more than 64 bits.
+/// Refuses what candle's reader would trust: lengths beyond the end, and integers of more than 64
+/// bits.
 fn check_opcode(bytes: &[u8]) -> Result<(), String> {
     match *bytes {
         [] => Err("its pickle ends in the middle".to_owned()),
@@ -95,6 +101,7 @@ fn check_opcode(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
+/// Refuses a function or class that is none of [`HARMLESS`].
 fn check_class(module: &str, name: &str) -> Result<(), String> {
     let known = HARMLESS
         .iter()
@@ -108,11 +115,13 @@ fn check_class(module: &str, name: &str) -> Result<(), String> {
 
 fn refusal(what: &str) -> String {
     format!(
-        "its pickle names {what:?}, which is not part of plain weights; nothing in it was run. Save the model's state_dict() alone: torch.save(model.state_dict(), ...)"
+        "its pickle names {what:?}, which is not part of plain weights; nothing in it was run. \
+         Save the model's state_dict() alone: torch.save(model.state_dict(), ...)"
     )
 }
 
-/// Takes one off the budget for every value within; `None` where it is used up, or the nesting is too deep.
+/// Takes one off the budget for every value within and returns the rest; `None` if the budget is
+/// used up, or the nesting is too deep.
 fn spend(object: &Object, budget: usize, depth: usize) -> Option<usize> {
     let budget = budget.checked_sub(1)?;
     let depth = depth.checked_sub(1)?;

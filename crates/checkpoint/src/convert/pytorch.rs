@@ -1,4 +1,5 @@
-//! PyTorch's zip of weights (`torch.save` since 1.6): a pickle that describes the tensors, and their numbers beside it.
+//! Reads PyTorch's zip of weights (`torch.save` since 1.6): a pickle that describes the tensors,
+//! and their numbers beside it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,53 +7,56 @@ use std::collections::hash_map::Entry;
 use candle_core::pickle::Object;
 use safetensors::Dtype;
 
-use super::{Tensor, member, members, pickle};
+use super::archive::{list_members, read_member};
+use super::{StoredTensor, pickle};
 
-/// Where training programs put the state dictionary.
+/// The keys under which training programs put the state dictionary.
 const WRAPPERS: [&str; 3] = ["state_dict", "model_state_dict", "model"];
 
 /// The most dimensions of a tensor that is read.
 const MAX_RANK: usize = 8;
 
-/// What the pickle says of one tensor.
-struct Described {
+/// What the pickle says about one tensor.
+struct TensorRecord {
     name: String,
     storage: Storage,
-    /// In elements.
+    /// Where the tensor begins in its storage, in elements.
     offset: usize,
     dims: Vec<usize>,
     strides: Vec<usize>,
 }
 
+/// The member of the archive that holds a tensor's numbers.
 struct Storage {
     class: String,
     key: String,
 }
 
-/// The floating-point tensors of a file, under its names. Counters are left out: inference has no use for them.
-pub(super) fn tensors(file: &[u8]) -> Result<Vec<Tensor>, String> {
-    let names = members(file)?;
+/// Reads the floating-point tensors of a file, under its names. Counters are left out: inference
+/// has no use for them.
+pub(super) fn read_tensors(file: &[u8]) -> Result<Vec<StoredTensor>, String> {
+    let names = list_members(file)?;
     let root = names.iter().find_map(|name| name.strip_suffix("data.pkl"));
     let root = root.ok_or("it is a zip archive without a data.pkl, so not PyTorch's")?;
     if names.contains(&format!("{root}byteorder"))
-        && member(file, &format!("{root}byteorder"))? != b"little"
+        && read_member(file, &format!("{root}byteorder"))? != b"little"
     {
         return Err(
             "its numbers are big-endian: save it again on a little-endian machine".to_owned(),
         );
     }
-    let object = pickle::object(&member(file, &format!("{root}data.pkl"))?)?;
+    let object = pickle::read_object(&read_member(file, &format!("{root}data.pkl"))?)?;
     let mut storages = HashMap::new();
     let mut tensors = Vec::new();
-    for tensor in state_dict(object)? {
-        let Some((dtype, size)) = dtype(&tensor)? else {
+    for tensor in find_state_dict(object)? {
+        let Some((dtype, size)) = element_type(&tensor)? else {
             continue;
         };
         let key = tensor.storage.key.clone();
         let storage = match storages.entry(key) {
             Entry::Occupied(read) => read.into_mut(),
             Entry::Vacant(place) => {
-                let content = member(file, &format!("{root}data/{}", place.key()))?;
+                let content = read_member(file, &format!("{root}data/{}", place.key()))?;
                 place.insert(content)
             }
         };
@@ -61,9 +65,9 @@ pub(super) fn tensors(file: &[u8]) -> Result<Vec<Tensor>, String> {
             Dtype::F64 => {
                 let doubles = elements.as_chunks::<8>().0.iter();
                 let values: Vec<f32> = doubles.map(|b| f64::from_le_bytes(*b) as f32).collect();
-                Tensor::f32(tensor.name, tensor.dims, &values)
+                StoredTensor::from_f32(tensor.name, tensor.dims, &values)
             }
-            dtype => Tensor {
+            dtype => StoredTensor {
                 name: tensor.name,
                 dims: tensor.dims,
                 dtype,
@@ -74,8 +78,8 @@ pub(super) fn tensors(file: &[u8]) -> Result<Vec<Tensor>, String> {
     Ok(tensors)
 }
 
-/// The tensors of a dictionary, or of the one within it that training programs wrap.
-fn state_dict(object: Object) -> Result<Vec<Described>, String> {
+/// Returns the tensors of a dictionary, or of the one within it that a training program wrapped.
+fn find_state_dict(object: Object) -> Result<Vec<TensorRecord>, String> {
     let pairs = match object {
         Object::Dict(pairs) => pairs,
         // An ordered dictionary with attributes.
@@ -91,30 +95,32 @@ fn state_dict(object: Object) -> Result<Vec<Described>, String> {
     });
     if let Some(at) = wrapped {
         let (_, inner) = pairs.into_iter().nth(at).ok_or("it is empty")?;
-        return state_dict(inner);
+        return find_state_dict(inner);
     }
     let mut found = Vec::new();
     for (key, value) in pairs {
         if let (Object::Unicode(name), Object::Reduce { .. }) = (key, &value) {
-            found.push(described(name, value)?);
+            found.push(describe_tensor(name, value)?);
         }
     }
     Ok(found)
 }
 
-fn described(name: String, value: Object) -> Result<Described, String> {
+/// Returns what the pickle says about one tensor, or an error that names the tensor.
+fn describe_tensor(name: String, value: Object) -> Result<TensorRecord, String> {
     let unknown = format!("tensor `{name}` is described in a way that no plain tensor is");
-    parsed(name, value).ok_or(unknown)
+    parse_tensor(name, value).ok_or(unknown)
 }
 
-/// `_rebuild_tensor_v2(storage, offset, size, stride, ...)`, maybe within `_rebuild_parameter(tensor, ...)`.
-fn parsed(name: String, value: Object) -> Option<Described> {
+/// Parses `_rebuild_tensor_v2(storage, offset, size, stride, ...)`, which may be within
+/// `_rebuild_parameter(tensor, ...)`.
+fn parse_tensor(name: String, value: Object) -> Option<TensorRecord> {
     let (callable, args) = value.reduce().ok()?;
     let (_, function) = callable.class().ok()?;
     let mut args = args.tuple().ok()?.into_iter();
     if function == "_rebuild_parameter" {
         return match args.next()? {
-            inner @ Object::Reduce { .. } if !is_parameter(&inner) => parsed(name, inner),
+            inner @ Object::Reduce { .. } if !is_parameter(&inner) => parse_tensor(name, inner),
             _ => None,
         };
     }
@@ -138,7 +144,7 @@ fn parsed(name: String, value: Object) -> Option<Described> {
     let mut storage = storage.into_iter().skip(1);
     let (_, class) = storage.next()?.class().ok()?;
     let key = storage.next()?.unicode().ok()?;
-    Some(Described {
+    Some(TensorRecord {
         name,
         storage: Storage { class, key },
         offset,
@@ -154,8 +160,8 @@ fn is_parameter(object: &Object) -> bool {
     matches!(&**callable, Object::Class { class_name, .. } if class_name == "_rebuild_parameter")
 }
 
-/// The type of a tensor's numbers and their size in bytes; `None` for counters.
-fn dtype(tensor: &Described) -> Result<Option<(Dtype, usize)>, String> {
+/// Returns the type of a tensor's numbers and their size in bytes; `None` for counters.
+fn element_type(tensor: &TensorRecord) -> Result<Option<(Dtype, usize)>, String> {
     Ok(match tensor.storage.class.as_str() {
         "FloatStorage" => Some((Dtype::F32, 4)),
         "HalfStorage" => Some((Dtype::F16, 2)),
@@ -171,8 +177,8 @@ fn dtype(tensor: &Described) -> Result<Option<(Dtype, usize)>, String> {
     })
 }
 
-/// A tensor's elements in row-major order, whatever its strides.
-fn gather(tensor: &Described, storage: &[u8], size: usize) -> Result<Vec<u8>, String> {
+/// Copies a tensor's elements into row-major order, whatever its strides are.
+fn gather(tensor: &TensorRecord, storage: &[u8], size: usize) -> Result<Vec<u8>, String> {
     let beyond = || {
         format!(
             "tensor `{}` of shape {:?} reaches beyond its storage of {} bytes",

@@ -1,27 +1,32 @@
-//! transformers' `preprocessor_config.json`: what its image processors do with these fields at inference, in its Pillow and numpy form.
+//! Reads transformers' `preprocessor_config.json`: what its image processors do with these fields
+//! at inference, in their form with Pillow and numpy.
 //!
 //! | processors | resize | crop |
 //! |---|---|---|
-//! | ConvNext (what `microsoft/resnet-50` names) | below 384 the shorter side to `int(size / crop_pct)`; from 384 on to a square | to `size`, or none |
+//! | ConvNext below 384 | the shorter side to `int(size / crop_pct)` | to `size` |
+//! | ConvNext from 384 on | to a square of `size` | none |
 //! | ViT | to `size`, whatever the proportions | none |
 //! | DeiT | to `size`, whatever the proportions | to `crop_size`, if `do_center_crop` |
 //! | Bit, CLIP | the shorter side to `size` | to `crop_size`, if `do_center_crop` |
+//!
+//! ConvNext is what `microsoft/resnet-50` names.
 
+use imgclass_image::{Channels, CropOffset, Filter, Preprocessing, Resize, Scale, Size};
 use serde::Deserialize;
 
-use super::{only, parse as parse_json};
-use crate::pretrained::{Centre, Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
+use super::{check_only, parse as parse_json};
+use crate::preprocessing::checked;
 
 #[derive(Deserialize)]
 struct PreprocessorFile {
     image_processor_type: Option<String>,
     feature_extractor_type: Option<String>,
     do_resize: Option<bool>,
-    size: Option<Size>,
+    size: Option<Sides>,
     crop_pct: Option<f64>,
     resample: Option<u8>,
     do_center_crop: Option<bool>,
-    crop_size: Option<Size>,
+    crop_size: Option<Sides>,
     do_rescale: Option<bool>,
     rescale_factor: Option<f64>,
     do_normalize: Option<bool>,
@@ -30,24 +35,24 @@ struct PreprocessorFile {
     do_flip_channel_order: Option<bool>,
 }
 
-/// Older files have a number where newer ones say which sides it is.
+/// A size in pixels. Older files have a number where newer ones say which sides it is.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(untagged)]
-enum Size {
-    Number(usize),
-    Shortest { shortest_edge: usize },
-    Both { height: usize, width: usize },
+enum Sides {
+    Number(u32),
+    Shortest { shortest_edge: u32 },
+    Both { height: u32, width: u32 },
 }
 
-/// From this size on a ConvNext processor squeezes the whole image into the square.
-const WARPED_FROM: usize = 384;
+/// The size from which on a ConvNext processor squeezes the whole image into the square.
+const WARPED_FROM: u32 = 384;
 
-/// What a ConvNext processor crops where nothing is said.
+/// The share that a ConvNext processor crops where the file does not say it.
 const CROP_PCT: f64 = 224.0 / 256.0;
 
-pub(super) fn parse(text: &str) -> Result<PretrainedCfg, String> {
+pub(super) fn parse(text: &str) -> Result<Preprocessing, String> {
     let file: PreprocessorFile = parse_json(text)?;
-    only(file.do_resize, true, "do_resize")?;
+    check_only(file.do_resize, true, "do_resize")?;
     let named = file.image_processor_type.as_ref();
     let named = named.or(file.feature_extractor_type.as_ref());
     let family = named.map_or("ConvNext", |name| {
@@ -58,33 +63,37 @@ pub(super) fn parse(text: &str) -> Result<PretrainedCfg, String> {
     let (resize, crop) = match family {
         "ConvNext" => file.conv_next()?,
         "ViT" => {
-            let (height, width) = file.size()?.both()?;
-            (ResizeTo::Exact(height, width), (height, width))
+            let size = file.size()?.both()?;
+            (Resize::Exact(size), size)
         }
         "DeiT" => {
-            let (height, width) = file.size()?.both()?;
-            let crop = file.crop((height, width))?;
-            (ResizeTo::Exact(height, width), crop)
+            let size = file.size()?.both()?;
+            (Resize::Exact(size), file.crop(size)?)
         }
         "Bit" | "BiT" | "CLIP" => {
             let side = file.size()?.shortest()?;
             if file.do_center_crop == Some(false) {
-                return Err("`do_center_crop` is false, which leaves images of many sizes, but the network runs on one".to_owned());
+                return Err(
+                    "`do_center_crop` is false, which leaves images of many sizes, but the network \
+                     runs on one"
+                        .to_owned(),
+                );
             }
-            (ResizeTo::ShorterSide(side), file.crop((side, side))?)
+            (Resize::ShorterSide(side), file.crop(Size::square(side))?)
         }
         other => {
             return Err(format!(
-                "images are prepared by a \"{other}\" processor, but only ConvNext, ViT, DeiT, Bit and CLIP are supported"
+                "images are prepared by a \"{other}\" processor, but only ConvNext, ViT, DeiT, Bit \
+                 and CLIP are supported"
             ));
         }
     };
     let (mean, std) = file.normalisation()?;
-    let cfg = PretrainedCfg {
-        input_size: crop,
+    checked(Preprocessing {
         resize,
-        interpolation: file.interpolation(family)?,
-        centre: Centre::Down,
+        filter: file.filter(family)?,
+        crop,
+        crop_offset: CropOffset::HalfDown,
         channels: match file.do_flip_channel_order {
             Some(true) => Channels::Bgr,
             _ => Channels::Rgb,
@@ -92,31 +101,31 @@ pub(super) fn parse(text: &str) -> Result<PretrainedCfg, String> {
         scale: file.scale()?,
         mean,
         std,
-    };
-    cfg.checked()
+    })
 }
 
 impl PreprocessorFile {
-    fn size(&self) -> Result<Size, String> {
+    fn size(&self) -> Result<Sides, String> {
         self.size.ok_or_else(|| "there is no `size`".to_owned())
     }
 
-    fn conv_next(&self) -> Result<(ResizeTo, (usize, usize)), String> {
+    fn conv_next(&self) -> Result<(Resize, Size), String> {
         let side = self.size()?.shortest()?;
         let crop_pct = self.crop_pct.unwrap_or(CROP_PCT);
         if !(0.25..=1.0).contains(&crop_pct) {
             return Err(format!("`crop_pct` is {crop_pct}, expected 0.25 to 1"));
         }
         let resize = if side < WARPED_FROM {
-            ResizeTo::ShorterSide((side as f64 / crop_pct).floor() as usize)
+            Resize::ShorterSide((f64::from(side) / crop_pct).floor() as u32)
         } else {
-            ResizeTo::Exact(side, side)
+            Resize::Exact(Size::square(side))
         };
-        Ok((resize, (side, side)))
+        Ok((resize, Size::square(side)))
     }
 
-    /// The crop of processors that crop only if they are told to; `whole` is what they leave else.
-    fn crop(&self, whole: (usize, usize)) -> Result<(usize, usize), String> {
+    /// Returns the crop of processors that crop only if they are told to; `whole` is what they
+    /// leave otherwise.
+    fn crop(&self, whole: Size) -> Result<Size, String> {
         match (self.do_center_crop, self.crop_size) {
             (Some(false), _) => Ok(whole),
             (_, Some(size)) => size.both(),
@@ -124,20 +133,20 @@ impl PreprocessorFile {
         }
     }
 
-    /// Pillow's numbers of its filters.
-    fn interpolation(&self, family: &str) -> Result<Interpolation, String> {
+    /// Returns the filter, which the file gives by Pillow's number.
+    fn filter(&self, family: &str) -> Result<Filter, String> {
         let default = if family == "ViT" { 2 } else { 3 };
         match self.resample.unwrap_or(default) {
-            1 => Ok(Interpolation::Lanczos),
-            2 => Ok(Interpolation::Bilinear),
-            3 => Ok(Interpolation::Bicubic),
+            1 => Ok(Filter::Lanczos),
+            2 => Ok(Filter::Bilinear),
+            3 => Ok(Filter::Bicubic),
             other => Err(format!(
                 "`resample` is {other}, expected 1 (Lanczos), 2 (bilinear) or 3 (bicubic)"
             )),
         }
     }
 
-    /// The scale on which the mean is subtracted.
+    /// Returns the scale on which the mean is subtracted.
     fn scale(&self) -> Result<Scale, String> {
         let factor = self.rescale_factor.unwrap_or(1.0 / 255.0);
         match self.do_rescale {
@@ -152,7 +161,8 @@ impl PreprocessorFile {
         if self.do_normalize == Some(false) {
             return Ok(([0.0; 3], [1.0; 3]));
         }
-        // The processors' defaults have changed with their versions, and every file that they write has both.
+        // The processors' defaults have changed with their versions, and every file that they write
+        // has both.
         let missing = |field: &str| format!("there is no `{field}`");
         Ok((
             self.image_mean.ok_or_else(|| missing("image_mean"))?,
@@ -161,8 +171,8 @@ impl PreprocessorFile {
     }
 }
 
-impl Size {
-    fn shortest(self) -> Result<usize, String> {
+impl Sides {
+    fn shortest(self) -> Result<u32, String> {
         match self {
             Self::Number(side)
             | Self::Shortest {
@@ -173,10 +183,10 @@ impl Size {
         }
     }
 
-    fn both(self) -> Result<(usize, usize), String> {
+    fn both(self) -> Result<Size, String> {
         match self {
-            Self::Number(side) => Ok((side, side)),
-            Self::Both { height, width } => Ok((height, width)),
+            Self::Number(side) => Ok(Size::square(side)),
+            Self::Both { height, width } => Ok(Size { height, width }),
             Self::Shortest { .. } => Err(format!("`size` is {self:?}, expected height and width")),
         }
     }

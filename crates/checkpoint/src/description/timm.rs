@@ -1,16 +1,19 @@
-//! timm's `config.json` (timm `models/_hub.py` writes it), whose `pretrained_cfg` decides the preprocessing; and what `weights convert` adds
-//! to that form, under `imgclass`, for what timm's networks never differ in.
+//! Reads timm's `config.json`, which timm `models/_hub.py` writes. Its `pretrained_cfg` decides the
+//! preprocessing. `weights convert` writes the same form and adds a part `imgclass`, for what
+//! timm's networks never differ in.
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
+use imgclass_image::{Channels, Filter, Preprocessing, Resize, Scale, Size};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use super::{Description, only, parse as parse_json};
+use super::{Description, check_only, parse as parse_json};
 use crate::architecture::{Architecture, Variant};
 use crate::labels::Label;
-use crate::pretrained::{Channels, Interpolation, PretrainedCfg, ResizeTo, Scale};
+use crate::preprocessing::checked;
 
-/// The part that we read. `fixed_input_size` and `pool_size` say nothing of a network that pools whatever comes.
+/// The fields that we read. `fixed_input_size` and `pool_size` say nothing about a network that
+/// pools whatever comes.
 #[derive(Deserialize)]
 struct ConfigFile {
     architecture: Option<String>,
@@ -19,15 +22,16 @@ struct ConfigFile {
     model_args: Option<HashMap<String, serde_json::Value>>,
     label_names: Option<Vec<String>>,
     label_descriptions: Option<HashMap<String, String>>,
-    pretrained_cfg: Option<Cfg>,
-    imgclass: Option<Own>,
+    pretrained_cfg: Option<PretrainedCfg>,
+    imgclass: Option<ImgclassFields>,
 }
 
 #[derive(Deserialize)]
-struct Cfg {
-    input_size: Option<[usize; 3]>,
-    test_input_size: Option<[usize; 3]>,
-    interpolation: Option<Interpolation>,
+struct PretrainedCfg {
+    input_size: Option<[u32; 3]>,
+    test_input_size: Option<[u32; 3]>,
+    #[serde(default, deserialize_with = "deserialize_filter")]
+    interpolation: Option<Filter>,
     crop_pct: Option<f64>,
     test_crop_pct: Option<f64>,
     crop_mode: Option<String>,
@@ -40,32 +44,44 @@ struct Cfg {
     label_descriptions: Option<HashMap<String, String>>,
 }
 
-/// Our own addition to timm's form.
+/// Our own addition to timm's form, under `imgclass`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Own {
-    /// `v1` or `v1.5`.
+pub(crate) struct ImgclassFields {
+    /// Where bottlenecks have their stride: `v1` or `v1.5`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) variant: Option<String>,
-    /// Under the root of every batch norm.
+    /// The epsilon under the root of every batch norm.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batch_norm_epsilon: Option<f64>,
-    /// `rgb` or `bgr`, of the planes, `mean` and `std`.
+    /// The order of the channels, of `mean` and of `std`: `rgb` or `bgr`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) channels: Option<String>,
-    /// 1 or 255: the scale of `mean` and `std`.
+    /// The scale of `mean` and `std`: 1 or 255.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scale: Option<u32>,
 }
 
-/// Settings of timm's networks that change no arithmetic of ours, or that the tensors' shapes show.
+/// Reads a filter by its name, which is the same in timm as in [`Filter`].
+fn deserialize_filter<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Filter>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    name.map(|name| name.parse().map_err(D::Error::custom))
+        .transpose()
+}
+
+/// Arguments of timm's networks that change no arithmetic of ours, or that the tensors' shapes
+/// show.
 const HARMLESS_ARGS: [&str; 4] = ["num_classes", "in_chans", "drop_rate", "drop_path_rate"];
 
 pub(super) fn parse(text: &str) -> Result<Description, String> {
     let file: ConfigFile = parse_json(text)?;
-    let own = file.imgclass.unwrap_or_default();
-    let architecture = file.architecture.map(|name| architecture(&name, &own));
-    only(file.global_pool, "avg".to_owned(), "global_pool")?;
+    let extra = file.imgclass.unwrap_or_default();
+    let architecture = file
+        .architecture
+        .map(|name| find_architecture(&name, &extra));
+    check_only(file.global_pool, "avg".to_owned(), "global_pool")?;
     let args = file.model_args.unwrap_or_default();
     if let Some(name) = args.keys().find(|name| !HARMLESS_ARGS.contains(&&***name)) {
         return Err(format!(
@@ -73,20 +89,22 @@ pub(super) fn parse(text: &str) -> Result<Description, String> {
         ));
     }
     let mut cfg = file.pretrained_cfg.ok_or(
-        "there is no `pretrained_cfg`, which timm's checkpoints have and which decides the preprocessing",
+        "there is no `pretrained_cfg`, which timm's checkpoints have and which decides the \
+         preprocessing",
     )?;
     let names = file.label_names.or(cfg.label_names.take());
     let descriptions = file.label_descriptions.or(cfg.label_descriptions.take());
     let classes = cfg.num_classes.or(file.num_classes);
     Ok(Description {
         architecture: architecture.transpose()?,
-        pretrained: cfg.check(&own)?,
+        preprocessing: cfg.into_preprocessing(&extra)?,
         classes: classes.map(|classes| (classes, "num_classes")),
-        labels: names.map(|names| labels(names, &descriptions.unwrap_or_default())),
+        labels: names.map(|names| make_labels(names, &descriptions.unwrap_or_default())),
     })
 }
 
-fn architecture(name: &str, own: &Own) -> Result<Architecture, String> {
+/// Returns the network that timm calls `name`, with what our addition says about it.
+fn find_architecture(name: &str, extra: &ImgclassFields) -> Result<Architecture, String> {
     // Training recipes follow the name after a dot.
     let plain = name.split('.').next().unwrap_or(name);
     let known = Architecture::named(plain).ok_or_else(|| {
@@ -95,9 +113,15 @@ fn architecture(name: &str, own: &Own) -> Result<Architecture, String> {
             Architecture::names()
         )
     })?;
-    let variant = own.variant.as_deref().unwrap_or("v1.5").parse::<Variant>();
+    let variant = extra
+        .variant
+        .as_deref()
+        .unwrap_or("v1.5")
+        .parse::<Variant>();
     let variant = variant.map_err(|e| format!("`imgclass.variant`: {e}"))?;
-    let epsilon = own.batch_norm_epsilon.unwrap_or(known.batch_norm_epsilon());
+    let epsilon = extra
+        .batch_norm_epsilon
+        .unwrap_or(known.batch_norm_epsilon());
     if !(1e-12..=1e-1).contains(&epsilon) {
         return Err(format!(
             "`imgclass.batch_norm_epsilon` is {epsilon}, expected 1e-12 to 0.1"
@@ -106,8 +130,9 @@ fn architecture(name: &str, own: &Own) -> Result<Architecture, String> {
     Ok(known.with_variant(variant).with_batch_norm_epsilon(epsilon))
 }
 
-/// Each class's name, with its description's in front where there is one: ImageNet's names in timm are WordNet ids.
-fn labels(names: Vec<String>, descriptions: &HashMap<String, String>) -> Vec<Label> {
+/// Makes labels of the classes' names and of their descriptions, where there are any: ImageNet's
+/// names in timm are WordNet ids.
+fn make_labels(names: Vec<String>, descriptions: &HashMap<String, String>) -> Vec<Label> {
     let label = |name: String| match descriptions.get(&name) {
         Some(description) => Label::described(name, description),
         None => Label::plain(&name),
@@ -115,12 +140,13 @@ fn labels(names: Vec<String>, descriptions: &HashMap<String, String>) -> Vec<Lab
     names.into_iter().map(label).collect()
 }
 
-impl Cfg {
-    fn check(self, own: &Own) -> Result<PretrainedCfg, String> {
-        let default = PretrainedCfg::default();
-        only(self.first_conv, "conv1".to_owned(), "first_conv")?;
-        only(self.classifier, "fc".to_owned(), "classifier")?;
-        let (height, width) = default.input_size;
+impl PretrainedCfg {
+    /// Returns the preprocessing, as timm's `transforms_imagenet_eval` does it.
+    fn into_preprocessing(self, extra: &ImgclassFields) -> Result<Preprocessing, String> {
+        let default = Preprocessing::default();
+        check_only(self.first_conv, "conv1".to_owned(), "first_conv")?;
+        check_only(self.classifier, "fc".to_owned(), "classifier")?;
+        let Size { height, width } = default.crop;
         let size = self.test_input_size.or(self.input_size);
         let [channels, height, width] = size.unwrap_or([3, height, width]);
         if channels != 3 {
@@ -132,35 +158,39 @@ impl Cfg {
         if !(0.25..=1.0).contains(&crop_pct) {
             return Err(format!("the crop is {crop_pct}, expected 0.25 to 1"));
         }
-        // timm's transforms_imagenet_eval: floor(size / crop_pct), of the shorter side or of both.
-        let scaled = |side: usize| (side as f64 / crop_pct).floor() as usize;
+        // floor(size / crop_pct), of the shorter side or of both.
+        let scaled = |side: u32| (f64::from(side) / crop_pct).floor() as u32;
         let resize = match self.crop_mode.as_deref() {
-            None | Some("center") if height == width => ResizeTo::ShorterSide(scaled(height)),
-            Some("squash") => ResizeTo::Exact(scaled(height), scaled(width)),
+            None | Some("center") if height == width => Resize::ShorterSide(scaled(height)),
+            Some("squash") => Resize::Exact(Size {
+                height: scaled(height),
+                width: scaled(width),
+            }),
             mode => {
                 return Err(format!(
-                    "`crop_mode` is {:?} with an input of {height}x{width}, but only \"center\" with a square input and \"squash\" are supported",
+                    "`crop_mode` is {:?} with an input of {height}x{width}, but only \"center\" \
+                     with a square input and \"squash\" are supported",
                     mode.unwrap_or("center")
                 ));
             }
         };
-        let (channels, scale) = own.pixels()?;
-        let cfg = PretrainedCfg {
-            input_size: (height, width),
+        let (channels, scale) = extra.channels_and_scale()?;
+        checked(Preprocessing {
             resize,
-            interpolation: self.interpolation.unwrap_or(default.interpolation),
-            centre: default.centre,
+            filter: self.interpolation.unwrap_or(default.filter),
+            crop: Size { height, width },
+            crop_offset: default.crop_offset,
             channels,
             scale,
             mean: self.mean.unwrap_or(default.mean),
             std: self.std.unwrap_or(default.std),
-        };
-        cfg.checked()
+        })
     }
 }
 
-impl Own {
-    fn pixels(&self) -> Result<(Channels, Scale), String> {
+impl ImgclassFields {
+    /// Returns the order and the scale of the channels; torchvision's where nothing is said.
+    fn channels_and_scale(&self) -> Result<(Channels, Scale), String> {
         let channels = match self.channels.as_deref() {
             None | Some("rgb") => Channels::Rgb,
             Some("bgr") => Channels::Bgr,

@@ -1,16 +1,16 @@
-//! transformers' `config.json` of its ResNets (`models/resnet/configuration_resnet.py`): shape of the network and labels. How images are
-//! prepared is in another file.
+//! Reads transformers' `config.json` of its ResNets (`models/resnet/configuration_resnet.py`): the
+//! shape of the network and the labels. How images are prepared is in another file.
 
 use std::collections::BTreeMap;
 
+use imgclass_image::Preprocessing;
 use serde::Deserialize;
 
-use super::{Description, only, parse as parse_json};
+use super::{Description, check_only, parse as parse_json};
 use crate::architecture::{Architecture, Block, Variant};
 use crate::labels::Label;
-use crate::pretrained::PretrainedCfg;
 
-/// The part that decides something. What is absent has transformers' default.
+/// The fields that decide something. A field that is absent has transformers' default.
 #[derive(Deserialize)]
 struct ConfigFile {
     model_type: String,
@@ -28,14 +28,14 @@ struct ConfigFile {
 
 pub(super) fn parse(text: &str) -> Result<Description, String> {
     let file: ConfigFile = parse_json(text)?;
-    only(Some(&*file.model_type), "resnet", "model_type")?;
-    let labels = file.id2label.as_ref().map(labels).transpose()?;
+    check_only(Some(&*file.model_type), "resnet", "model_type")?;
+    let labels = file.id2label.as_ref().map(make_labels).transpose()?;
     // Where both are there, transformers takes the table's length.
     let counted = labels.as_ref().map(|labels| (labels.len(), "id2label"));
     let classes = counted.or(file.num_labels.map(|classes| (classes, "num_labels")));
     Ok(Description {
         architecture: Some(file.architecture()?),
-        pretrained: PretrainedCfg::default(),
+        preprocessing: Preprocessing::default(),
         classes,
         labels,
     })
@@ -54,11 +54,11 @@ impl ConfigFile {
         };
         let widths = [64, 128, 256, 512].map(|width| width * block.expansion());
         let hidden_sizes = self.hidden_sizes.unwrap_or([256, 512, 1024, 2048]);
-        only(Some(hidden_sizes), widths, "hidden_sizes")?;
-        only(self.embedding_size, 64, "embedding_size")?;
-        only(self.num_channels, 3, "num_channels")?;
-        only(self.hidden_act.as_deref(), "relu", "hidden_act")?;
-        only(
+        check_only(Some(hidden_sizes), widths, "hidden_sizes")?;
+        check_only(self.embedding_size, 64, "embedding_size")?;
+        check_only(self.num_channels, 3, "num_channels")?;
+        check_only(self.hidden_act.as_deref(), "relu", "hidden_act")?;
+        check_only(
             self.downsample_in_first_stage,
             false,
             "downsample_in_first_stage",
@@ -80,8 +80,8 @@ impl ConfigFile {
     }
 }
 
-/// A table that names every class from 0 on.
-fn labels(table: &BTreeMap<usize, String>) -> Result<Vec<Label>, String> {
+/// Makes labels of a table, which must name every class from 0 on.
+fn make_labels(table: &BTreeMap<usize, String>) -> Result<Vec<Label>, String> {
     match (0..table.len()).find(|index| !table.contains_key(index)) {
         Some(missing) => Err(format!(
             "`id2label` has {} entries, but none for class {missing}",

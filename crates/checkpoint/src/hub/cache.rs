@@ -1,8 +1,10 @@
-//! One repository's folder in the shared hub cache: what is there, is it whole, who may fill it; never calls the hub.
+//! The folder of one repository in the shared hub cache: which files are there, whether they are
+//! whole, and who may fill it.
 //!
-//! The layout is `huggingface_hub`'s: `refs/<branch>` holds a commit hash, `snapshots/<commit>/<file>` is a link to
-//! `blobs/<etag>`, and the etag of a large file is its SHA-256. A file that a commit is known not to have leaves an empty
-//! `.no_exist/<commit>/<file>`. Where links do not exist (Windows) files are copies and no digest is recorded.
+//! The layout is `huggingface_hub`'s: `refs/<branch>` holds a commit hash,
+//! `snapshots/<commit>/<file>` is a link to `blobs/<etag>`, and the etag of a large file is its
+//! SHA-256. A file that a commit is known not to have leaves an empty `.no_exist/<commit>/<file>`.
+//! Where links do not exist (Windows) files are copies and no digest is recorded.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -13,39 +15,42 @@ use sha2::{Digest, Sha256};
 
 use super::{CONFIG_FILE, CheckpointFiles, DESCRIPTIONS, HubError, PREPROCESSOR_FILE, names};
 
-/// How long to wait while another process fills the repository. A checkpoint of 100 MB takes as long at 170 kB/s.
+/// How long to wait while another process fills the repository. At 170 kB/s a checkpoint of 100 MB
+/// takes as long.
 const LOCK_WAIT: Duration = Duration::from_secs(600);
-/// How often to look whether it is done.
+/// How often to look whether the other process is done.
 const LOCK_POLL: Duration = Duration::from_millis(200);
-/// `hf-hub` and `huggingface_hub` download to `<etag>.incomplete` beside the final blob.
+/// The end of a partial download's name. `hf-hub` and `huggingface_hub` download to
+/// `<etag>.incomplete` beside the final blob.
 const PARTIAL_SUFFIX: &str = ".incomplete";
 
-/// A repository's folder in the cache; it need not exist.
+/// The folder of a repository in the cache. It need not exist.
 pub(super) struct CachedRepo {
     root: PathBuf,
     locks: PathBuf,
 }
 
-/// A checkpoint in the cache.
+/// A checkpoint that is in the cache.
 pub(super) struct Snapshot {
     pub(super) files: CheckpointFiles,
-    /// The descriptions that are neither there nor known not to exist: their absence means nothing.
+    /// The descriptions that are neither there nor known not to exist. Only the hub can tell about
+    /// them.
     pub(super) unsettled: Vec<&'static str>,
 }
 
 /// A download that is not whole.
 pub(super) struct Partial {
     pub(super) path: PathBuf,
-    /// Where it goes when it is whole.
+    /// The place of the file when it is whole.
     pub(super) blob: PathBuf,
-    /// Bytes on disk.
+    /// The number of bytes on disk.
     pub(super) len: u64,
     /// The SHA-256 that the whole file must have.
     pub(super) sha256: String,
 }
 
 impl CachedRepo {
-    /// `model_id` must have been checked.
+    /// Returns the folder of a model, whose id must have been checked.
     pub(super) fn new(cache_dir: &Path, model_id: &str) -> Self {
         let folder = format!("models--{}", model_id.replace('/', "--"));
         Self {
@@ -54,7 +59,8 @@ impl CachedRepo {
         }
     }
 
-    /// The cached checkpoint that a checked revision means, as far as the cache knows. `file` is the weights file, where one is asked for.
+    /// Returns the cached checkpoint that a checked revision means, as far as the cache knows.
+    /// `file` is the name of the weights file, if one is asked for.
     pub(super) fn resolve(&self, revision: &str, file: Option<&str>) -> Option<Snapshot> {
         if names::is_commit(revision) {
             return self.at_commit(revision, file);
@@ -62,7 +68,7 @@ impl CachedRepo {
         self.at_commit(&self.read_ref(revision)?, file)
     }
 
-    /// The cached checkpoint of one commit, if its weights are there.
+    /// Returns the cached checkpoint of one commit, if its weights are there.
     pub(super) fn at_commit(&self, commit: &str, file: Option<&str>) -> Option<Snapshot> {
         let folder = self.root.join("snapshots").join(commit);
         let present: Vec<String> = fs::read_dir(&folder)
@@ -94,12 +100,12 @@ impl CachedRepo {
         })
     }
 
-    /// Where a file of a commit is, or will be.
+    /// Returns where a file of a commit is, or will be.
     pub(super) fn pointer(&self, commit: &str, file: &str) -> PathBuf {
         self.root.join("snapshots").join(commit).join(file)
     }
 
-    /// Downloads of large files that broke off.
+    /// Returns the downloads of large files that broke off.
     pub(super) fn partials(&self) -> Vec<Partial> {
         let Ok(entries) = fs::read_dir(self.root.join("blobs")) else {
             return Vec::new();
@@ -119,7 +125,7 @@ impl CachedRepo {
             .collect()
     }
 
-    /// Where a large file's download is kept until it is whole.
+    /// Returns where a large file's download is kept until it is whole.
     pub(super) fn partial(&self, sha256: &str) -> Partial {
         let blobs = self.root.join("blobs");
         Partial {
@@ -130,14 +136,16 @@ impl CachedRepo {
         }
     }
 
-    /// Takes the lock that the hub's own libraries hold while they download this blob, if it is free.
+    /// Takes the lock that the hub's own libraries hold while they download this blob, if it is
+    /// free.
     pub(super) fn try_lock_blob(&self, etag: &str) -> Option<File> {
         let file = open_lock(&self.locks.join(format!("{etag}.lock"))).ok()?;
         file.try_lock().ok()?;
         Some(file)
     }
 
-    /// Waits until this process alone may fill the repository. The lock ends with the file, or with the process.
+    /// Waits until only this process may fill the repository. The lock ends with the returned file,
+    /// or with the process.
     ///
     /// `hf-hub` locks each blob too, but gives up after ten seconds, less than a download takes.
     pub(super) async fn lock(&self) -> Result<File, HubError> {
@@ -165,7 +173,7 @@ impl CachedRepo {
         }
     }
 
-    /// Remembers that `revision` now means `commit`, for a later look without the hub.
+    /// Records that `revision` now means `commit`, for later calls without the hub.
     pub(super) fn point_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if names::is_commit(revision) || self.read_ref(revision).as_deref() == Some(commit) {
             return Ok(());
@@ -179,13 +187,14 @@ impl CachedRepo {
             .map_err(|source| HubError::Cache { path, source })
     }
 
-    /// Remembers that a commit does not have one of the descriptions.
+    /// Records that a commit does not have one of the descriptions.
     pub(super) fn note_absent(&self, commit: &str, name: &str) -> Result<(), HubError> {
         write(self.no_exist(commit, name), "")
     }
 
-    /// Remembers which weights file of a commit is meant where none is named: nothing, where there is no such file. The name is not to be
-    /// seen from what is cached, which may be one that somebody named.
+    /// Records which weights file of a commit is meant if none is named; an empty name means that
+    /// there is no such file. What is cached does not show the name, because it may be a file that
+    /// somebody named.
     pub(super) fn note_choice(&self, commit: &str, weights: &str) -> Result<(), HubError> {
         match weights {
             names::WEIGHTS_FILE => Ok(()),
@@ -211,24 +220,27 @@ impl CachedRepo {
         names::is_hex(&commit, 40).then_some(commit)
     }
 
+    /// Returns the empty file that records that a commit does not have a file.
     fn no_exist(&self, commit: &str, name: &str) -> PathBuf {
         self.root.join(".no_exist").join(commit).join(name)
     }
 
-    /// Beside our lock, out of other tools' way.
+    /// Returns where the choice of a commit's weights is recorded: beside our lock, out of other
+    /// tools' way.
     fn choice(&self, commit: &str) -> PathBuf {
         self.locks.join(format!("imgclass-{commit}.weights"))
     }
 }
 
+/// Writes a file and makes its folder.
 fn write(path: PathBuf, text: &str) -> Result<(), HubError> {
     create_parent(&path)
         .and_then(|()| fs::write(&path, text))
         .map_err(|source| HubError::Cache { path, source })
 }
 
-/// Checks a downloaded file against what the hub declared: the digest where there is one, else the size in bytes
-/// (0 for unknown); a JSON file must also be JSON.
+/// Compares a downloaded file with what the hub declared: the digest if there is one, else the size
+/// in bytes (0 for unknown). A JSON file must also be JSON.
 pub(super) fn check_download(path: &Path, declared_size: u64) -> Result<(), HubError> {
     if path
         .extension()
@@ -283,7 +295,7 @@ pub(super) fn check_json(path: &Path) -> Result<(), HubError> {
     })
 }
 
-/// A file's size in bytes and its SHA-256 in lower-case hexadecimal digits.
+/// Returns a file's size in bytes and its SHA-256 in lower-case hexadecimal digits.
 pub(super) fn digest(path: &Path) -> Result<(u64, String), HubError> {
     let cannot_read = |source| HubError::Cache {
         path: path.to_owned(),
@@ -301,15 +313,11 @@ pub(super) fn digest(path: &Path) -> Result<(u64, String), HubError> {
         bytes += count as u64;
         hasher.update(&buffer[..count]);
     }
-    let hex = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok((bytes, hex))
+    Ok((bytes, hex::encode(hasher.finalize())))
 }
 
-/// The digest that a link into `blobs` records in its target's name; only large files have one.
+/// Returns the digest that a link into `blobs` records in its target's name. Only large files have
+/// one.
 pub(super) fn declared_sha256(pointer: &Path) -> Option<String> {
     let target = fs::read_link(pointer).ok()?;
     let name = target.file_name()?.to_str()?;

@@ -1,4 +1,5 @@
-//! Where the hub and its cache are and how long to wait, from the usual variables; never calls anyone.
+//! The configuration of the hub: where it and its cache are and how long to wait, as the usual
+//! environment variables say.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,27 +12,31 @@ pub struct HubConfig {
     pub endpoint: Option<String>,
     /// The folder that holds `models--owner--name` folders.
     pub cache_dir: PathBuf,
-    /// The access token. With `None`, `hf-hub` still looks for one where [`HubConfig::from_env`] does.
+    /// The access token. With `None`, `hf-hub` still looks for one where [`HubConfig::from_env`]
+    /// does.
     pub token: Option<String>,
-    /// Never call the hub: the cache has it or it is an error.
+    /// Whether the hub must not be called. What the cache does not have is an error then.
     pub offline: bool,
-    /// Time limits.
+    /// How long to wait for the hub.
     pub limits: HubLimits,
 }
 
-/// How long to wait for the hub. Together the first two keep "the hub is out of reach" under 30 seconds.
+/// How long to wait for the hub. Together the first two keep "the hub is out of reach" under 30
+/// seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HubLimits {
-    /// To open one connection; also to the hub's storage, where each of three tries gets as much.
+    /// The time to open one connection. It holds for the hub's storage too, where each of three
+    /// tries gets as much.
     pub connect: Duration,
-    /// For one question about files, all retries included.
+    /// The time for one question about files, with all its retries.
     pub metadata: Duration,
-    /// Without a byte during a plain download. A whole download has no limit: it takes what the line gives.
+    /// The time without a byte during a plain download. A whole download has no limit: it takes as
+    /// long as the line needs.
     pub stall: Duration,
 }
 
 impl Default for HubLimits {
-    /// 5 s, 12 s and 30 s.
+    /// Returns 5 s, 12 s and 30 s.
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
@@ -51,8 +56,10 @@ impl HubConfig {
     /// Reads the variables that every Hugging Face tool honours. An empty variable counts as unset.
     ///
     /// - endpoint: `HF_ENDPOINT`
-    /// - cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub`, `HOME/.cache/huggingface/hub`
-    /// - token: none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set, else `HF_TOKEN`, the file `HF_TOKEN_PATH`, the file `token` in `HF_HOME`
+    /// - cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`,
+    ///   `XDG_CACHE_HOME/huggingface/hub`, `HOME/.cache/huggingface/hub`
+    /// - token: none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set, else `HF_TOKEN`, the file
+    ///   `HF_TOKEN_PATH`, the file `token` in `HF_HOME`
     /// - offline: `HF_HUB_OFFLINE` is `1`, `true`, `yes` or `on`, in any case
     #[must_use]
     pub fn from_vars(vars: impl Fn(&str) -> Option<String>) -> Self {
@@ -77,6 +84,7 @@ impl HubConfig {
     }
 }
 
+/// Returns the folder in which Hugging Face tools keep their files.
 fn hf_home(get: &impl Fn(&str) -> Option<String>) -> PathBuf {
     if let Some(home) = get("HF_HOME") {
         return PathBuf::from(home);
@@ -88,6 +96,7 @@ fn hf_home(get: &impl Fn(&str) -> Option<String>) -> PathBuf {
     home.join(".cache").join("huggingface")
 }
 
+/// Returns the access token, if there is one.
 fn token(get: &impl Fn(&str) -> Option<String>, home: &Path) -> Option<String> {
     if get("HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
         return None;
@@ -100,7 +109,7 @@ fn token(get: &impl Fn(&str) -> Option<String>, home: &Path) -> Option<String> {
         .filter(|token| !token.is_empty())
 }
 
-/// Says whether there is a token, never which.
+/// Shows whether there is a token, but not the token.
 impl fmt::Debug for HubConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HubConfig")

@@ -1,4 +1,4 @@
-//! What can go wrong between us and the hub, each with what to do about it; never carries a token or a signed URL.
+//! The errors of the hub. Each text says what to do, and none holds a token or a signed URL.
 
 use std::error::Error;
 use std::io;
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use hf_hub::HFError;
 
-/// The ways on for someone without the hub.
+/// What someone without the hub can do.
 const WITHOUT_HUB: &str = "Ways on: (1) retry when the hub can be reached; (2) use a local checkpoint: `--weights FILE`, \
      or put it at weights/resnet50.safetensors; (3) `--weights random` tries the interface with untrained weights";
 
-/// Why a checkpoint could not be had.
+/// A checkpoint could not be brought into the cache, or not be found there.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// The model id cannot name a repository; nothing was called.
+    /// The model id cannot name a repository. The hub was not called.
     #[error(
         "{id:?} is not a model id: {why}. It looks like `owner/name`, for example timm/resnet50.tv2_in1k"
     )]
@@ -23,7 +23,7 @@ pub enum HubError {
         /// Which rule it breaks.
         why: &'static str,
     },
-    /// The revision cannot name a branch, tag or commit; nothing was called.
+    /// The revision cannot name a branch, tag or commit. The hub was not called.
     #[error(
         "{revision:?} is not a revision: {why}. Use a branch, a tag or a commit hash, for example main"
     )]
@@ -33,13 +33,13 @@ pub enum HubError {
         /// Which rule it breaks.
         why: &'static str,
     },
-    /// The endpoint is no http or https URL; nothing was called.
+    /// The endpoint is no http or https URL. The hub was not called.
     #[error("the hub endpoint {endpoint:?} is not an http:// or https:// URL: correct HF_ENDPOINT")]
     InvalidEndpoint {
         /// The endpoint as given.
         endpoint: String,
     },
-    /// The HTTP client could not be built; nothing was called.
+    /// The HTTP client could not be built. The hub was not called.
     #[error(
         "cannot build a client for the hub: {detail}. Are the system's CA certificates installed?"
     )]
@@ -47,7 +47,7 @@ pub enum HubError {
         /// The client's own words.
         detail: String,
     },
-    /// No answer from the hub or its storage, and the cache does not have the checkpoint.
+    /// The hub or its storage does not answer, and the cache does not have the checkpoint.
     #[error(
         "the hub is out of reach at {host} ({detail}), and {model} is not in the cache. {WITHOUT_HUB}"
     )]
@@ -59,7 +59,7 @@ pub enum HubError {
         /// What the connection said.
         detail: String,
     },
-    /// The cache does not have the checkpoint, and the hub was not to be asked.
+    /// The cache does not have the checkpoint, and the hub must not be asked.
     #[error(
         "{model} at revision {revision} is not in the cache at {}, and the hub is not asked \
          (offline, or only the cache was wanted). Fetch it with `imgclass weights fetch`, HF_HUB_OFFLINE unset. {WITHOUT_HUB}",
@@ -73,7 +73,8 @@ pub enum HubError {
         /// The cache looked at.
         cache_dir: PathBuf,
     },
-    /// 401 or 403: private, gated, misspelt, or a bad token.
+    /// The hub refuses access (status 401 or 403): the model is private, gated or misspelt, or the
+    /// token is bad.
     #[error("the hub refuses access to {model} (status {status}{detail}): {}", access_advice(*token_sent))]
     AccessDenied {
         /// The model asked for.
@@ -134,13 +135,13 @@ pub enum HubError {
         /// The hub's words, beginning with `: `, or nothing.
         detail: String,
     },
-    /// 429.
+    /// The hub has had too many requests (status 429).
     #[error("the hub asks for fewer requests{}: wait, or set HF_TOKEN, whose limit is higher. {WITHOUT_HUB}", wait(*retry_after_s))]
     RateLimited {
         /// How long the hub asks to wait, in seconds, where it says.
         retry_after_s: Option<u64>,
     },
-    /// An answer came that is not a hub's: a proxy's page, a mirror that lacks a part.
+    /// The answer is not one of a hub: a proxy's page, or a mirror that lacks a part.
     #[error(
         "what answers at {host} does not speak as the hub does ({detail}): check HF_ENDPOINT and any proxy"
     )]
@@ -150,7 +151,7 @@ pub enum HubError {
         /// What was wrong.
         detail: String,
     },
-    /// A download broke off. What came is not taken for the file.
+    /// A download broke off. The part that came is not taken for the file.
     #[error(
         "the download of {file} broke off ({detail}): run it again, it goes on where it can. {WITHOUT_HUB}"
     )]
@@ -160,7 +161,7 @@ pub enum HubError {
         /// What the connection said.
         detail: String,
     },
-    /// A file is larger than any checkpoint of this kind; it was not downloaded.
+    /// A file is larger than any checkpoint of this kind. It was not downloaded.
     #[error(
         "{file} has more than {limit} bytes, which no ResNet checkpoint needs: check `--model`"
     )]
@@ -170,7 +171,8 @@ pub enum HubError {
         /// The bound in bytes.
         limit: u64,
     },
-    /// A file is not what the hub declared. Downloads that fail so are removed from the cache.
+    /// A file is not the one that the hub declared. A download that fails so is removed from the
+    /// cache.
     #[error(
         "{} is corrupt: expected {expected}, found {found}. Run `imgclass weights fetch` again; \
          if the file is still there, remove it first",
@@ -201,7 +203,8 @@ pub enum HubError {
 }
 
 impl HubError {
-    /// What happened in a few words, without advice: for a log line about something that was got over.
+    /// Returns what happened in a few words, without advice, for the log line of an error that was
+    /// recovered from.
     pub(super) fn brief(&self) -> String {
         match self {
             Self::Unreachable { host, detail, .. } => format!("{host} is out of reach: {detail}"),
@@ -217,7 +220,7 @@ impl HubError {
         }
     }
 
-    /// Whether the same call may succeed later with nothing changed on this side.
+    /// Returns whether the same call may succeed later with nothing changed on this side.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::RateLimited { .. } | Self::Interrupted { .. } => true,
@@ -227,7 +230,8 @@ impl HubError {
     }
 }
 
-/// What was being done when `hf-hub` failed: the same failure means other things at other times.
+/// What was being done when `hf-hub` failed. The same failure means different things at different
+/// times.
 pub(super) struct Doing<'a> {
     pub(super) model: &'a str,
     pub(super) revision: &'a str,
@@ -247,7 +251,7 @@ impl Doing<'_> {
         }
     }
 
-    /// Says in our words what `hf-hub` reported.
+    /// Returns our error for a failure that `hf-hub` reported.
     pub(super) fn explain(&self, error: HFError) -> HubError {
         let model = self.model.to_owned();
         match error {
@@ -333,7 +337,7 @@ impl Doing<'_> {
     }
 }
 
-/// The error and its causes, each said once.
+/// Returns the texts of an error and of its causes, each of them once.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -348,7 +352,7 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// A remote message, kept short and on one line because anyone may have written it.
+/// Returns a remote message, kept short and on one line because anyone may have written it.
 fn said(message: Option<&str>) -> String {
     let Some(message) = message.map(str::trim).filter(|text| !text.is_empty()) else {
         return String::new();

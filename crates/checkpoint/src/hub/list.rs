@@ -1,4 +1,4 @@
-//! What the cache holds, for people; looks at names, links and sizes, and opens no weights.
+//! Lists the weights in the cache by names, links and sizes, without opening them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use walkdir::WalkDir;
 
 use super::{HubConfig, HubError, cache, names};
 
-/// One weights file of the cache.
+/// A weights file in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachedWeights {
-    /// `owner/name`.
+    /// The model, `owner/name`.
     pub model: String,
     /// The commit, 40 hexadecimal digits.
     pub revision: String,
@@ -18,20 +18,22 @@ pub struct CachedWeights {
     pub names: Vec<String>,
     /// The file's name.
     pub file: String,
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// The size of the file in bytes.
     pub bytes: u64,
-    /// When it was written, such as `2026-01-31T12:00:00Z`; empty where the file system does not say.
+    /// When the file was written, such as `2026-01-31T12:00:00Z`; empty if the file system does not
+    /// say.
     pub written: String,
-    /// The SHA-256 that the hub declared, where the cache records one.
+    /// The SHA-256 that the hub declared, if the cache records one.
     pub sha256: Option<String>,
 }
 
-/// Every safetensors file of every model in the cache, by model, commit and name. Makes no call.
+/// Returns every safetensors file of every model in the cache, sorted by model, commit and name. It
+/// calls nobody.
 ///
 /// # Errors
-/// [`HubError::Cache`] where the cache is there and cannot be read.
+/// [`HubError::Cache`] if the cache is there and cannot be read.
 pub fn list(config: &HubConfig) -> Result<Vec<CachedWeights>, HubError> {
     let root = &config.cache_dir;
     let folders = match fs::read_dir(root) {
@@ -49,7 +51,7 @@ pub fn list(config: &HubConfig) -> Result<Vec<CachedWeights>, HubError> {
         .filter_map(|folder| {
             let name = folder.file_name().into_string().ok()?;
             let model = name.strip_prefix("models--")?.replace("--", "/");
-            Some(of_model(&model, &folder.path()))
+            Some(list_model(&model, &folder.path()))
         })
         .flatten()
         .collect();
@@ -57,8 +59,9 @@ pub fn list(config: &HubConfig) -> Result<Vec<CachedWeights>, HubError> {
     Ok(found)
 }
 
-fn of_model(model: &str, folder: &Path) -> Vec<CachedWeights> {
-    let refs = refs(&folder.join("refs"));
+/// Returns the safetensors files of one model.
+fn list_model(model: &str, folder: &Path) -> Vec<CachedWeights> {
+    let refs = read_refs(&folder.join("refs"));
     let commits = fs::read_dir(folder.join("snapshots")).into_iter().flatten();
     let commits = commits.flatten().filter_map(|entry| {
         let commit = entry.file_name().into_string().ok()?;
@@ -92,8 +95,8 @@ fn of_model(model: &str, folder: &Path) -> Vec<CachedWeights> {
         .collect()
 }
 
-/// The names below `refs`, which may have slashes in them, and their commits.
-fn refs(folder: &Path) -> Vec<(String, String)> {
+/// Returns the names below `refs`, which may have slashes in them, and their commits.
+fn read_refs(folder: &Path) -> Vec<(String, String)> {
     let files = WalkDir::new(folder).into_iter().flatten();
     let mut refs: Vec<(String, String)> = files
         .filter(|entry| entry.file_type().is_file())

@@ -1,20 +1,22 @@
-//! Which model ids, revisions and file names are accepted, before any of them becomes part of a path or URL; never touches disk or network.
+//! Checks model ids, revisions and file names before any of them becomes part of a path or URL.
 
 use super::HubError;
 
 /// The name under which the hub's libraries store unsharded weights.
 pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
 
-/// What is meant where a repository holds several networks, as `lmz/candle-resnet` does.
+/// The weights that are meant if a repository holds several networks, as `lmz/candle-resnet` does.
 const RESNET50_FILE: &str = "resnet50.safetensors";
 
-/// The hub's own bound on a repository's name, in characters (`huggingface_hub`'s `validate_repo_id`); an owner has the same here.
+/// The hub's own bound on a repository's name, in characters (`huggingface_hub`'s
+/// `validate_repo_id`). Here it holds for an owner, too.
 const MAX_ID_PART: usize = 96;
 
-/// Git allows more; no branch or tag in use comes near.
+/// The longest revision, in bytes. Git allows more, but no branch or tag in use comes near.
 const MAX_REVISION: usize = 200;
 
-/// Refuses an invalid model id or revision; returns the revision with a whole commit hash in lower case.
+/// Checks a model id and a revision. Returns the revision, in lower case if it is a whole commit
+/// hash.
 pub(super) fn check(model_id: &str, revision: &str) -> Result<String, HubError> {
     if let Err(why) = check_model_id(model_id) {
         return Err(HubError::InvalidModelId {
@@ -35,7 +37,7 @@ pub(super) fn check(model_id: &str, revision: &str) -> Result<String, HubError> 
     }
 }
 
-/// The rules of `huggingface_hub`'s `validate_repo_id`.
+/// Checks a model id by the rules of `huggingface_hub`'s `validate_repo_id`.
 fn check_model_id(id: &str) -> Result<(), &'static str> {
     if id.is_empty() {
         return Err("it is empty");
@@ -69,7 +71,8 @@ fn check_model_id(id: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Git's rules for reference names, as far as they keep a name inside its folder and its URL.
+/// Checks a revision by Git's rules for reference names, as far as they keep a name inside its
+/// folder and its URL.
 fn check_revision(revision: &str) -> Result<(), &'static str> {
     if revision.is_empty() {
         return Err("it is empty");
@@ -95,18 +98,20 @@ fn check_revision(revision: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether a checked revision is a whole commit hash, which can never come to mean other files.
+/// Returns whether a checked revision is a whole commit hash, which can never come to mean other
+/// files.
 pub(super) fn is_commit(revision: &str) -> bool {
     is_hex(revision, 40) && !revision.bytes().any(|b| b.is_ascii_uppercase())
 }
 
-/// Whether `text` is exactly `digits` hexadecimal digits.
+/// Returns whether `text` is exactly `digits` hexadecimal digits.
 pub(super) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Picks the weights among file names: the one that is asked for, else `model.safetensors`, else the only safetensors file at the top, else
-/// `resnet50.safetensors` of several. On failure, says what there is.
+/// Chooses the weights among file names: the one that is asked for, else `model.safetensors`, else
+/// the only safetensors file at the top, else `resnet50.safetensors` of several. The error says
+/// which files there are.
 pub(super) fn choose_weights<'a>(
     names: impl Iterator<Item = &'a str>,
     asked: Option<&str>,
@@ -130,13 +135,13 @@ pub(super) fn choose_weights<'a>(
         (Some(WEIGHTS_FILE), _) => Ok(WEIGHTS_FILE.to_owned()),
         (_, [only]) => Ok((*only).to_owned()),
         (Some(usual), _) => Ok(usual.to_owned()),
-        (None, []) => Err(instead(&names)),
+        (None, []) => Err(describe_alternative(&names)),
         (None, _) => Err(listed(&top)),
     }
 }
 
-/// What to say where there is no safetensors file at the top.
-fn instead(names: &[&str]) -> String {
+/// Describes the files of a repository that has no safetensors file at the top.
+fn describe_alternative(names: &[&str]) -> String {
     let convertible = [".bin", ".pth", ".pt", ".h5", ".keras"];
     let other = names
         .iter()
@@ -155,7 +160,7 @@ fn listed(files: &[&str]) -> String {
     format!("{} safetensors file(s): {shown}{more}", files.len())
 }
 
-/// A file name without folders that is safe to join to a path.
+/// Returns whether a file name has no folders and is safe to join to a path.
 pub(super) fn is_plain(name: &str) -> bool {
     !name.starts_with('.')
         && name

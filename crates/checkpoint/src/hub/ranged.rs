@@ -1,7 +1,9 @@
-//! The second way to a large file: plain HTTP from where an earlier try ended; never leaves a blob that is not verified.
+//! Downloads a large file by plain HTTP from where an earlier try ended. A blob is only left if it
+//! has been verified.
 //!
-//! `hf-hub` starts every download at the first byte, and takes the way through the hub's chunk store wherever the hub
-//! offers it, which mirrors and firewalls often break. Its streams do neither.
+//! `hf-hub` starts every download at the first byte. It also goes through the hub's chunk store
+//! wherever the hub offers it, which mirrors and firewalls often break. Its streams, which are used
+//! here, do neither.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -15,20 +17,21 @@ use super::transfer::{Remote, off_thread};
 use super::watch::{Watch, check_size, no_answer};
 use super::{HubError, names};
 
-/// Where to begin.
+/// The byte at which a download begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Begin {
-    /// Where an earlier try ended; if there was none, not at all.
+    /// Begin where an earlier try ended. If there was none, do not download.
     Kept,
-    /// Where an earlier try ended, or at the first byte.
+    /// Begin where an earlier try ended, or else at the first byte.
     KeptOrFirstByte,
-    /// At the first byte.
+    /// Begin at the first byte.
     FirstByte,
 }
 
 impl Remote {
-    /// Completes the blob of the watched file, if `begin` and the hub allow it; `Remote::download` then only links it.
-    /// A beginning that turns out not to be the file's is removed, and nothing is completed.
+    /// Completes the blob of the watched file, if `begin` and the hub allow it. `Remote::download`
+    /// then only links it. A partial download that turns out not to be of this file is removed, and
+    /// nothing is completed.
     pub(super) async fn complete_blob(
         &self,
         repo: &CachedRepo,
@@ -88,7 +91,8 @@ impl Remote {
         Ok(())
     }
 
-    /// The SHA-256 and the size in bytes of a large file. Any doubt means `None`: this way is not taken.
+    /// Returns the SHA-256 and the size in bytes that the hub declares of a large file. Any doubt
+    /// means `None`: the file is then not downloaded in this way.
     async fn declared(&self, commit: &str, file: &str) -> Option<(String, u64)> {
         let question = self
             .repo

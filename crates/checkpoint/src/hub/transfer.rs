@@ -1,4 +1,4 @@
-//! Questions to the hub and downloads from it, each with a time limit, a size limit and a check; never decides what to download.
+//! Asks the hub and downloads from it, each time with a time limit, a size limit and a check.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::ranged::Begin;
 use super::watch::{Watch, no_answer};
 use super::{DESCRIPTIONS, HubConfig, HubError, HubLimits, ProgressFn, names};
 
-/// Tries after the first, for answers that say "later" (`hf-hub` knows which).
+/// The number of tries after the first, for answers that say "later" (`hf-hub` knows which).
 const RETRIES: usize = 2;
 /// The pause before retry n is at most 2^n of these.
 const RETRY_BASE: Duration = Duration::from_millis(250);
@@ -35,14 +35,14 @@ pub(super) struct Listing {
     pub(super) commit: String,
     /// The file name of the weights.
     pub(super) weights: String,
-    /// The one that is meant where none is named; empty where there is none.
+    /// The weights that are meant if none are named; empty if there are none.
     pub(super) choice: String,
-    /// Those of [`DESCRIPTIONS`] that there are.
+    /// Those of [`DESCRIPTIONS`] that the revision has.
     pub(super) descriptions: Vec<&'static str>,
 }
 
 impl Remote {
-    /// Builds the client; calls nobody. The model id and the revision must have been checked.
+    /// Builds the client and calls nobody. The model id and the revision must have been checked.
     pub(super) fn new(
         config: &HubConfig,
         model_id: &str,
@@ -87,7 +87,8 @@ impl Remote {
         })
     }
 
-    /// Asks which commit the revision means now and which files it has, `file` among them: one call.
+    /// Asks in one call which commit the revision means now and which files it has, `file` among
+    /// them.
     pub(super) async fn listing(&self, file: Option<&str>) -> Result<Listing, HubError> {
         let doing = self.doing(None);
         let question = self
@@ -144,7 +145,8 @@ impl Remote {
         tokio::select! {
             result = transfer => result.map(drop).map_err(|error| match doing.explain(error) {
                 error @ (HubError::Cache { .. } | HubError::Locked { .. } | HubError::Unreachable { .. }) => error,
-                // The hub has described the file, so its refusal is about one way to the bytes, not about the file.
+                // The hub has described the file, so its refusal is about one way to the bytes, not
+                // about the file.
                 error if watch.started() => HubError::Interrupted { file: file.to_owned(), detail: error.brief() },
                 error => error,
             }),
@@ -152,6 +154,7 @@ impl Remote {
         }
     }
 
+    /// Returns what is being done, for errors.
     pub(super) fn doing<'a>(&'a self, file: Option<&'a str>) -> Doing<'a> {
         Doing {
             model: &self.model,
@@ -164,7 +167,8 @@ impl Remote {
     }
 }
 
-/// Makes sure that the cache holds one file of a commit, whole and as declared. The repository must be locked.
+/// Makes sure that the cache holds one file of a commit, whole and as the hub declared it. The
+/// repository must be locked.
 pub(super) async fn ensure(
     remote: &Remote,
     repo: &CachedRepo,
@@ -199,7 +203,8 @@ pub(super) async fn ensure(
     .await
 }
 
-/// Tries once: in the plain way if `begin` says so and the hub lets it, and as `hf-hub` does it for what is left to do.
+/// Tries a download once: by plain HTTP if `begin` says so and the hub allows it, and as `hf-hub`
+/// does it for what is left to do.
 async fn bring(
     remote: &Remote,
     repo: &CachedRepo,
@@ -228,7 +233,8 @@ async fn bring(
     result?;
     let pointer = repo.pointer(commit, file);
     let (path, size) = (pointer.clone(), watch.declared_size());
-    // hf-hub does not look at the status with which the bytes came, so an error page would pass for the file.
+    // hf-hub does not look at the status with which the bytes came, so an error page would pass for
+    // the file.
     let checked = off_thread(move || cache::check_download(&path, size)).await;
     if matches!(checked, Err(HubError::Corrupt { .. })) {
         repo.discard(&pointer);
@@ -236,7 +242,7 @@ async fn bring(
     checked
 }
 
-/// Runs what reads a whole file where it holds up no other task.
+/// Runs work that reads a whole file on a thread where it holds up no other task.
 pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, HubError> + Send + 'static,
 ) -> Result<T, HubError> {
@@ -253,7 +259,8 @@ fn bad_endpoint(config: &HubConfig) -> HubError {
     }
 }
 
-/// `host:port` of an http or https URL: an endpoint may hold a password, which belongs in no message.
+/// Returns `host:port` of an http or https URL. An endpoint may hold a password, which belongs in
+/// no message.
 fn host_of(endpoint: &str) -> Option<String> {
     let url = reqwest::Url::parse(endpoint).ok()?;
     if !matches!(url.scheme(), "http" | "https") {

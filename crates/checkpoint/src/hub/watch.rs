@@ -1,4 +1,4 @@
-//! Follows one download: tells the caller how far it is and ends it when it falls silent or grows too large; never touches the data.
+//! Watches one download: reports its progress, and ends it if it stalls or grows too large.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,12 +11,14 @@ use tokio::time::timeout;
 use super::error::Doing;
 use super::{DESCRIPTIONS, DownloadProgress, HubError, HubLimits, ProgressFn};
 
-/// Without a byte after the transfer has begun. Plain HTTP has the shorter `HubLimits::stall` of its own; this is for
-/// the hub's chunk store (Xet), whose own limits are minutes and which counts only whole blocks.
+/// The longest time without a byte after the transfer has begun. Plain HTTP has the shorter
+/// `HubLimits::stall` of its own. This one is for the hub's chunk store (Xet), whose own limits are
+/// minutes and which counts only whole blocks.
 const SILENCE: Duration = Duration::from_secs(60);
-/// ResNet-152 in f32 is 241 MB.
+/// The largest weights file, in bytes. ResNet-152 in f32 is 241 MB.
 const MAX_WEIGHTS_BYTES: u64 = 2 << 30;
-/// timm's is under 1 kB; transformers' with 1000 labels is 70 kB.
+/// The largest configuration, in bytes. timm's is under 1 kB; transformers' with 1000 labels is 70
+/// kB.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// One try of one download.
@@ -45,7 +47,7 @@ impl Watch {
         }
     }
 
-    /// Returns when the download must be given up.
+    /// Returns the error with which the download must be given up, as soon as it must.
     pub(super) async fn overseen(&self, doing: &Doing<'_>, limits: HubLimits) -> HubError {
         loop {
             let size = self.declared_size().max(self.done.load(Ordering::Relaxed));
@@ -70,37 +72,38 @@ impl Watch {
         }
     }
 
-    /// Whether the hub has described the file, so that from now on it is about the bytes.
+    /// Returns whether the hub has described the file, so that its bytes come next.
     pub(super) fn started(&self) -> bool {
         self.started.load(Ordering::Relaxed)
     }
 
-    /// Whether the bytes came from the hub's chunk store. Its tasks outlive a transfer that was given up.
+    /// Returns whether the bytes came from the hub's chunk store. Its tasks outlive a transfer that
+    /// was given up.
     pub(super) fn chunked(&self) -> bool {
         self.chunked.load(Ordering::Relaxed)
     }
 
-    /// The file's name in the repository.
+    /// Returns the file's name in the repository.
     pub(super) fn file(&self) -> &str {
         &self.file
     }
 
-    /// Takes note of the size in bytes that the hub declares.
+    /// Records the size in bytes that the hub declares.
     pub(super) fn declare(&self, total: u64) {
         self.total.store(total, Ordering::Relaxed);
     }
 
-    /// The file's size in bytes as the hub declared it, 0 when it did not.
+    /// Returns the file's size in bytes as the hub declared it; 0 if it did not.
     pub(super) fn declared_size(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
     }
 
-    /// Lets nothing more through to the caller.
+    /// Ends the reports to the caller.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// Takes note of the bytes that have come.
+    /// Records the number of bytes that have come and reports it.
     pub(super) fn update(&self, done: u64) {
         if self.done.swap(done, Ordering::Relaxed) == done {
             return;
@@ -146,7 +149,7 @@ impl ProgressHandler for Watch {
     }
 }
 
-/// Refuses a size in bytes that no file of this kind has.
+/// Checks that a size in bytes is one that a file of this kind can have.
 pub(super) fn check_size(file: &str, size: u64) -> Result<(), HubError> {
     let limit = if DESCRIPTIONS.contains(&file) {
         MAX_CONFIG_BYTES
@@ -162,7 +165,7 @@ pub(super) fn check_size(file: &str, size: u64) -> Result<(), HubError> {
     Ok(())
 }
 
-/// How a limit that has passed is told.
+/// Returns the text for a limit that has passed.
 pub(super) fn no_answer(limit: Duration) -> String {
     format!("no answer within {} s", limit.as_secs_f32())
 }

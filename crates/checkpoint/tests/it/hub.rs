@@ -1,4 +1,5 @@
-//! Checkpoints through `hf-hub`'s real code path, against a small hub on loopback; nothing else is ever called.
+//! Checkpoints through `hf-hub`'s real code path, against a small hub on loopback; nothing else is
+//! ever called.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! The engine under models that are slow, wrong and panicking: admission, batches, deadlines, and the worker's replacement.
+//! The engine under networks that are slow, that fail and that panic: admission, batches, deadlines,
+//! and what a worker does after a panic.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -229,7 +230,7 @@ async fn a_panic_costs_its_batch_and_nobody_else() {
         assert_eq!(good.output.logits, [1.0]);
         assert_eq!(engine.health(), WorkerHealth::Well);
     }
-    // The count follows the reply: the panic reaches the caller while the worker is still being replaced.
+    // The count follows the reply: the panic reaches the caller before the worker starts again.
     while counts.panics.load(Ordering::SeqCst) < 3 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -311,7 +312,8 @@ async fn as_many_batches_run_at_one_time_as_the_model_asks_for_and_each_takes_it
     while sizes.iter().sum::<usize>() < 5 {
         sizes.push(bench.begun.recv().await.expect("a batch"));
     }
-    // How many were idle when the first of them came back is chance; that none takes more than a batch is not.
+    // How many workers were idle when the first of them came back is chance; that none takes more
+    // than a batch is not.
     assert!(sizes.iter().all(|size| *size <= 4), "{sizes:?}");
     assert_eq!(bench.counts.images.load(Ordering::SeqCst), 8);
     assert!(bench.engine.stop(Duration::from_secs(60)));
@@ -341,7 +343,8 @@ async fn a_batch_far_over_its_time_is_stuck_whatever_the_other_workers_do() {
     until(|health| health == WorkerHealth::Well).await;
 }
 
-/// A device with memory for so many images at a time, until it is lost. Answers each image with its first number.
+/// A device with memory for so many images at a time, until it is lost. It answers each image with
+/// its first number.
 struct SmallDevice {
     images: AtomicUsize,
     lost: AtomicBool,
@@ -432,7 +435,8 @@ async fn a_batch_that_the_device_has_no_memory_for_runs_in_halves_and_a_single_o
     assert_eq!(engine.health(), WorkerHealth::DeviceLost);
 }
 
-/// Notes the threads of its warm-up and of its batches; fails or panics at a warm-up for batches of 1 or 2.
+/// Notes the threads of its warm-up and of its batches. It fails or panics at a warm-up for batches
+/// of 1 or 2.
 struct Cold(Mutex<Vec<(usize, std::thread::ThreadId)>>);
 
 impl Cold {

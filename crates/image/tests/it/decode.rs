@@ -1,4 +1,5 @@
-//! Encoded pictures to RGB: what Pillow gives, what is refused and how, and that nothing a stranger sends panics.
+//! Encoded pictures to RGB: what Pillow gives, what is refused and how, and that nothing a stranger
+//! sends panics.
 //!
 //! `golden/preprocess_decode.safetensors` was recorded by `golden/make_preprocess.py`.
 
@@ -9,7 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
-use imgclass_image::{Format, ImageError, Limits, RgbImage, decode, inspect};
+use imgclass_image::{Encoded, Format, ImageError, Limits, RgbImage, decode, inspect};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use std::io::Cursor;
@@ -80,8 +81,9 @@ fn every_recorded_picture_decodes_to_what_pillow_makes_of_it() {
             "{name}"
         );
         let (max, mean) = difference(picture.data(), rgb.data());
-        // JPEG decoders round differently, most where colour is doubled in one direction only; CMYK is converted in floats here and in
-        // whole numbers there. The last bound for JPEGs is too narrow for the decoder of those in several scans, which is 0.049 off at 4:4:4.
+        // JPEG decoders round differently, most where colour is doubled in one direction only; CMYK
+        // is converted in floats here and in whole numbers there. The last bound for JPEGs is too
+        // narrow for the decoder of those in several scans, which is 0.049 off at 4:4:4.
         let allowed = match name.as_str() {
             n if n.starts_with("jpeg") && (n.contains("422") || n.contains("440")) => (3, 0.25),
             n if n.starts_with("jpeg_scans") || n.starts_with("jpeg_progressive") => (3, 0.1),
@@ -245,7 +247,8 @@ fn kinds_of_a_known_format_that_are_not_decoded_are_unsupported_and_not_malforme
     DynamicImage::ImageRgb32F(Rgb32FImage::new(2, 2))
         .write_to(&mut float, ImageFormat::Tiff)
         .expect("encoding to memory");
-    // A grey TIFF told to be palette colour: photometric interpretation (tag 262, one short) 1 becomes 3.
+    // A grey TIFF told to be palette colour: photometric interpretation (tag 262, one short) 1
+    // becomes 3.
     let mut palette = file("tiff_grey");
     let tag = [6, 1, 3, 0, 1, 0, 0, 0, 1, 0];
     let at = palette
@@ -364,6 +367,23 @@ fn bombs() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("TIFF of 65,536 by 65,536", tiff),
     ]
+}
+
+/// The service opens a picture, waits for memory, and decodes it on another thread.
+#[test]
+fn an_opened_picture_can_be_decoded_later_on_another_thread() {
+    for Recorded { name, file, .. } in recorded() {
+        let expected = decode(&file, &LIMITS).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let encoded = Encoded::open(file, &LIMITS).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let info = *encoded.info();
+        assert_eq!(
+            (info.width, info.height),
+            (expected.width(), expected.height()),
+            "{name}"
+        );
+        let decoded = std::thread::spawn(move || encoded.decode()).join();
+        assert_eq!(decoded.expect("no panic"), Ok(expected), "{name}");
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@
 )]
 
 use imgclass_image::{
-    Centre, Filter, Limits, Planes, Preprocessing, PreprocessingError, Resize, RgbImage, decode,
+    Channels, CropOffset, Filter, Limits, Preprocessing, PreprocessingError, Preprocessor, Resize,
+    RgbImage, Scale, Size, decode,
 };
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -18,16 +19,32 @@ use std::path::{Path, PathBuf};
 
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
+const ONE_PIXEL: Size = Size::square(1);
 const LIMITS: Limits = Limits {
     max_pixels: 20_000_000,
     max_side: 20_000,
     max_decoded_bytes: 200_000_000,
 };
 
-/// A preprocessing whose output is the pixels' values from 0 to 255.
-fn pixels_of(resize: Resize, filter: Filter, crop: (u32, u32)) -> Preprocessing {
-    Preprocessing::new(resize, filter, crop, [0.0; 3], [1.0 / 255.0; 3])
-        .expect("a valid configuration")
+/// Settings whose output is the pixels' values from 0 to 255.
+fn settings_for_pixels(resize: Resize, filter: Filter, crop: Size) -> Preprocessing {
+    Preprocessing {
+        resize,
+        filter,
+        crop,
+        mean: [0.0; 3],
+        std: [1.0 / 255.0; 3],
+        ..Preprocessing::default()
+    }
+}
+
+/// A preprocessor whose output is the pixels' values from 0 to 255.
+fn pixels_of(resize: Resize, filter: Filter, crop: Size) -> Preprocessor {
+    preprocessor(settings_for_pixels(resize, filter, crop))
+}
+
+fn preprocessor(settings: Preprocessing) -> Preprocessor {
+    Preprocessor::new(settings).expect("a valid configuration")
 }
 
 /// The same formula as `scene` in `golden/make_preprocess.py`.
@@ -61,7 +78,7 @@ fn every_recorded_resize_and_crop_is_what_pillow_and_torchvision_give() {
             .into_iter()
             .find(|filter| case.starts_with(&filter.to_string()))
             .expect("a known filter");
-        let preprocessing = pixels_of(Resize::ShorterSide(side), filter, (crop, crop));
+        let preprocessing = pixels_of(Resize::ShorterSide(side), filter, Size::square(crop));
         let input = preprocessing.apply(&scene(width, height));
         let (crop, step) = (crop as usize, step as usize);
         let kept = crop.div_ceil(step);
@@ -117,9 +134,14 @@ fn the_reference_pictures_give_the_reference_input() {
             "bicubic_235_224" => (235, Filter::Bicubic),
             other => panic!("unknown recipe {other}"),
         };
-        let preprocessing =
-            Preprocessing::new(Resize::ShorterSide(side), filter, (224, 224), MEAN, STD)
-                .expect("a valid configuration");
+        let preprocessing = preprocessor(Preprocessing {
+            resize: Resize::ShorterSide(side),
+            filter,
+            crop: Size::square(224),
+            mean: MEAN,
+            std: STD,
+            ..Preprocessing::default()
+        });
         let picture = decode(
             &std::fs::read(folder.join(path)).expect("the picture"),
             &LIMITS,
@@ -159,9 +181,17 @@ fn the_reference_pictures_give_the_reference_input() {
 #[test]
 fn the_input_is_planar_and_normalised_per_channel() {
     let picture = RgbImage::new(2, 1, vec![10, 20, 30, 10, 20, 30]).expect("a picture");
-    let preprocessing =
-        Preprocessing::new(Resize::ShorterSide(8), Filter::Bilinear, (4, 6), MEAN, STD)
-            .expect("a valid configuration");
+    let preprocessing = preprocessor(Preprocessing {
+        resize: Resize::ShorterSide(8),
+        filter: Filter::Bilinear,
+        crop: Size {
+            height: 4,
+            width: 6,
+        },
+        mean: MEAN,
+        std: STD,
+        ..Preprocessing::default()
+    });
     let input = preprocessing.apply(&picture);
     assert_eq!(input.len(), 3 * 4 * 6);
     for (channel, plane) in input.chunks_exact(4 * 6).enumerate() {
@@ -176,7 +206,15 @@ fn the_input_is_planar_and_normalised_per_channel() {
 #[test]
 fn a_crop_larger_than_the_picture_is_centred_on_black() {
     let picture = RgbImage::new(1, 1, vec![255; 3]).expect("a picture");
-    let input = pixels_of(Resize::ShorterSide(2), Filter::Bilinear, (5, 4)).apply(&picture);
+    let input = pixels_of(
+        Resize::ShorterSide(2),
+        Filter::Bilinear,
+        Size {
+            height: 5,
+            width: 4,
+        },
+    )
+    .apply(&picture);
     let plane: Vec<u8> = input[..20]
         .iter()
         .map(|value| value.round() as u8)
@@ -200,12 +238,9 @@ fn squashing_shows_the_whole_picture() {
         .collect();
     let picture = RgbImage::new(8, 2, row.repeat(2)).expect("a picture");
     let squashed = pixels_of(
-        Resize::Exact {
-            height: 2,
-            width: 2,
-        },
+        Resize::Exact(Size::square(2)),
         Filter::Bilinear,
-        (2, 2),
+        Size::square(2),
     )
     .apply(&picture);
     assert!(squashed[0] < 40.0 && squashed[1] > 215.0, "{squashed:?}");
@@ -213,7 +248,7 @@ fn squashing_shows_the_whole_picture() {
 
 #[test]
 fn extreme_shapes_cost_only_what_the_crop_shows() {
-    let preprocessing = |filter| pixels_of(Resize::ShorterSide(256), filter, (224, 224));
+    let preprocessing = |filter| pixels_of(Resize::ShorterSide(256), filter, Size::square(224));
     for (width, height) in [
         (1, 1),
         (1, 20_000),
@@ -238,8 +273,16 @@ fn extreme_shapes_cost_only_what_the_crop_shows() {
 
 #[test]
 fn a_configuration_that_cannot_be_used_is_refused_with_its_value() {
-    let new =
-        |resize, crop, mean, std| Preprocessing::new(resize, Filter::Bicubic, crop, mean, std);
+    let new = |resize, crop, mean, std| {
+        Preprocessor::new(Preprocessing {
+            resize,
+            filter: Filter::Bicubic,
+            crop,
+            mean,
+            std,
+            ..Preprocessing::default()
+        })
+    };
     let side = |what, found| PreprocessingError::Side {
         what,
         found,
@@ -247,35 +290,56 @@ fn a_configuration_that_cannot_be_used_is_refused_with_its_value() {
     };
     let table = [
         (
-            new(Resize::ShorterSide(0), (1, 1), MEAN, STD),
+            new(Resize::ShorterSide(0), ONE_PIXEL, MEAN, STD),
             side("resize height", 0),
         ),
         (
-            new(Resize::ShorterSide(5000), (1, 1), MEAN, STD),
+            new(Resize::ShorterSide(5000), ONE_PIXEL, MEAN, STD),
             side("resize height", 5000),
         ),
         (
             new(
-                Resize::Exact {
+                Resize::Exact(Size {
                     height: 9,
                     width: 0,
-                },
-                (1, 1),
+                }),
+                ONE_PIXEL,
                 MEAN,
                 STD,
             ),
             side("resize width", 0),
         ),
         (
-            new(Resize::ShorterSide(256), (0, 224), MEAN, STD),
+            new(
+                Resize::ShorterSide(256),
+                Size {
+                    height: 0,
+                    width: 224,
+                },
+                MEAN,
+                STD,
+            ),
             side("crop height", 0),
         ),
         (
-            new(Resize::ShorterSide(256), (224, 9999), MEAN, STD),
+            new(
+                Resize::ShorterSide(256),
+                Size {
+                    height: 224,
+                    width: 9999,
+                },
+                MEAN,
+                STD,
+            ),
             side("crop width", 9999),
         ),
         (
-            new(Resize::ShorterSide(256), (224, 224), MEAN, [0.2, 0.0, 0.2]),
+            new(
+                Resize::ShorterSide(256),
+                Size::square(224),
+                MEAN,
+                [0.2, 0.0, 0.2],
+            ),
             PreprocessingError::Normalisation {
                 channel: 1,
                 mean: MEAN[1],
@@ -285,7 +349,7 @@ fn a_configuration_that_cannot_be_used_is_refused_with_its_value() {
         (
             new(
                 Resize::ShorterSide(256),
-                (224, 224),
+                Size::square(224),
                 [0.0, 0.0, f32::INFINITY],
                 STD,
             ),
@@ -299,6 +363,18 @@ fn a_configuration_that_cannot_be_used_is_refused_with_its_value() {
     for (found, expected) in table {
         assert_eq!(found, Err(expected));
     }
+}
+
+#[test]
+fn every_filter_is_read_by_the_name_that_it_shows() {
+    for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+        assert_eq!(filter.to_string().parse(), Ok(filter));
+    }
+    let error = "nearest".parse::<Filter>().expect_err("not antialiased");
+    assert!(
+        error.contains("`nearest`") && error.contains("lanczos"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -330,11 +406,11 @@ proptest! {
     ) {
         let picture = RgbImage::new(width, height, vec![value; (width * height * 3) as usize]).expect("a picture");
         // No larger than the picture after the resize, so that nothing is black.
-        let crop = (crop_height.min(side), crop_width.min(side));
-        let resize = if squash { Resize::Exact { height: side, width: side } } else { Resize::ShorterSide(side) };
+        let crop = Size { height: crop_height.min(side), width: crop_width.min(side) };
+        let resize = if squash { Resize::Exact(Size::square(side)) } else { Resize::ShorterSide(side) };
         for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
             let input = pixels_of(resize, filter, crop).apply(&picture);
-            prop_assert_eq!(input.len(), (3 * crop.0 * crop.1) as usize);
+            prop_assert_eq!(input.len(), (3 * crop.height * crop.width) as usize);
             prop_assert!(input.iter().all(|found| found.round() == f32::from(value)));
         }
     }
@@ -346,20 +422,28 @@ fn an_odd_crop_begins_where_torchvision_or_transformers_begins_it() {
     {
         let data = (0..side * side).flat_map(|at| [(at % side) as u8, (at / side) as u8, 0]);
         let picture = RgbImage::new(side, side, data.collect()).expect("a picture");
-        let plain = pixels_of(Resize::ShorterSide(side), Filter::Bilinear, (crop, crop));
-        for (centre, first) in [(Centre::HalfToEven, half_to_even), (Centre::Down, down)] {
-            let preprocessing = plain.clone().with_centre(centre);
+        let square = Size::square(crop);
+        let settings = settings_for_pixels(Resize::ShorterSide(side), Filter::Bilinear, square);
+        let offsets = [
+            (CropOffset::HalfToEven, half_to_even),
+            (CropOffset::HalfDown, down),
+        ];
+        for (crop_offset, first) in offsets {
+            let preprocessing = preprocessor(Preprocessing {
+                crop_offset,
+                ..settings.clone()
+            });
             let input = preprocessing.apply(&picture);
             let plane = (crop * crop) as usize;
             assert_eq!(
                 input[0].round(),
                 first as f32,
-                "{side} to {crop}, {centre:?}"
+                "{side} to {crop}, {crop_offset:?}"
             );
             assert_eq!(
                 input[plane].round(),
                 first as f32,
-                "{side} to {crop}, {centre:?}"
+                "{side} to {crop}, {crop_offset:?}"
             );
             let region = preprocessing.region((side, side));
             assert_eq!(
@@ -374,26 +458,27 @@ fn an_odd_crop_begins_where_torchvision_or_transformers_begins_it() {
 fn caffes_planes_are_blue_green_red_from_0_to_255_less_the_mean_exactly() {
     let picture = RgbImage::new(1, 1, vec![200, 100, 50]).expect("a picture");
     let mean = [103.939, 116.779, 123.68];
-    let of = |planes| {
-        let whole = Resize::Exact {
-            height: 1,
-            width: 1,
+    let of = |channels, scale| {
+        let settings = Preprocessing {
+            resize: Resize::Exact(ONE_PIXEL),
+            crop: ONE_PIXEL,
+            channels,
+            scale,
+            mean,
+            std: [1.0; 3],
+            ..Preprocessing::default()
         };
-        let preprocessing = Preprocessing::new(whole, Filter::Bilinear, (1, 1), mean, [1.0; 3]);
-        preprocessing
-            .expect("valid")
-            .with_planes(planes)
-            .apply(&picture)
+        preprocessor(settings).apply(&picture)
     };
     let less = |values: [f32; 3]| -> Vec<f32> { (0..3).map(|i| values[i] - mean[i]).collect() };
-    assert_eq!(of(Planes::BgrBytes), less([50.0, 100.0, 200.0]));
-    assert_eq!(of(Planes::RgbBytes), less([200.0, 100.0, 50.0]));
+    assert_eq!(of(Channels::Bgr, Scale::Byte), less([50.0, 100.0, 200.0]));
+    assert_eq!(of(Channels::Rgb, Scale::Byte), less([200.0, 100.0, 50.0]));
     assert_eq!(
-        of(Planes::BgrUnit),
+        of(Channels::Bgr, Scale::Unit),
         less([50.0 / 255.0, 100.0 / 255.0, 200.0 / 255.0])
     );
     assert_eq!(
-        of(Planes::RgbUnit),
+        of(Channels::Rgb, Scale::Unit),
         less([200.0 / 255.0, 100.0 / 255.0, 50.0 / 255.0])
     );
 }

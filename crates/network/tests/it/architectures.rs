@@ -1,5 +1,5 @@
-//! Every network of the family gives the numbers of a plain one: candle-transformers' where it has them, and for the stride in the first 1x1 a
-//! few lines of candle.
+//! Every network of the family gives the numbers of a plain one. These are candle-transformers'
+//! networks; for the stride in the first 1x1, which they do not have, it is a few lines of candle.
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::{Conv2dConfig, Func, Module, ModuleT, VarBuilder};

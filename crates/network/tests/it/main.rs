@@ -9,7 +9,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use imgclass_checkpoint::formula::FormulaWeights;
-use imgclass_checkpoint::{Architecture, Overrides, PretrainedCfg, WeightsSource};
+use imgclass_checkpoint::{Architecture, Overrides, WeightsSource};
+use imgclass_image::Preprocessing;
 use imgclass_kernels::{Isa, ThreadPool};
 use imgclass_network::resnet::{Forward, ResNet};
 use imgclass_network::{
@@ -130,7 +131,7 @@ pub(crate) fn load(
     classes: usize,
     by: Computes,
 ) -> Box<dyn AnyResNet> {
-    let normalisation = Normalisation::of(&PretrainedCfg::default());
+    let normalisation = Normalisation::of(&Preprocessing::default());
     match by {
         Computes::Kernels(isa, threads) => {
             let threads = NonZeroUsize::new(threads).expect("threads");

@@ -1,5 +1,5 @@
-//! The network gives the reference's numbers: ONNX Runtime's on the formula's weights, candle-transformers' on the same, PyTorch's on real
-//! photographs where the reference data is there.
+//! The network gives the reference's numbers: ONNX Runtime's and candle-transformers' on the
+//! formula's weights, and PyTorch's on real photographs where the reference data is there.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use imgclass_checkpoint::formula::FormulaWeights;
 use imgclass_checkpoint::{Architecture, WeightsSource};
-use imgclass_image::{Filter, Limits, Preprocessing, Resize, decode};
+use imgclass_image::{Limits, Preprocessing, Preprocessor, decode};
 use imgclass_kernels::Isa;
 use imgclass_network::{Classifier, Input, Want, head};
 use imgclass_test_support::shared;
@@ -358,16 +358,8 @@ fn table(path: &Path) -> Vec<Row> {
         .collect()
 }
 
-fn torchvision() -> Preprocessing {
-    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-    Preprocessing::new(
-        Resize::ShorterSide(256),
-        Filter::Bilinear,
-        (224, 224),
-        mean,
-        std,
-    )
-    .expect("valid")
+fn torchvision() -> Preprocessor {
+    Preprocessor::new(Preprocessing::default()).expect("valid")
 }
 
 fn top1_of(classifier: &Classifier, shared: &Path, rows: &[Row]) -> Vec<(usize, Vec<f32>)> {

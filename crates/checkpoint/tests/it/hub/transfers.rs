@@ -78,7 +78,8 @@ async fn a_download_that_stays_cut_off_is_never_taken_for_whole_and_a_later_run_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_beginning_that_cannot_be_continued_is_thrown_away() {
-    // One that is not the file's, one that the storage does not continue, and one longer than the file.
+    // One that is not the file's, one that the storage does not continue, and one longer than the
+    // file.
     let mut wrong = weights();
     wrong[7] ^= 1;
     for (beginning, fault) in [

@@ -1,6 +1,10 @@
-//! Other programs' weights files into safetensors with a configuration: PyTorch's and Keras'. Runs no code of a file's, changes no number but
-//! where a form demands it, and writes nothing before the whole network has been checked.
+//! Converts the weights files of PyTorch and Keras into safetensors with a configuration.
+//!
+//! No code in a file is run. Numbers change only where the other form demands it. The results are
+//! written to a temporary folder beside the output, loaded from there as a user would load them,
+//! and moved to their places only if the whole network has been checked.
 
+mod archive;
 mod config;
 mod keras;
 mod pickle;
@@ -12,6 +16,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, View};
+use tempfile::TempDir;
 
 use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
@@ -20,10 +25,10 @@ use crate::hub::{CONFIG_FILE, PREPROCESSOR_FILE};
 use crate::opening::{CheckpointInfo, OpenCheckpoint, Overrides};
 use crate::source::WeightsSource;
 
-/// The most bytes of one file that are read: the hub's bound on weights, too.
+/// The largest file that is read, in bytes. It is the hub's bound on weights, too.
 const MAX_BYTES: u64 = 2 << 30;
 
-/// What was written.
+/// What a conversion has written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Converted {
     /// The safetensors file.
@@ -32,12 +37,12 @@ pub struct Converted {
     pub config: PathBuf,
     /// The network.
     pub architecture: Architecture,
-    /// How many classes there are.
+    /// The number of classes.
     pub classes: usize,
 }
 
-/// One tensor as it will be written.
-struct Tensor {
+/// A tensor as it will be written.
+struct StoredTensor {
     name: String,
     dims: Vec<usize>,
     dtype: Dtype,
@@ -45,8 +50,8 @@ struct Tensor {
     bytes: Vec<u8>,
 }
 
-impl Tensor {
-    fn f32(name: String, dims: Vec<usize>, values: &[f32]) -> Self {
+impl StoredTensor {
+    fn from_f32(name: String, dims: Vec<usize>, values: &[f32]) -> Self {
         Self {
             name,
             dims,
@@ -56,7 +61,7 @@ impl Tensor {
     }
 }
 
-impl View for &Tensor {
+impl View for &StoredTensor {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -74,27 +79,29 @@ impl View for &Tensor {
     }
 }
 
-/// What a file gave: its tensors, and what is known of networks in its form.
-struct Contents {
-    tensors: Vec<Tensor>,
+/// The weights of another program's file.
+struct ForeignWeights {
+    tensors: Vec<StoredTensor>,
     origin: Origin,
 }
 
-/// Who wrote the file, where that decides something.
+/// The program that wrote a file. It decides about a network where nothing else does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
     PyTorch,
     Keras,
 }
 
-/// Reads PyTorch's `.pth` or Keras' `.h5` or `.keras`, known by their bytes, and writes `output` with a `config.json` beside it.
+/// Reads PyTorch's `.pth` or Keras' `.h5` or `.keras`, recognised by their bytes, and writes
+/// `output` with a `config.json` beside it.
 ///
-/// A `config.json` beside `input` goes along as it is, with its `preprocessor_config.json`. Without one, `overrides` decide, and where they
-/// say nothing, who wrote the file: Keras' ResNets are v1, prepared as Caffe's, with an epsilon of 1.001e-5.
+/// A `config.json` beside `input` is copied as it is, with its `preprocessor_config.json`. Without
+/// one, `overrides` decide. Where they say nothing, the program that wrote the file decides: Keras'
+/// ResNets are v1, prepared as Caffe's, with an epsilon of 1.001e-5.
 ///
 /// # Errors
-/// [`CheckpointError::Convert`] for a file that cannot be read or whose place is taken, and every error of loading what it holds. Nothing is
-/// written then.
+/// [`CheckpointError::Convert`] for a file that cannot be read, for a result that does not load,
+/// and for a place that is taken. Nothing is written then.
 pub fn convert(
     input: &Path,
     output: &Path,
@@ -105,15 +112,15 @@ pub fn convert(
         reason,
     };
     let target = Target::new(input, output, overrides).map_err(failed)?;
-    let contents = read(input).map_err(failed)?;
+    let foreign = read_foreign(input).map_err(failed)?;
     // Beside the output, so that the last step is a change of name.
     let stage = Stage::new(output)?;
-    let views = contents.tensors.iter().map(|t| (t.name.as_str(), t));
+    let views = foreign.tensors.iter().map(|t| (t.name.as_str(), t));
     safetensors::serialize_to_file(views, None, &stage.weights())
         .map_err(|e| failed(e.to_string()))?;
     let loaded = target
-        .complete(&stage, contents.origin, overrides)
-        .and_then(|()| check(&stage))
+        .write_config(&stage, foreign.origin, overrides)
+        .and_then(|()| load(&stage))
         // The file that is named there will be gone.
         .map_err(|e| {
             failed(
@@ -121,7 +128,8 @@ pub fn convert(
                     .replace(&*stage.weights().to_string_lossy(), "in it"),
             )
         })?;
-    target.take(&stage)?;
+    target.move_results(&stage)?;
+    stage.remove();
     Ok(Converted {
         weights: output.to_owned(),
         config: target.config,
@@ -130,35 +138,37 @@ pub fn convert(
     })
 }
 
-/// Goes the whole way that `--weights` goes, up to the network itself: what would not load is not written.
-fn check(stage: &Stage) -> Result<CheckpointInfo, CheckpointError> {
+/// Loads the staged checkpoint as `--weights` does, up to the network itself. What does not load is
+/// not written.
+fn load(stage: &Stage) -> Result<CheckpointInfo, CheckpointError> {
     let source = WeightsSource::local(&stage.weights());
     let opened = OpenCheckpoint::open(&source, &Overrides::default())?;
     opened.check_tensors()?;
     Ok(opened.info)
 }
 
-/// Where the results go.
+/// The places of the results.
 struct Target {
     weights: PathBuf,
     config: PathBuf,
-    /// The configuration that goes along.
-    described: Option<PathBuf>,
+    /// The configuration beside the input, which is copied.
+    given_config: Option<PathBuf>,
 }
 
 impl Target {
     fn new(input: &Path, output: &Path, overrides: &Overrides) -> Result<Self, String> {
         let config = output.with_file_name(CONFIG_FILE);
-        let described = Some(input.with_file_name(CONFIG_FILE)).filter(|path| path.is_file());
+        let given_config = Some(input.with_file_name(CONFIG_FILE)).filter(|path| path.is_file());
         let says = overrides.variant.is_some()
             || overrides.preprocessing.is_some()
             || overrides.labels.is_some();
-        if described.is_some() && says {
+        if given_config.is_some() && says {
             return Err(format!(
-                "there is a {CONFIG_FILE} beside it, which decides variant, preprocessing and labels: give those options where the result is loaded, or move it away"
+                "there is a {CONFIG_FILE} beside it, which decides variant, preprocessing and labels: \
+                 give those options where the result is loaded, or move it away"
             ));
         }
-        let in_the_way = |path: &PathBuf| path.exists() && Some(path) != described.as_ref();
+        let in_the_way = |path: &PathBuf| path.exists() && Some(path) != given_config.as_ref();
         if let Some(path) = [output.to_owned(), config.clone()]
             .iter()
             .find(|path| in_the_way(path))
@@ -171,35 +181,35 @@ impl Target {
         Ok(Self {
             weights: output.to_owned(),
             config,
-            described,
+            given_config,
         })
     }
 
     /// Puts the configuration beside the staged weights.
-    fn complete(
+    fn write_config(
         &self,
         stage: &Stage,
         origin: Origin,
         overrides: &Overrides,
     ) -> Result<(), CheckpointError> {
-        let config = stage.0.join(CONFIG_FILE);
-        let Some(beside) = &self.described else {
+        let config = stage.0.path().join(CONFIG_FILE);
+        let Some(beside) = &self.given_config else {
             let checkpoint = Checkpoint::open(&stage.weights())?;
-            let text = config::text(&checkpoint, origin, overrides)?;
+            let text = config::make_config(&checkpoint, origin, overrides)?;
             return std::fs::write(&config, text).map_err(|e| unwritten(&config, &e));
         };
         copy(beside, &config)?;
         let preprocessor = beside.with_file_name(PREPROCESSOR_FILE);
         if preprocessor.is_file() {
-            copy(&preprocessor, &stage.0.join(PREPROCESSOR_FILE))?;
+            copy(&preprocessor, &stage.0.path().join(PREPROCESSOR_FILE))?;
         }
         Ok(())
     }
 
     /// Moves everything to its place, the weights last.
-    fn take(&self, stage: &Stage) -> Result<(), CheckpointError> {
+    fn move_results(&self, stage: &Stage) -> Result<(), CheckpointError> {
         for name in [CONFIG_FILE, PREPROCESSOR_FILE] {
-            let (from, to) = (stage.0.join(name), self.weights.with_file_name(name));
+            let (from, to) = (stage.0.path().join(name), self.weights.with_file_name(name));
             if from.is_file() && !to.exists() {
                 rename(&from, &to)?;
             }
@@ -208,30 +218,36 @@ impl Target {
     }
 }
 
-/// A folder of our own, gone with this value.
-struct Stage(PathBuf);
+/// A temporary folder beside the output. It is removed with this value, also after an error.
+struct Stage(TempDir);
 
 impl Stage {
     fn new(output: &Path) -> Result<Self, CheckpointError> {
-        let folder = output.with_file_name(format!(".imgclass-{}.tmp", std::process::id()));
-        std::fs::create_dir_all(&folder).map_err(|e| unwritten(&folder, &e))?;
-        Ok(Self(folder))
+        let parent = output.parent().unwrap_or(Path::new(""));
+        let folder = std::fs::create_dir_all(parent).and_then(|()| {
+            tempfile::Builder::new()
+                .prefix(".imgclass-")
+                .suffix(".tmp")
+                .tempdir_in(parent)
+        });
+        folder.map(Self).map_err(|e| unwritten(output, &e))
     }
 
     fn weights(&self) -> PathBuf {
-        self.0.join("model.safetensors")
+        self.0.path().join("model.safetensors")
     }
-}
 
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(path = %self.0.display(), %error, "a temporary folder is left");
+    /// Removes the folder, with a warning in the log if it cannot be removed.
+    fn remove(self) {
+        let path = self.0.path().to_owned();
+        if let Err(error) = self.0.close() {
+            tracing::warn!(path = %path.display(), %error, "a temporary folder is left");
         }
     }
 }
 
-fn read(input: &Path) -> Result<Contents, String> {
+/// Reads another program's file, which is recognised by its first bytes.
+fn read_foreign(input: &Path) -> Result<ForeignWeights, String> {
     let mut file = File::open(input).map_err(|e| e.to_string())?;
     let size = file.metadata().map_err(|e| e.to_string())?.len();
     if size > MAX_BYTES {
@@ -247,7 +263,8 @@ fn read(input: &Path) -> Result<Contents, String> {
         Some(b"\x89HDF") => Origin::Keras,
         Some([0x80, 2..=5, ..]) => {
             return Err(
-                "it is a pickle from before PyTorch 1.6: load it there with torch.load(..., weights_only=True) and save its state_dict again"
+                "it is a pickle from before PyTorch 1.6: load it there with torch.load(..., \
+                 weights_only=True) and save its state_dict again"
                     .to_owned(),
             );
         }
@@ -259,39 +276,13 @@ fn read(input: &Path) -> Result<Contents, String> {
         }
     };
     let tensors = match origin {
-        Origin::PyTorch => pytorch::tensors(&bytes)?,
-        Origin::Keras => keras::tensors(bytes)?,
+        Origin::PyTorch => pytorch::read_tensors(&bytes)?,
+        Origin::Keras => keras::read_tensors(bytes)?,
     };
     if tensors.is_empty() {
         return Err("there are no weights in it".to_owned());
     }
-    Ok(Contents { tensors, origin })
-}
-
-/// The names of a zip archive's members.
-fn members(bytes: &[u8]) -> Result<Vec<String>, String> {
-    let archive = zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(|e| e.to_string())?;
-    let names = archive.file_names();
-    let names = names.map(|name| {
-        name.map(|name| name.into_owned())
-            .map_err(|e| e.to_string())
-    });
-    names.collect()
-}
-
-/// A member of a zip archive, whole. Nothing is decompressed: PyTorch and Keras store.
-fn member(bytes: &[u8], name: &str) -> Result<Vec<u8>, String> {
-    let mut archive =
-        zip::ZipArchive::new(std::io::Cursor::new(bytes)).map_err(|e| e.to_string())?;
-    let entry = archive
-        .by_name(name)
-        .map_err(|e| format!("its member {name} cannot be read: {e}"))?;
-    let mut content = Vec::new();
-    entry
-        .take(bytes.len() as u64)
-        .read_to_end(&mut content)
-        .map_err(|e| format!("its member {name} is damaged: {e}"))?;
-    Ok(content)
+    Ok(ForeignWeights { tensors, origin })
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), CheckpointError> {

@@ -1,72 +1,82 @@
-//! What a checkpoint says about itself, in timm's form or in transformers': network, preprocessing, number of classes, labels. Reads and
-//! checks text; never opens weights.
+//! Reads what a checkpoint says about itself: network, preprocessing, number of classes and labels,
+//! in timm's form or in transformers'.
 
 mod preprocessor;
 mod timm;
 mod transformers;
 
-pub(super) use timm::Own;
+pub(super) use timm::ImgclassFields;
 
 use std::path::{Path, PathBuf};
 
+use imgclass_image::Preprocessing;
 use serde::de::DeserializeOwned;
 
 use crate::architecture::Architecture;
 use crate::error::CheckpointError;
 use crate::labels::Label;
-use crate::pretrained::PretrainedCfg;
 
-/// No configuration in use is a tenth of it; a file that is larger is something else.
+/// The largest configuration that is read, in bytes. No configuration in use has a tenth of it; a
+/// larger file is something else.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// What a checkpoint's configuration says; the default is that of one without.
+/// What a checkpoint's configuration says. The default is that of a checkpoint without one.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Description {
-    /// The network, where it is named.
+    /// The network, if it is named.
     pub architecture: Option<Architecture>,
     /// How images are prepared.
-    pub pretrained: PretrainedCfg,
-    /// How many classes there are, where it says so, and by which field.
+    pub preprocessing: Preprocessing,
+    /// The number of classes, if it is given, and the field that gives it.
     pub classes: Option<(usize, &'static str)>,
-    /// What the classes are called, where it says so.
+    /// The names of the classes, if they are given.
     pub labels: Option<Vec<Label>>,
 }
 
 impl Description {
-    /// Reads `config.json`, and the `preprocessor_config.json` that belongs to one in transformers' form.
+    /// Reads a `config.json`, and the `preprocessor_config.json` that belongs to one in
+    /// transformers' form. Without the latter, preprocessing is torchvision's, with a warning in
+    /// the log.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Config`], which names the file and the field.
     pub fn read(config: &Path, preprocessor: Option<&Path>) -> Result<Self, CheckpointError> {
-        let (config_text, path) = (text(config)?, config.to_owned());
+        let (text, path) = (read_text(config)?, config.to_owned());
         let invalid = |path: &PathBuf| {
             let path = path.clone();
             |reason| CheckpointError::Config { path, reason }
         };
         let object: serde_json::Map<String, serde_json::Value> =
-            parse(&config_text).map_err(invalid(&path))?;
+            parse(&text).map_err(invalid(&path))?;
         if object.contains_key("pretrained_cfg") || object.contains_key("architecture") {
-            return timm::parse(&config_text).map_err(invalid(&path));
+            return timm::parse(&text).map_err(invalid(&path));
         }
         if !object.contains_key("model_type") {
             return Err(invalid(&path)(
-                "it has neither timm's `pretrained_cfg` nor transformers' `model_type`, so it does not say how images are prepared".to_owned(),
+                "it has neither timm's `pretrained_cfg` nor transformers' `model_type`, so it does not \
+                 say how images are prepared"
+                    .to_owned(),
             ));
         }
-        let mut description = transformers::parse(&config_text).map_err(invalid(&path))?;
+        let mut description = transformers::parse(&text).map_err(invalid(&path))?;
         match preprocessor {
             Some(path) => {
                 let path = path.to_owned();
-                description.pretrained =
-                    preprocessor::parse(&text(&path)?).map_err(invalid(&path))?;
+                description.preprocessing =
+                    preprocessor::parse(&read_text(&path)?).map_err(invalid(&path))?;
             }
             None => tracing::warn!(
                 config = %path.display(),
-                "there is no preprocessor_config.json beside it: images are prepared as torchvision does"
+                "there is no preprocessor_config.json beside it: images are prepared as torchvision \
+                 does"
             ),
         }
         Ok(description)
     }
 }
 
-fn text(path: &Path) -> Result<String, CheckpointError> {
+/// Reads a configuration of bounded size.
+fn read_text(path: &Path) -> Result<String, CheckpointError> {
     let invalid = |reason: String| CheckpointError::Config {
         path: path.to_owned(),
         reason,
@@ -81,7 +91,7 @@ fn text(path: &Path) -> Result<String, CheckpointError> {
     std::fs::read_to_string(path).map_err(|e| invalid(e.to_string()))
 }
 
-/// JSON with the field's name in every error.
+/// Parses JSON, with the field's name in every error.
 fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let mut json = serde_json::Deserializer::from_str(text);
     let value =
@@ -93,8 +103,8 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     Ok(value)
 }
 
-/// An optional field that, where present, must have the one value that we carry out.
-fn only<T: PartialEq + std::fmt::Debug>(
+/// Checks that an optional field, if it is there, has the only value that we carry out.
+fn check_only<T: PartialEq + std::fmt::Debug>(
     found: Option<T>,
     expected: T,
     field: &str,
