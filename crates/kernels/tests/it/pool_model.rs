@@ -98,19 +98,18 @@ impl Counters {
 fn every_task_runs_once_and_its_results_are_the_callers() {
     explore(2, || {
         let pool = pool(2);
-        for tasks in [3, 2] {
-            let runs = Counters((0..tasks).map(|_| UnsafeCell::new(0)).collect());
-            pool.for_each(tasks, |task| runs.count(task));
-            for task in 0..tasks {
-                assert_eq!(runs.read(task), 1);
-            }
+        let tasks = 3;
+        let runs = Counters((0..tasks).map(|_| UnsafeCell::new(0)).collect());
+        pool.for_each(tasks, |task| runs.count(task));
+        for task in 0..tasks {
+            assert_eq!(runs.read(task), 1);
         }
     });
 }
 
 #[test]
 fn no_task_runs_after_its_job_has_ended() {
-    explore(2, || {
+    explore(1, || {
         let runs = Arc::new(AtomicUsize::new(0));
         let pool = pool(2);
         for _ in 0..2 {
