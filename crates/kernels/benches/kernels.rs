@@ -1,5 +1,6 @@
-//! Every layer shape of ResNet-50 at 224 on every instruction set: time, GFLOP/s and the share of the measured peak
-//! (above 100 % where Winograd saves multiplications, since operations are counted as a direct convolution's).
+//! Every layer shape of ResNet-50 at 224 on every instruction set: time, GFLOP/s and the share of
+//! the measured peak (above 100 % where Winograd saves multiplications, since operations are
+//! counted as a direct convolution's).
 //!
 //! `cargo bench --bench kernels`; one set with `cargo bench --bench kernels -- avx512`.
 

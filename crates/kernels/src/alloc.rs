@@ -1,8 +1,10 @@
-//! A global allocator for programs that run the kernels: large blocks start on cache lines and are kept for the next
-//! layer instead of going back to the system. It never changes how small blocks are allocated.
+//! A global allocator for programs that run the kernels. Large blocks start on cache lines, and are
+//! kept for the next layer instead of going back to the system. Small blocks are the system
+//! allocator's.
 //!
-//! Every layer of every forward pass frees one large activation and asks for another. Given back to the system each
-//! time, their pages are mapped, zeroed and faulted in again: 8 % of a forward pass at batch 1, 13 % at batch 8.
+//! Every layer of every forward pass frees one large activation and asks for another. Given back to
+//! the system each time, their pages are mapped, zeroed and faulted in again: 8 % of a forward pass
+//! at batch 1, 13 % at batch 8.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
@@ -23,8 +25,8 @@ const KEPT_BLOCKS: usize = 512;
 /// A cache line, and the widest vector: a load from an aligned line never straddles two.
 const ALIGN: usize = 64;
 
-/// Sizes are rounded up to at most this many classes between a power of two and the next, so that blocks fit again. What
-/// is never touched of the last part takes address space only.
+/// Sizes are rounded up to at most this many classes between a power of two and the next, so that
+/// blocks fit again. What is never touched of the last part takes address space only.
 const CLASSES: usize = 8;
 
 /// The allocator: `#[global_allocator] static ALLOCATOR: LargeBlocks = LargeBlocks;`
@@ -65,7 +67,8 @@ impl Block {
     };
 
     fn layout(size: usize) -> Layout {
-        // SAFETY: the alignment is a power of two, and `size` comes from `class`, which keeps to `Layout`'s limit.
+        // SAFETY: the alignment is a power of two, and `size` comes from `class`, which keeps to
+        // `Layout`'s limit.
         unsafe { Layout::from_size_align_unchecked(size, ALIGN) }
     }
 }
@@ -82,18 +85,21 @@ fn class(layout: Layout) -> Option<usize> {
 }
 
 impl LargeBlocks {
-    /// Gives all kept blocks back to the system: after loading a model, whose temporary blocks nobody needs again.
+    /// Gives all kept blocks back to the system: after loading a model, whose temporary blocks
+    /// nobody needs again.
     pub fn release() {
         let mut kept = lock();
         while kept.drop_oldest() {}
     }
 
-    /// Sets the system allocator up for a service, where it is glibc's and the user has not done so by `MALLOC_ARENA_MAX` or
-    /// `MALLOC_MMAP_THRESHOLD_`. To be called before any other thread is started.
+    /// Sets the system allocator up for a service, where it is glibc's and the user has not done so
+    /// by `MALLOC_ARENA_MAX` or `MALLOC_MMAP_THRESHOLD_`. To be called before any other thread is
+    /// started.
     ///
-    /// Two arenas for small blocks: else there is one for nearly each thread, and what one thread has freed another does not find. Blocks
-    /// from 1 MB on by `mmap`: else the first large picture's end raises that bound to its size, and later large blocks break up the heap.
-    /// What each is worth: `docs/benchmarks.md`.
+    /// Two arenas for small blocks: else there is one for nearly each thread, and what one thread
+    /// has freed another does not find. Blocks from 1 MB on by `mmap`: else the first large
+    /// picture's end raises that bound to its size, and later large blocks break up the heap. What
+    /// each is worth: `docs/benchmarks.md`.
     pub fn set_up_system() {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         {
@@ -107,7 +113,8 @@ impl LargeBlocks {
                 ("MALLOC_MMAP_THRESHOLD_", -3, 1 << 20),
             ] {
                 if std::env::var_os(variable).is_none() {
-                    // SAFETY: glibc's own function by its own signature; it may be called at any time, and its failing changes nothing.
+                    // SAFETY: glibc's own function by its own signature; it may be called at any
+                    // time, and its failing changes nothing.
                     unsafe { mallopt(parameter, value) };
                 }
             }
@@ -126,7 +133,8 @@ impl LargeBlocks {
     }
 }
 
-/// The kept blocks; their state is never left half-changed, so a poisoned lock is as good as another.
+/// The kept blocks; their state is never left half-changed, so a poisoned lock is as good as
+/// another.
 fn lock() -> MutexGuard<'static, Kept> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -179,12 +187,14 @@ impl Kept {
     }
 }
 
-// SAFETY: every block is either the system allocator's for its own layout, or one of a class that follows from the
-// layout alone, aligned as `Block::layout` says, and kept blocks are handed out once.
+// SAFETY: every block is either the system allocator's for its own layout, or one of a class that
+// follows from the layout alone, aligned as `Block::layout` says, and kept blocks are handed out
+// once.
 unsafe impl GlobalAlloc for LargeBlocks {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(size) = class(layout) else {
-            // SAFETY: the caller's contract is the system allocator's.
+            // SAFETY: this block is the system allocator's, whose contract for `alloc` the caller
+            // keeps to.
             return unsafe { System.alloc(layout) };
         };
         let kept = lock().take(size);
@@ -194,7 +204,8 @@ unsafe impl GlobalAlloc for LargeBlocks {
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         let Some(size) = class(layout) else {
-            // SAFETY: the caller's contract is the system allocator's.
+            // SAFETY: this block is the system allocator's, whose contract for `alloc_zeroed` the
+            // caller keeps to.
             return unsafe { System.alloc_zeroed(layout) };
         };
         let Some(kept) = lock().take(size) else {
@@ -209,7 +220,7 @@ unsafe impl GlobalAlloc for LargeBlocks {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let Some(size) = class(layout) else {
-            // SAFETY: the caller's contract is the system allocator's.
+            // SAFETY: a block of this layout came from the system allocator by the same layout.
             return unsafe { System.dealloc(block, layout) };
         };
         if !lock().put(block, size) {

@@ -6,20 +6,20 @@
 //! | [`Source`] | borrowed floats that tasks read, or nothing |
 //! | [`Destination`] | borrowed floats of which each task writes a part of its own |
 //!
-//! The kernels compute addresses by hand, so they take pointers out of these types. The types carry what
-//! can be carried for them: the borrow lives as long as they do, and debug builds check every offset
-//! against the length.
+//! The kernels compute addresses by hand, so they take pointers out of these types. The types carry
+//! what can be carried for them: the borrow lives as long as they do, and debug builds check every
+//! offset against the length.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// The alignment of buffers in bytes: a cache line, and the widest vector. A load of a vector from an
-/// aligned line never straddles two lines.
+/// The alignment of buffers in bytes: a cache line, and the widest vector. A load of a vector from
+/// an aligned line never straddles two lines.
 const ALIGN: usize = 64;
 
-/// Floats that start on a cache line. All of them are initialised from the beginning: fresh memory is
-/// zero, and for large blocks the system gives zero pages for nothing.
+/// Floats that start on a cache line. All of them are initialised from the beginning: fresh memory
+/// is zero, and for large blocks the system gives zero pages for nothing.
 #[derive(Debug)]
 pub(crate) struct Buffer {
     start: NonNull<f32>,
@@ -48,8 +48,8 @@ impl Buffer {
             return Self::default();
         }
         let layout = Self::layout(len);
-        // SAFETY: `len` is not zero, so the layout is not empty. Zero bytes are the float zero, so all `len`
-        // floats are initialised.
+        // SAFETY: `len` is not zero, so the layout is not empty. Zero bytes are the float zero, so
+        // all `len` floats are initialised.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else {
             handle_alloc_error(layout)
@@ -60,7 +60,8 @@ impl Buffer {
         }
     }
 
-    /// Returns at least `len` floats of any content. What the buffer held before is lost if it had to grow.
+    /// Returns at least `len` floats of any content. What the buffer held before is lost if it had
+    /// to grow.
     pub(crate) fn grow(&mut self, len: usize) -> &mut [f32] {
         if len > self.len {
             // The old memory goes first, so that both never count at the same time.
@@ -72,8 +73,8 @@ impl Buffer {
 
     /// Returns all floats.
     pub(crate) fn as_slice(&self) -> &[f32] {
-        // SAFETY: `start` is valid for `len` floats, which `zeroed` has initialised; for a buffer without
-        // memory it is dangling and aligned, as an empty slice wants it.
+        // SAFETY: `start` is valid for `len` floats, which `zeroed` has initialised; for a buffer
+        // without memory it is dangling and aligned, as an empty slice wants it.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -113,8 +114,8 @@ pub(crate) struct Destination<'a> {
     memory: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: it is the right to write borrowed floats, which may move to another thread. That two threads
-// never write the same float is the contract of whoever writes through `at`.
+// SAFETY: it is the right to write borrowed floats, which may move to another thread. That two
+// threads never write the same float is the contract of whoever writes through `at`.
 unsafe impl Send for Destination<'_> {}
 // SAFETY: a shared reference gives no more than a copy does, see `Send`.
 unsafe impl Sync for Destination<'_> {}
@@ -131,8 +132,8 @@ impl<'a> Destination<'a> {
 
     /// Returns the address of float `offset`, which is at most the length.
     ///
-    /// The address itself is harmless. Whoever writes there must stay within the borrowed floats, and must
-    /// be the only task that writes those floats.
+    /// The address itself is harmless. Whoever writes there must stay within the borrowed floats,
+    /// and must be the only task that writes those floats.
     pub(crate) fn at(self, offset: usize) -> *mut f32 {
         debug_assert!(
             offset <= self.len,
@@ -178,8 +179,8 @@ pub(crate) struct Source<'a> {
     memory: PhantomData<&'a [f32]>,
 }
 
-// SAFETY: it is the right to read borrowed floats, which may move to another thread. A source made by
-// `Destination::as_source` is written too, and then only by the task that reads the same floats.
+// SAFETY: it is the right to read borrowed floats, which may move to another thread. A source made
+// by `Destination::as_source` is written too, and then only by the task that reads the same floats.
 unsafe impl Send for Source<'_> {}
 // SAFETY: a shared reference gives no more than a copy does, see `Send`.
 unsafe impl Sync for Source<'_> {}
@@ -201,7 +202,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Returns the address of float `offset`, which is at most the length; null where there is nothing.
+    /// Returns the address of float `offset`, which is at most the length; null where there is
+    /// nothing.
     ///
     /// The address itself is harmless. Whoever reads there must stay within the borrowed floats.
     pub(crate) fn at(self, offset: usize) -> *const f32 {

@@ -1,12 +1,12 @@
 //! Memory for activations that goes from one layer to the next instead of back to the system.
 //!
-//! Every layer of every forward pass needs one large output and frees one. Given back to the system each
-//! time, their pages would be mapped, zeroed and faulted in again: 8 % of a forward pass at batch 1, 13 %
-//! at batch 8. A [`BufferPool`] keeps them. Whoever runs a network owns the pool and hands it down, as
-//! rten's `BufferPool` is handed down (<https://github.com/robertknight/rten>).
+//! Every layer of every forward pass needs one large output and frees one. Given back to the system
+//! each time, their pages would be mapped, zeroed and faulted in again: 8 % of a forward pass at
+//! batch 1, 13 % at batch 8. A [`BufferPool`] keeps them. Whoever runs a network owns the pool and
+//! hands it down, as rten's `BufferPool` is handed down (<https://github.com/robertknight/rten>).
 //!
-//! All memory is initialised: fresh buffers hold zeros, which the system gives for nothing, and used ones
-//! hold what the layer before has left. So a kernel's output is an ordinary `&mut [f32]`.
+//! All memory is initialised: fresh buffers hold zeros, which the system gives for nothing, and
+//! used ones hold what the layer before has left. So a kernel's output is an ordinary `&mut [f32]`.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::Buffer;
 
-/// Lengths are rounded up to at most this many classes between a power of two and the next, so that a
-/// buffer fits again. What is never touched of the last part takes address space only.
+/// Lengths are rounded up to at most this many classes between a power of two and the next, so that
+/// a buffer fits again. What is never touched of the last part takes address space only.
 const CLASSES: usize = 8;
 
 /// The smallest class, in floats: one page of 4 KiB.

@@ -1,5 +1,8 @@
-//! A convolution layer: chooses the algorithm by the layer's shape, packs its weights, checks lengths, and runs. It never
-//! lets batch size or thread count change an output's bits.
+//! A convolution layer. It chooses the algorithm by the layer's shape, packs the weights for it,
+//! checks the lengths of what a forward pass is given, and runs.
+//!
+//! The algorithm does not depend on the batch or on the threads, so neither changes the bits of an
+//! image's output.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -14,16 +17,17 @@ use super::tile::BLOCK;
 use super::window::Window;
 use super::winograd::{self, Side, Winograd};
 
-/// From this many input channels on F(2x2) serves 3x3 layers instead of F(4x4): with 512 channels the larger tile's
-/// weights (38 MB) would have to be streamed from memory for every batch, and images of 7x7 waste half of its outputs.
+/// From this many input channels on, F(2x2, 3x3) serves 3x3 layers instead of F(4x4, 3x3). With 512
+/// channels the larger tile's weights take 38 MB, which would be streamed from memory for every
+/// batch, and images of 7x7 pixels waste half of its outputs.
 const SMALL_TILE_CHANNELS: usize = 512;
 
 /// The shape of a square convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConvShape {
-    /// Channels read.
+    /// Channels of the input.
     pub in_channels: usize,
-    /// Channels written.
+    /// Channels of the output.
     pub out_channels: usize,
     /// Side of the kernel, in pixels.
     pub kernel: usize,
@@ -34,13 +38,14 @@ pub struct ConvShape {
 }
 
 impl ConvShape {
-    /// Numbers in the weight `[out_channels, in_channels, kernel, kernel]`.
+    /// Returns how many numbers there are in the weight
+    /// `[out_channels, in_channels, kernel, kernel]`.
     #[must_use]
     pub fn weight_len(&self) -> usize {
         self.out_channels * self.in_channels * self.kernel * self.kernel
     }
 
-    /// Output images, rows and columns for an input.
+    /// Returns the images, rows and columns of the output for an input.
     ///
     /// # Panics
     /// If the padded input is smaller than the kernel.
@@ -62,16 +67,17 @@ impl ConvShape {
     }
 }
 
-/// How a layer is computed: a function of its [`ConvShape`] alone.
+/// How a layer is computed. It follows from the layer's [`ConvShape`] alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// 1x1 of stride 1: a matrix product in place.
+    /// A matrix product of the activations as they lie, for 1x1 kernels of stride 1.
     Gemm,
-    /// Any kernel and stride: a matrix product over an offset table, without a copy of the image.
+    /// A matrix product over a table of offsets, without a copy of the image, for any kernel and
+    /// stride.
     ImplicitGemm,
-    /// 3x3 of stride 1 in tiles of 2x2 outputs.
+    /// Winograd's F(2x2, 3x3), for 3x3 kernels of stride 1.
     Winograd2,
-    /// 3x3 of stride 1 in tiles of 4x4 outputs.
+    /// Winograd's F(4x4, 3x3), for 3x3 kernels of stride 1.
     Winograd4,
 }
 
@@ -87,6 +93,7 @@ impl fmt::Display for Algorithm {
 }
 
 impl Algorithm {
+    /// Chooses the algorithm for a shape.
     fn choose(shape: &ConvShape) -> Self {
         match (shape.kernel, shape.stride, shape.padding) {
             (1, 1, 0) => Self::Gemm,
@@ -99,14 +106,15 @@ impl Algorithm {
     }
 }
 
-/// A convolution's weights packed for one instruction set, with bias, residual and ReLU fused into its store.
+/// A convolution's weights, packed for one instruction set. Bias, residual and ReLU are fused into
+/// its store.
 pub struct PackedConv {
     isa: Isa,
     shape: ConvShape,
     weights: Weights,
-    /// One per output channel up to the last panel's end.
+    /// The bias: a float for each output channel, up to the end of the last panel.
     bias: Buffer,
-    /// What the layer after this one will read.
+    /// The weights that the layer after this one will read.
     next: OnceLock<pack::Weights>,
 }
 
@@ -116,10 +124,11 @@ enum Weights {
 }
 
 impl PackedConv {
-    /// Packs `weight` (`[out_channels, in_channels, kernel, kernel]`, batch norm folded) and `bias` (`[out_channels]`).
+    /// Packs `weight`, which is `[out_channels, in_channels, kernel, kernel]` with the batch norm
+    /// folded into it, and `bias`, which is `[out_channels]`.
     ///
     /// # Panics
-    /// If a length does not match the shape, or a size in it is zero (padding aside).
+    /// If a length does not match the shape, or a size in the shape other than the padding is zero.
     #[must_use]
     pub fn new(isa: Isa, shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
         let ConvShape {
@@ -170,19 +179,19 @@ impl PackedConv {
         }
     }
 
-    /// The layer's shape.
+    /// Returns the layer's shape.
     #[must_use]
     pub fn shape(&self) -> &ConvShape {
         &self.shape
     }
 
-    /// How the layer is computed.
+    /// Returns how the layer is computed.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
         Algorithm::choose(&self.shape)
     }
 
-    /// Output images, rows and columns for an input.
+    /// Returns the images, rows and columns of the output for an input.
     ///
     /// # Panics
     /// If the padded input is smaller than the kernel.
@@ -191,26 +200,27 @@ impl PackedConv {
         self.shape.output_dims(input)
     }
 
-    /// Multiplications and additions for an input, counted as a direct convolution's whatever the algorithm.
+    /// Returns the multiplications and additions for an input. They are those of a direct
+    /// convolution, whatever the algorithm.
     #[must_use]
     pub fn flops(&self, input: BatchDims) -> u64 {
         (2 * self.output_dims(input).pixels() * self.shape.weight_len()) as u64
     }
 
-    /// Bytes of the packed weights.
+    /// Returns how many bytes the packed weights take.
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
         self.panels().bytes() + self.bias.len() * size_of::<f32>()
     }
 
-    /// A handle on the packed weights, for the layer before this one.
+    /// Returns a handle on the packed weights, for the layer before this one.
     #[must_use]
     pub fn weights(&self) -> pack::Weights {
         self.panels().weights().clone()
     }
 
-    /// Tells which weights will be read after this layer: while it computes, it asks them into the cache. This changes
-    /// no result. Only the first call counts.
+    /// Sets the weights that will be read after this layer. The layer asks them into the cache
+    /// while it computes, which changes no result. Only the first call counts.
     pub fn precede(&self, next: pack::Weights) {
         self.next.get_or_init(|| next);
     }
@@ -222,11 +232,12 @@ impl PackedConv {
         }
     }
 
-    /// The layer's output for the blocked activation `x`: convolution plus bias, plus `skip` if given (blocked, in the
-    /// output's shape), clamped at zero if `relu`.
+    /// Returns the layer's output for the blocked activation `x` of `input` images, rows and
+    /// columns: the convolution plus the bias, plus `skip` if it is given, and with `relu` clamped
+    /// at zero. `skip` is blocked and has the output's shape.
     ///
     /// # Panics
-    /// If a length does not match `input`, or `input` is empty or beyond 2^32 numbers.
+    /// If a length does not match `input`, or if `input` is empty or has 2^28 pixels or more.
     #[must_use]
     pub fn forward(
         &self,
@@ -241,10 +252,10 @@ impl PackedConv {
         out
     }
 
-    /// As [`Self::forward`], overwriting every element of `out`.
+    /// Computes what [`Self::forward`] does, and writes it over every element of `out`.
     ///
     /// # Panics
-    /// As [`Self::forward`], or if `out` has the wrong length.
+    /// Panics as [`Self::forward`] does, or if `out` has the wrong length.
     pub fn forward_into(
         &self,
         pool: &ThreadPool,
@@ -257,11 +268,12 @@ impl PackedConv {
         self.write(pool, x, input, skip.into(), relu, out);
     }
 
-    /// As [`Self::forward`] with the residual in `out`, which becomes the output: memory that is read and written needs half the
-    /// traffic of reading one place and writing another.
+    /// Computes what [`Self::forward`] does with the residual that lies in `out`, and writes the
+    /// output over it. Reading and writing one place takes half the memory traffic of reading one
+    /// and writing another.
     ///
     /// # Panics
-    /// As [`Self::forward_into`].
+    /// Panics as [`Self::forward_into`] does.
     pub fn forward_onto(
         &self,
         pool: &ThreadPool,
@@ -273,7 +285,7 @@ impl PackedConv {
         self.write(pool, x, input, Residual::Output, relu, out);
     }
 
-    /// Writes every element of `out`.
+    /// Checks the operands, and writes every element of `out`.
     fn write(
         &self,
         pool: &ThreadPool,
@@ -314,7 +326,7 @@ impl PackedConv {
                 self.shape
             );
         }
-        // Offset tables count floats of one channel block in 32 bits.
+        // Tables of offsets count the floats of one channel block in 32 bits.
         assert!(
             input.pixels() < (u32::MAX as usize) / BLOCK,
             "{input:?} has too many pixels"
@@ -323,7 +335,8 @@ impl PackedConv {
         let skip = match skip {
             Residual::None => Source::NOTHING,
             Residual::At(skip) => Source::new(skip),
-            // By the pointer that is written through: another borrow of the memory would end it.
+            // The residual is read by the pointer that the output is written by: another borrow of
+            // the memory would invalidate that pointer.
             Residual::Output => out.as_source(),
         };
         let call = winograd::Call {
@@ -338,7 +351,9 @@ impl PackedConv {
             relu,
         };
         let mut session = pool.session();
-        // SAFETY: the lengths were asserted, and `out` is exclusively borrowed.
+        // SAFETY: the lengths of input, output and residual were asserted, and the bias was made as
+        // long as the last panel asks for. `out` is exclusively borrowed, so it overlaps nothing
+        // that is borrowed too; only the residual may be `out` itself.
         unsafe {
             match &self.weights {
                 Weights::Panels(panels) => self.multiply(&mut session, panels, &call, output),
@@ -347,8 +362,14 @@ impl PackedConv {
         }
     }
 
+    /// Computes the layer as a matrix product: in place, or over a table of offsets.
+    ///
     /// # Safety
-    /// As [`Gemm::run`].
+    /// - The operands of `call` span what their fields say, with `output` as the output's images,
+    ///   rows and columns.
+    /// - The output overlaps no other operand, unless the residual is the output itself, float for
+    ///   float.
+    /// - Nobody else writes to the operands meanwhile, or reads the output.
     unsafe fn multiply(
         &self,
         session: &mut Session<'_>,
@@ -386,7 +407,8 @@ impl PackedConv {
             relu: call.relu,
             next: self.next.get(),
         };
-        // SAFETY: this function's contract.
+        // SAFETY: the caller vouches for the operands of `call`, which these are. A window's
+        // offsets lie within the pixels of the input, as it leaves out those outside the image.
         unsafe { gemm.run(session) }
     }
 }
@@ -395,7 +417,7 @@ impl PackedConv {
 enum Residual<'a> {
     None,
     At(&'a [f32]),
-    /// What the output's memory holds.
+    /// What the output's memory holds before it is written.
     Output,
 }
 

@@ -1,14 +1,14 @@
-//! Pixels times weight panels: cuts a convolution into tiles for the micro-kernel and shares them among
-//! threads.
+//! Pixels times weight panels: cuts a convolution into tiles for the micro-kernel and shares them
+//! among threads.
 //!
 //! The output of a product is a matrix: one row for each output pixel, one column for each output
-//! channel. It is cut twice. *Tiles* are up to 14 rows, what one call of the micro-kernel computes; a
-//! *panel* is as many columns as its registers hold. A *task*, what one thread takes at a time, is a
-//! rectangle of tiles and panels ([`Gemm::cut`]). The sum over input channels is never split, so an
-//! output's bits do not depend on how the work was cut.
+//! channel. It is cut twice. *Tiles* are up to 14 rows, what one call of the micro-kernel computes;
+//! a *panel* is as many columns as its registers hold. A *task*, what one thread takes at a time,
+//! is a rectangle of tiles and panels ([`Gemm::cut`]). The sum over input channels is never split,
+//! so an output's bits do not depend on how the work was cut.
 //!
-//! While a tile is computed, weights that will be needed later are asked into the cache: the panel after
-//! this one, and what the next layer will read ([`NextLayerPrefetch`]).
+//! While a tile is computed, weights that will be needed later are asked into the cache: the panel
+//! after this one, and what the next layer will read ([`NextLayerPrefetch`]).
 
 use std::ops::Range;
 
@@ -19,12 +19,12 @@ use super::pool::Session;
 use super::tile::{BLOCK, Stream, Tile};
 use super::window::Window;
 
-/// The most bytes of input that one task should read: they leave most of a second-level cache of 512 KB
-/// or more to the weights.
+/// The most bytes of input that one task should read: they leave most of a second-level cache of
+/// 512 KB or more to the weights.
 const TASK_INPUT_BYTES: usize = 192 << 10;
 
-/// How many tasks there should be for each thread, so that they even out what a busy neighbour takes. More
-/// of them would make each panel serve fewer pixels.
+/// How many tasks there should be for each thread, so that they even out what a busy neighbour
+/// takes. More of them would make each panel serve fewer pixels.
 const TASKS_PER_THREAD: usize = 12;
 
 /// One product: its operands, and what is done to the sums before they are stored.
@@ -33,11 +33,11 @@ pub(crate) struct Gemm<'a> {
     pub panels: &'a Panels,
     /// Which of the packed matrices is multiplied by.
     pub matrix: usize,
-    /// What the sums start from: `panels.panels * panels.width` floats, one for each output channel up to
-    /// the end of the last panel.
+    /// What the sums start from: `panels.panels * panels.width` floats, one for each output channel
+    /// up to the end of the last panel.
     pub bias: Source<'a>,
-    /// The blocked input: `(blocks - 1) * input_block` floats and those of the last block's pixels, which
-    /// are `pixels * 16` without a window, and all pixels of the window's input with one.
+    /// The blocked input: `(blocks - 1) * input_block` floats and those of the last block's pixels,
+    /// which are `pixels * 16` without a window, and all pixels of the window's input with one.
     pub input: Source<'a>,
     /// Floats from one input channel block to the next.
     pub input_block: usize,
@@ -53,8 +53,8 @@ pub(crate) struct Gemm<'a> {
     pub output_block: usize,
     /// Output channel blocks, at least 1.
     pub output_blocks: usize,
-    /// The residual, which is added to the sums: as many floats as the output, in the same places. It may
-    /// be nothing, or the output itself.
+    /// The residual, which is added to the sums: as many floats as the output, in the same places.
+    /// It may be nothing, or the output itself.
     pub skip: Source<'a>,
     /// Whether sums below zero become zero.
     pub relu: bool,
@@ -62,15 +62,17 @@ pub(crate) struct Gemm<'a> {
     pub next: Option<&'a Weights>,
 }
 
-/// How many operations (a multiply-add counts as two) pay for one cache line of the next layer's weights.
+/// How many operations (a multiply-add counts as two) pay for one cache line of the next layer's
+/// weights.
 ///
-/// At 250 GFLOP/s a core this asks for about 30 GB/s a core, as each prefetch brings two lines; that is
-/// more than two cores get from memory together.
+/// At 250 GFLOP/s a core this asks for about 30 GB/s a core, as each prefetch brings two lines;
+/// that is more than two cores get from memory together.
 const OPERATIONS_PER_LINE: usize = 512;
 
 impl Gemm<'_> {
-    /// Returns into how many tiles the pixels are cut. They are as tall as possible, and as equal as
-    /// possible: 49 pixels in tiles of at most 14 are 13 + 12 + 12 + 12, so nothing is spent on padding.
+    /// Returns into how many tiles the pixels are cut. They are as tall as possible, and as equal
+    /// as possible: 49 pixels in tiles of at most 14 are 13 + 12 + 12 + 12, so nothing is spent on
+    /// padding.
     pub(crate) fn tiles(&self) -> usize {
         self.pixels.div_ceil(self.kernels.dense.len())
     }
@@ -81,7 +83,8 @@ impl Gemm<'_> {
     /// - `bias`, `input`, `output` and `skip` span what their fields say, in floats.
     /// - With a window, every offset of its table lies within one channel block of the input.
     /// - Nobody else writes to the operands meanwhile, or reads the output.
-    /// - The output overlaps no other operand, unless the residual is the output itself, float for float.
+    /// - The output overlaps no other operand, unless the residual is the output itself, float for
+    ///   float.
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>) {
         let (tiles, panels) = (self.tiles(), self.panels.panels);
         let threads = session.threads();
@@ -94,17 +97,17 @@ impl Gemm<'_> {
             let (row, column) = (task % rows, task / rows);
             let tiles = row * tiles / rows..(row + 1) * tiles / rows;
             let panels = column * panels / columns..(column + 1) * panels / columns;
-            // SAFETY: the operands span what the caller promised. Two tasks differ in their row or in their
-            // column, and rows are disjoint ranges of tiles, columns of panels: so no other task writes
-            // these tiles of these panels.
+            // SAFETY: the operands span what the caller promised. Two tasks differ in their row or
+            // in their column, and rows are disjoint ranges of tiles, columns of panels: so no
+            // other task writes these tiles of these panels.
             unsafe { self.block(tiles, panels, threads) }
         });
     }
 
     /// Returns how many tiles and how many panels a task has.
     ///
-    /// Many pixels are split by tiles alone: a task reads its input once, and all tasks share the weights.
-    /// Few pixels are split by panels first: each weight is then read by one thread only.
+    /// Many pixels are split by tiles alone: a task reads its input once, and all tasks share the
+    /// weights. Few pixels are split by panels first: each weight is then read by one thread only.
     fn cut(&self, threads: usize) -> (usize, usize) {
         let (tiles, panels) = (self.tiles(), self.panels.panels);
         let tile_bytes = self.kernels.dense.len() * self.blocks * BLOCK * size_of::<f32>();
@@ -120,12 +123,14 @@ impl Gemm<'_> {
         }
     }
 
-    /// Computes `tiles` of `panels` on this thread. `threads` is how many threads work on the product.
+    /// Computes `tiles` of `panels` on this thread. `threads` is how many threads work on the
+    /// product.
     ///
     /// # Safety
     /// - The operands span and overlap as [`Self::run`] asks for.
     /// - `tiles` lie below [`Self::tiles`], and `panels` below the number of panels.
-    /// - Nobody else writes to these tiles of these panels of the output meanwhile, or to the input.
+    /// - Nobody else writes to these tiles of these panels of the output meanwhile, or to the
+    ///   input.
     pub(crate) unsafe fn block(&self, tiles: Range<usize>, panels: Range<usize>, threads: usize) {
         let all = self.tiles();
         if all == 0 {
@@ -142,8 +147,9 @@ impl Gemm<'_> {
         let taps = self.window.as_ref().map_or(1, Window::taps);
         let width_blocks = self.panels.width / BLOCK;
         let steps = self.blocks * taps;
-        // While the tiles of a panel are computed, the panel after it is asked for, a slice with each tile.
-        // A panel is `steps * 16` rows of `width` floats, that is `width` lines for each of the `steps`.
+        // While the tiles of a panel are computed, the panel after it is asked for, a slice with
+        // each tile. A panel is `steps * 16` rows of `width` floats, that is `width` lines for each
+        // of the `steps`.
         let slice = self.panels.width.div_ceil(tiles.len().max(1));
         let prefetch =
             self.next_layer_prefetch(panels.start * all + tiles.start, height * steps, threads);
@@ -189,31 +195,33 @@ impl Gemm<'_> {
                 } else {
                     self.kernels.dense
                 };
-                // SAFETY: pixels `from..to` and this panel's channels lie within the operands, whose length
-                // the caller vouches for, as it does for nobody else writing them. The offset table has
-                // `end - first` entries for each tap, of which the tile's begin at `from - first`. The tile
-                // has `to - from` pixels: at least 1, since there are no more tiles than pixels, and at
-                // most the tallest tile's. An `Isa` led to the kernels, so the processor has their
-                // features.
+                // SAFETY: pixels `from..to` and this panel's channels lie within the operands,
+                // whose length the caller vouches for, as it does for nobody else writing them. The
+                // offset table has `end - first` entries for each tap, of which the tile's begin at
+                // `from - first`. The tile has `to - from` pixels: at least 1, since there are no
+                // more tiles than pixels, and at most the tallest tile's. An `Isa` led to the
+                // kernels, so the processor has their features.
                 unsafe { kernels[to - from - 1](&t) };
             }
         }
     }
 
-    /// Plans what the task that begins with tile `first_tile` asks for on behalf of the next layer. Tiles
-    /// are counted over all panels here: those of panel 0 first. `steps` is how many steps of 16
-    /// input channels a tile of this task takes, over all of its pixels and taps.
+    /// Plans what the task that begins with tile `first_tile` asks for on behalf of the next layer.
+    /// Tiles are counted over all panels here: those of panel 0 first. `steps` is how many steps of
+    /// 16 input channels a tile of this task takes, over all of its pixels and taps.
     ///
-    /// A tile asks for no more lines than its arithmetic pays for. If that is enough for all lines, they
-    /// are dealt out evenly in the order of the tiles. If it is not, each thread's tiles ask for the first
-    /// part of the share that the thread will presumably read itself in the next layer.
+    /// A tile asks for no more lines than its arithmetic pays for. If that is enough for all lines,
+    /// they are dealt out evenly in the order of the tiles. If it is not, each thread's tiles ask
+    /// for the first part of the share that the thread will presumably read itself in the next
+    /// layer.
     ///
-    /// An example with 2 threads: a product of 98 pixels and 4 panels of 32 channels, 64 input channels;
-    /// 7 tiles of 14 pixels for each panel are 28 tiles. A tile does `14 * 64 * 32` multiply-adds: `steps`
-    /// is `14 * 64 / 16 = 56`, and `2 * 56 * 16 * 32 / 512 = 112` lines are paid for. If the next layer has
-    /// 1792 lines, a tile needs to ask for 64, and tile 5 asks for lines 320 to 383. If it has 7168 lines,
-    /// a tile would need to ask for 256, but asks for 112: thread 0's tiles, 0 to 13, ask for lines 0 to
-    /// 1567 of its half, lines 0 to 3583, and thread 1's tiles, 14 to 27, for lines 3584 to 5151.
+    /// An example with 2 threads: a product of 98 pixels and 4 panels of 32 channels, 64 input
+    /// channels; 7 tiles of 14 pixels for each panel are 28 tiles. A tile does `14 * 64 * 32`
+    /// multiply-adds: `steps` is `14 * 64 / 16 = 56`, and `2 * 56 * 16 * 32 / 512 = 112` lines are
+    /// paid for. If the next layer has 1792 lines, a tile needs to ask for 64, and tile 5 asks for
+    /// lines 320 to 383. If it has 7168 lines, a tile would need to ask for 256, but asks for 112:
+    /// thread 0's tiles, 0 to 13, ask for lines 0 to 1567 of its half, lines 0 to 3583, and thread
+    /// 1's tiles, 14 to 27, for lines 3584 to 5151.
     fn next_layer_prefetch(
         &self,
         first_tile: usize,
@@ -238,8 +246,8 @@ impl Gemm<'_> {
 
 /// Which lines of the next layer's weights the tiles of one task ask for.
 ///
-/// The tiles from `first_tile` on ask for the lines from `first_line` on, `lines_per_tile` each, up to
-/// `end_line`. [`Gemm::next_layer_prefetch`] has an example.
+/// The tiles from `first_tile` on ask for the lines from `first_line` on, `lines_per_tile` each, up
+/// to `end_line`. [`Gemm::next_layer_prefetch`] has an example.
 struct NextLayerPrefetch<'a> {
     weights: Option<&'a Weights>,
     /// How many cache lines each tile asks for.
@@ -259,8 +267,8 @@ impl NextLayerPrefetch<'_> {
         match self.weights {
             Some(weights) if line < self.end_line => Stream {
                 start: weights.line(line),
-                // The processor fetches lines in pairs. Asking for one of each pair takes half as many of
-                // the places in which a core's misses wait.
+                // The processor fetches lines in pairs. Asking for one of each pair takes half as
+                // many of the places in which a core's misses wait.
                 count: self.lines_per_tile.div_ceil(2 * steps),
                 step: 2 * BLOCK,
             },

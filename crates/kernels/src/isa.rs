@@ -1,5 +1,9 @@
-//! Which instruction sets this processor has, and the kernels compiled for each. It never switches by itself after
-//! detection: whoever loads a model chooses once.
+//! Which instruction sets this processor has, and the kernels that are compiled for each.
+//!
+//! An [`Isa`] is the proof that the processor has an instruction set: nothing but detection makes
+//! one. Whoever packs a layer's weights chooses it, and the layer keeps it. [`Isa::kernels`] leads
+//! from it to the entry points that the macro `kernels` compiles, once for each set, from the
+//! code that is generic over [`simd::Vector`].
 
 use std::fmt;
 
@@ -9,7 +13,8 @@ use super::stem::{PoolRow, StemTile};
 use super::tile::{self, Tile, TileFn};
 use super::winograd::transform::{self, InputTile, OutputTile};
 
-/// An instruction set that this processor has: only [`Isa::detect`], [`Isa::available`] and [`Isa::named`] make one.
+/// An instruction set that this processor has. Only [`Isa::detect`], [`Isa::available`] and
+/// [`Isa::named`] make one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Isa(Kind);
 
@@ -22,7 +27,7 @@ enum Kind {
     Portable,
 }
 
-/// An instruction set was asked for that is unknown, or that this processor lacks.
+/// The error for an instruction set that is unknown, or that this processor lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedIsa {
     name: String,
@@ -43,13 +48,14 @@ impl fmt::Display for UnsupportedIsa {
 impl std::error::Error for UnsupportedIsa {}
 
 impl Isa {
-    /// The fastest instruction set of this processor.
+    /// Returns the fastest instruction set of this processor.
     #[must_use]
     pub fn detect() -> Self {
         Self::available()[0]
     }
 
-    /// Every instruction set that this processor has, fastest first; `portable` is always the last.
+    /// Returns every instruction set that this processor has, the fastest first. `portable` is
+    /// always the last.
     #[must_use]
     pub fn available() -> Vec<Self> {
         let mut found = Vec::new();
@@ -71,10 +77,10 @@ impl Isa {
         found
     }
 
-    /// The instruction set called `name`: `avx512`, `avx2` or `portable`.
+    /// Returns the instruction set called `name`: `avx512`, `avx2` or `portable`.
     ///
     /// # Errors
-    /// [`UnsupportedIsa`] if there is none of that name, or this processor lacks it.
+    /// Returns [`UnsupportedIsa`] if there is none of that name, or this processor lacks it.
     pub fn named(name: &str) -> Result<Self, UnsupportedIsa> {
         let found = Self::available().into_iter().find(|isa| isa.name() == name);
         found.ok_or_else(|| UnsupportedIsa {
@@ -82,7 +88,7 @@ impl Isa {
         })
     }
 
-    /// `avx512`, `avx2` or `portable`.
+    /// Returns `avx512`, `avx2` or `portable`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
@@ -94,7 +100,7 @@ impl Isa {
         }
     }
 
-    /// The kernels compiled for this instruction set.
+    /// Returns the kernels compiled for this instruction set.
     pub(crate) fn kernels(self) -> &'static Kernels {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
@@ -118,76 +124,107 @@ impl fmt::Debug for Isa {
     }
 }
 
-/// The entry points compiled for one instruction set. Calling one is `unsafe`: its arguments carry raw pointers. That
-/// the processor has the features is settled, since only an [`Isa`] leads here.
+/// The entry points compiled for one instruction set.
+///
+/// Calling one is `unsafe`, because its arguments carry raw pointers: each has the contract of the
+/// generic function that it is compiled from. That the processor has the target features is
+/// settled, since only an [`Isa`] leads here.
 pub(crate) struct Kernels {
-    /// Output channels of a weight panel: the vectors of a tile times their lanes, a multiple of 16.
+    /// Output channels of a weight panel: the vectors of a tile times their lanes, a multiple of
+    /// 16.
     pub width: usize,
-    /// `dense[r - 1]` computes tiles of `r` pixels; its length is the tallest tile.
+    /// [`tile::dense`]: `dense[r - 1]` computes tiles of `r` pixels, so its length is the tallest
+    /// tile.
     pub dense: &'static [TileFn],
-    /// As `dense`, for pixels named by an offset table.
+    /// [`tile::indirect`], likewise.
     pub indirect: &'static [TileFn],
-    /// As `dense`, for the stem.
+    /// [`super::stem::tile`], likewise.
     pub stem: &'static [unsafe fn(&StemTile)],
-    /// One row of the stem's max-pool.
+    /// [`super::stem::max_pool`], which computes one row.
     pub max_pool: unsafe fn(&PoolRow),
-    /// Multiply-adds that wait for nothing: their sum and how many operations they were.
+    /// [`super::peak::chains`], which measures the peak.
     pub chains: unsafe fn() -> (f32, u64),
-    /// Winograd input transforms of F(2x2, 3x3) and F(4x4, 3x3), each for full tiles, those a column short, a row short,
-    /// and both.
+    /// [`transform::input`] of F(2x2, 3x3) and F(4x4, 3x3): each for full tiles, those a column
+    /// short, those a row short, and those short by both.
     pub winograd_input: [[unsafe fn(&InputTile); 4]; 2],
-    /// Winograd output transforms, likewise.
+    /// [`transform::output`], likewise.
     pub winograd_output: [[unsafe fn(&OutputTile); 4]; 2],
-    /// A resize's pass across rows.
+    /// The pass of a resize across rows.
     pub across: resample::Pass,
-    /// A resize's pass down columns.
+    /// The pass of a resize down columns.
     pub down: resample::Pass,
 }
 
-/// Compiles the kernels for one instruction set. `$vectors` times the tallest row count accumulators, `$vectors`
-/// weights and a broadcast pixel must fit its registers.
+/// Compiles the kernels for one instruction set, of which a tile is `$vectors` vectors wide and up
+/// to as many pixels tall as the last of `$rows` says. Its accumulators (`$vectors` times that
+/// number), `$vectors` weights and a broadcast pixel must fit the registers.
 macro_rules! kernels {
     ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $vectors:literal, [$($rows:literal)+], $across:path) => {
         mod $module {
             use super::*;
+            /// # Safety
+            /// As [`tile::dense`].
             $(#[$feature])?
             pub(super) unsafe fn dense<const MR: usize>(t: &Tile) {
-                // SAFETY: the caller's contract is the same.
+                // SAFETY: the tile is as `tile::dense` asks for, and this function enables the
+                // vector's features.
                 unsafe { tile::dense::<$vector, MR, $vectors>(t) }
             }
+            /// # Safety
+            /// As [`tile::indirect`].
             $(#[$feature])?
             pub(super) unsafe fn indirect<const MR: usize>(t: &Tile) {
-                // SAFETY: the caller's contract is the same.
+                // SAFETY: the tile is as `tile::indirect` asks for, and this function enables the
+                // vector's features.
                 unsafe { tile::indirect::<$vector, MR, $vectors>(t) }
             }
+            /// # Safety
+            /// As [`super::super::stem::tile`].
             $(#[$feature])?
             pub(super) unsafe fn stem<const MR: usize>(t: &StemTile) {
-                // SAFETY: the caller's contract is the same.
+                // SAFETY: the tile is as `stem::tile` asks for, and this function enables the
+                // vector's features.
                 unsafe { super::super::stem::tile::<$vector, MR, $vectors>(t) }
             }
+            /// # Safety
+            /// As [`super::super::stem::max_pool`].
             $(#[$feature])?
             pub(super) unsafe fn max_pool(row: &PoolRow) {
-                // SAFETY: the caller's contract is the same.
+                // SAFETY: the row is as `stem::max_pool` asks for, and this function enables the
+                // vector's features.
                 unsafe { super::super::stem::max_pool::<$vector>(row) }
             }
+            /// # Safety
+            /// The processor has the target features.
             $(#[$feature])?
             pub(super) unsafe fn chains() -> (f32, u64) {
-                // SAFETY: the caller's contract is the same.
+                // SAFETY: this function enables the vector's features, and its caller vouches for
+                // their presence.
                 unsafe { super::super::peak::chains::<$vector>() }
             }
+            /// # Safety
+            /// As [`transform::input`].
             $(#[$feature])?
             pub(super) unsafe fn input<const S: usize, const Y: bool, const X: bool>(t: &InputTile) {
-                // SAFETY: the caller's contract is the same.
+                // SAFETY: the tile is as `transform::input` asks for, and this function enables the
+                // vector's features.
                 unsafe { transform::input::<$vector, S, Y, X>(t) }
             }
+            /// # Safety
+            /// As [`transform::output`].
             $(#[$feature])?
             pub(super) unsafe fn output<const S: usize, const M: usize, const Y: bool, const X: bool>(
                 t: &OutputTile,
             ) {
-                // SAFETY: the caller's contract is the same.
+                // SAFETY: the tile is as `transform::output` asks for, and this function enables
+                // the vector's features.
                 unsafe { transform::output::<$vector, S, M, Y, X>(t) }
             }
             $(#[$feature])?
+            #[allow(
+                clippy::missing_safety_doc,
+                reason = "clippy takes a safe function with target features for an unsafe one"
+            )]
             pub(super) fn down(
                 samples: &[u8],
                 row_bytes: usize,
@@ -238,11 +275,12 @@ macro_rules! kernels {
     };
 }
 
-// 28 accumulators, 2 weights and 2 pixels of 32 registers.
+// 28 accumulators, 2 weights and 2 pixels take all 32 registers.
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], resample::avx512::across);
-// 12 accumulators, 2 weights and a pixel of 16 registers.
+// 12 accumulators, 2 weights and a pixel take 15 of 16 registers.
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, 2, [1 2 3 4 5 6], resample::avx2::across);
-// 8 accumulators, 4 weights, a pixel and a product of SSE2's 16 registers; three rows spill and lose a third.
+// 8 accumulators, 4 weights, a pixel and a product take 14 of SSE2's 16 registers. Three rows would
+// spill, and lose a third of the speed.
 kernels!(PORTABLE, portable, , simd::portable::F32x4, 4, [1 2], resample::across);

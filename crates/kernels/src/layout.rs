@@ -1,10 +1,14 @@
-//! The activation layout and its conversions: `[channels/16][images * height * width][16]`. It never computes anything.
+//! The layout of activations, `[channels/16][images * height * width][16]`, and conversions to and
+//! from it.
+//!
+//! Sixteen channels of a pixel lie side by side: one cache line, and one AVX-512 register. Pixels
+//! of all images follow one another, so a matrix product's rows span the whole batch.
 
 use super::buffer::Destination;
 use super::pool::ThreadPool;
 use super::tile::BLOCK;
 
-/// Images, height and width of an activation, in elements.
+/// The images, rows and columns of an activation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BatchDims {
     /// Images.
@@ -16,20 +20,21 @@ pub struct BatchDims {
 }
 
 impl BatchDims {
-    /// Pixels of all images.
+    /// Returns the number of pixels of all images.
     #[must_use]
     pub fn pixels(self) -> usize {
         self.n * self.h * self.w
     }
 
-    /// Floats of a blocked activation with `channels` channels: whole blocks of 16.
+    /// Returns the floats of a blocked activation with `channels` channels, which takes whole
+    /// blocks of 16.
     #[must_use]
     pub fn blocked_len(self, channels: usize) -> usize {
         channels.div_ceil(BLOCK) * BLOCK * self.pixels()
     }
 }
 
-/// From NCHW to `[channels/16][n * h * w][16]`; lanes past the last channel are zero.
+/// Converts from NCHW to `[channels/16][n * h * w][16]`. Lanes past the last channel are zero.
 ///
 /// # Panics
 /// If `x` does not hold `n * channels * h * w` numbers.
@@ -52,7 +57,7 @@ pub fn nchw_to_blocked(x: &[f32], channels: usize, dims: BatchDims) -> Vec<f32> 
     out
 }
 
-/// From `[channels/16][n * h * w][16]` to NCHW.
+/// Converts from `[channels/16][n * h * w][16]` to NCHW.
 ///
 /// # Panics
 /// If `x` does not hold [`BatchDims::blocked_len`] numbers.
@@ -75,8 +80,8 @@ pub fn blocked_to_nchw(x: &[f32], channels: usize, dims: BatchDims) -> Vec<f32> 
     out
 }
 
-/// Some images each as one batch: block `b` of the result is block `b` of every part, one after the other. Blocked activations have
-/// `channels/16` blocks; planar images are one.
+/// Joins parts of a batch to one batch. Block `b` of the result is block `b` of every part, one
+/// after the other. Blocked activations have `channels/16` blocks; planar images are one block.
 ///
 /// # Panics
 /// If a part does not divide into `blocks`.
@@ -87,10 +92,10 @@ pub fn join_images(pool: &ThreadPool, parts: &[&[f32]], blocks: usize) -> Vec<f3
     out
 }
 
-/// As [`join_images`], overwriting every element of `out`.
+/// Joins parts as [`join_images`] does, and writes the result over every element of `out`.
 ///
 /// # Panics
-/// As [`join_images`], or if `out` has another length than all parts together.
+/// Panics as [`join_images`] does, or if `out` has another length than all parts together.
 pub fn join_images_into(pool: &ThreadPool, parts: &[&[f32]], blocks: usize, out: &mut [f32]) {
     for part in parts {
         assert_eq!(part.len() % blocks, 0, "a part of {blocks} blocks");
@@ -104,8 +109,9 @@ pub fn join_images_into(pool: &ThreadPool, parts: &[&[f32]], blocks: usize, out:
         let len = parts[part].len() / blocks;
         let from = &parts[part][block * len..(block + 1) * len];
         let to = out.at(block * (total / blocks) + before / blocks);
-        // SAFETY: block `block` of the output holds `total / blocks` floats, in which each part has `len`
-        // of its own after those of the parts before it: all within `out`, and no two tasks share any.
+        // SAFETY: block `block` of the output holds `total / blocks` floats, in which each part has
+        // `len` of its own after those of the parts before it: all within `out`, and no two tasks
+        // share any.
         unsafe { to.copy_from_nonoverlapping(from.as_ptr(), len) };
     });
 }

@@ -1,11 +1,33 @@
-//! Convolutions on the CPU: packed weights, blocked activations, one micro-kernel per instruction set, own threads. It
-//! never knows a network, a tensor library or a file, and it is the only place with `unsafe` code.
+//! The CPU kernels of ResNet: convolutions, pooling, the sums of an image's resize, and the threads
+//! and buffers that they run on. This crate knows no network, no tensor library and no file. It is
+//! the only crate of the service with `unsafe` code.
 //!
-//! Activations are `[channels/16][images * height * width][16]` throughout ([`nchw_to_blocked`]); the stem reads planar
-//! pixels and [`global_average_pool`] returns rows. For one instruction set, an image's numbers are the same bits in any
-//! batch and with any number of threads: the algorithm of a layer follows from its shape, and no sum is ever split.
+//! Activations are `[channels/16][images * height * width][16]` throughout ([`nchw_to_blocked`]).
+//! The stem reads planar pixels, and [`global_average_pool`] returns rows. On one instruction set,
+//! an image's numbers are the same bits in any batch and with any number of threads: the algorithm
+//! of a layer follows from its shape, and no sum is ever split.
+//!
+//! How the modules fit together, from what callers see down to the instructions:
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `conv`, `stem`, `linear`, `pooling` | layers: they check lengths and choose an algorithm |
+//! | `layout`, `resample` | conversions of activations; the two passes of a resize |
+//! | `pack` | weights in the order in which the micro-kernels read them |
+//! | `gemm`, `winograd`, `window` | how a layer is cut into tasks and tiles |
+//! | `tile`, `simd`, `isa` | the micro-kernels, the vectors they are written over, and the instruction sets they are compiled for |
+//! | `pool`, `sync` | the threads that run tasks |
+//! | `buffer`, `buffer_pool`, `alloc` | the memory that they work on |
+//! | `peak` | the speed that this machine could reach |
+//!
+//! Layers are where the checks are: their functions are safe, assert every length, and hand the
+//! kernels pointers and sizes. The tasks of a job write disjoint parts of one output.
 
-#![deny(clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
+#![deny(
+    clippy::missing_safety_doc,
+    clippy::undocumented_unsafe_blocks,
+    unsafe_op_in_unsafe_fn
+)]
 
 mod alloc;
 mod buffer;

@@ -1,41 +1,44 @@
-//! Weights in the order in which a micro-kernel reads them. It runs at load only, never in a forward pass.
+//! Weights in the order in which the micro-kernels read them. They are packed once, when a network
+//! is loaded.
 
 use std::sync::Arc;
 
 use super::buffer::Buffer;
 use super::tile::BLOCK;
 
-/// A handle on a layer's packed weights, by which the layer before it reads them ahead.
+/// A handle on a layer's packed weights, by which the layer before it asks them into the cache.
 #[derive(Debug, Clone)]
 pub struct Weights(Arc<Buffer>);
 
 impl Weights {
-    /// Whole cache lines.
+    /// Returns how many whole cache lines the weights take.
     pub(crate) fn lines(&self) -> usize {
         self.0.len() / BLOCK
     }
 
-    /// The address of a line.
+    /// Returns the address of a line: it spans 16 floats if `index` is below [`Self::lines`].
     pub(crate) fn line(&self, index: usize) -> *const f32 {
         self.0.as_slice().as_ptr().wrapping_add(index * BLOCK)
     }
 }
 
-/// One matrix of weights as panels of `width` output channels: `[panels][input block][tap][16][width]`, zeros where
-/// the channels do not fill a block or a panel.
+/// Matrices of weights as panels of `width` output channels each:
+/// `[matrix][panel][input block][tap][16][width]`. Where the channels do not fill a block or a panel there are zeros. Only
+/// Winograd's layers have more than one matrix: one for each position.
 #[derive(Debug)]
 pub(crate) struct Panels {
     data: Weights,
     /// Output channels of a panel.
     pub width: usize,
-    /// Steps of k in a panel: input blocks * taps * 16.
+    /// Rows of a panel: input blocks * taps * 16.
     pub depth: usize,
     /// Panels of one matrix.
     pub panels: usize,
 }
 
 impl Panels {
-    /// Packs `matrices` matrices one after the other; `weight(matrix, out, in, tap)` gives the numbers.
+    /// Packs `matrices` matrices one after the other. `weight(matrix, output, input, tap)` returns
+    /// the numbers.
     pub(crate) fn new(
         width: usize,
         (matrices, outputs, inputs, taps): (usize, usize, usize, usize),
@@ -70,7 +73,7 @@ impl Panels {
         }
     }
 
-    /// Panel `panel` of matrix `matrix`.
+    /// Returns panel `panel` of matrix `matrix`, which spans `depth * width` floats.
     pub(crate) fn panel(&self, matrix: usize, panel: usize) -> *const f32 {
         debug_assert!(panel < self.panels);
         self.data
@@ -78,12 +81,12 @@ impl Panels {
             .wrapping_add((matrix * self.panels + panel) * self.depth * self.width)
     }
 
-    /// Bytes held.
+    /// Returns how many bytes the panels take.
     pub(crate) fn bytes(&self) -> usize {
         self.data.0.len() * size_of::<f32>()
     }
 
-    /// A handle on the packed numbers.
+    /// Returns a handle on the packed weights.
     pub(crate) fn weights(&self) -> &Weights {
         &self.data
     }

@@ -1,4 +1,5 @@
-//! The most floating-point work that this machine does in a second: what kernels are held against. It computes nothing of use.
+//! Measures the most floating-point work that this machine does in a second. The speed of kernels
+//! is compared with it.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,23 +9,28 @@ use super::isa::Isa;
 use super::pool::ThreadPool;
 use super::simd::Vector;
 
-/// Independent chains of multiply-adds: more than the latency of one (4 or 5 cycles) times those that start in a cycle (2), and few enough
-/// for AVX2's sixteen registers.
+/// How many chains of multiply-adds run side by side. They are more than the latency of one (4 or 5
+/// cycles) times those that start in a cycle (2), and few enough for AVX2's sixteen registers.
 const CHAINS: usize = 12;
 
-/// Multiply-adds of each chain in one timing: about a millisecond, in which the clock does not change.
+/// The multiply-adds of each chain in one timing. They take about a millisecond, in which the clock
+/// does not change.
 const STEPS: usize = 100_000;
 
-/// Timings; the best one counts, because whatever else runs only takes away.
+/// How often the time is taken. The best time counts, because whatever else runs can only slow it
+/// down.
 const TIMINGS: usize = 20;
 
-/// Runs the chains; gives their sum, so that nothing is optimised away, and the operations (two for a multiply-add).
+/// Runs the chains. Returns their sum, so that nothing is optimised away, and the number of
+/// operations, of which a multiply-add counts as two.
 ///
 /// # Safety
-/// The caller runs in a function that enables the target features of `V`, on a processor that has them.
+/// - The caller runs in a function that enables the target features of `V`, on a processor that has
+///   them.
 #[inline(always)]
 pub(super) unsafe fn chains<V: Vector>() -> (f32, u64) {
-    // SAFETY: the caller's contract is the vector's; the store is to an array of as many floats.
+    // SAFETY: the caller vouches for the target features. The store is to an array of 16 floats,
+    // and no vector has more lanes.
     unsafe {
         let factor = V::splat(black_box(0.999));
         let mut sums = [V::splat(black_box(1.0)); CHAINS];
@@ -43,8 +49,8 @@ pub(super) unsafe fn chains<V: Vector>() -> (f32, u64) {
     }
 }
 
-/// Billions of floating-point operations a second that all threads of `pool` together do in multiply-adds that wait for nothing. Takes
-/// some tens of milliseconds.
+/// Billions of floating-point operations a second that all threads of `pool` together do in
+/// multiply-adds that wait for nothing. Takes some tens of milliseconds.
 #[must_use]
 pub fn measure_peak_gflops(isa: Isa, pool: &ThreadPool) -> f64 {
     let chains = isa.kernels().chains;

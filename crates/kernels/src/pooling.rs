@@ -1,14 +1,15 @@
-//! The average over all pixels of each image. It never pools windows: the stem has its own max-pool.
+//! The average over all pixels of each image. The stem has its own max-pool, see [`super::stem`].
 
 use super::buffer::Destination;
 use super::layout::BatchDims;
 use super::pool::ThreadPool;
 use super::tile::BLOCK;
 
-/// Floats below which waking other threads costs more than it saves.
+/// Up to this many floats, waking other threads costs more than it saves.
 const ALONE: usize = 1 << 16;
 
-/// The mean over the pixels of each image: from blocked `x` to `[n, channels]`, row-major. Sums run in pixel order.
+/// Returns the mean over the pixels of each image of the blocked activation `x`: `[n, channels]`,
+/// row-major. The sums run in the order of the pixels.
 ///
 /// # Panics
 /// If `x` does not have the length of `dims`, or an image has no pixels.
@@ -37,8 +38,8 @@ pub fn global_average_pool(
             }
         }
         for (lane, sum) in sums.iter().take(channels - block * BLOCK).enumerate() {
-            // SAFETY: the output holds `n * channels` floats, of which each (image, block) has up to 16 of its
-            // own: `lane` stays below the channels that are left from the block on.
+            // SAFETY: the output holds `n * channels` floats, of which each (image, block) has up
+            // to 16 of its own: `lane` stays below the channels that are left from the block on.
             unsafe {
                 out.at(image * channels + block * BLOCK + lane)
                     .write(sum * scale)
@@ -51,7 +52,7 @@ pub fn global_average_pool(
     if x.len() <= ALONE {
         (0..all).for_each(|task| average(task / blocks, task % blocks, out));
     } else {
-        // Whole groups of blocks per task: one block is too little work.
+        // A task takes a group of blocks: one block is too little work.
         let groups = all.min(4 * pool.available());
         pool.for_each(groups, |group| {
             (group * all / groups..(group + 1) * all / groups)

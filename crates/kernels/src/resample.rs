@@ -1,34 +1,39 @@
-//! Weighted sums of 8-bit pixels in fixed point: the two passes of a separable resize, bit for bit the same on every instruction set. It
-//! knows no filter and no picture; which pixels count how much comes as [`Taps`].
+//! The two passes of a separable resize: weighted sums of 8-bit pixels in fixed point, the same bit
+//! for bit on every instruction set. The caller says by [`Taps`] which pixels count how much, so
+//! filters are not known here.
 
 use super::isa::Isa;
 
-/// Bits behind the point of a weight.
+/// How many bits of a weight stand behind the binary point.
 pub const FRACTION_BITS: u32 = 22;
 
-/// One half in fixed point: where every sum starts, so that cutting it off rounds it.
+/// One half in fixed point. Every sum starts from it, so that cutting off the fraction rounds the
+/// sum.
 const HALF: i32 = 1 << (FRACTION_BITS - 1);
 
-/// Bytes of a pixel: red, green, blue.
+/// The bytes of a pixel: red, green, blue.
 const PIXEL: usize = 3;
 
-/// What one resized pixel is made of.
+/// The source pixels that one resized pixel is made of, and their weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taps {
     /// The first source pixel.
     pub first: usize,
-    /// The weights of the source pixels from there on, with [`FRACTION_BITS`]. Their absolute values sum to less than 2 in fixed point, so
-    /// that no sum of 8-bit samples overflows.
+    /// The weights of the source pixels from there on, in fixed point with [`FRACTION_BITS`]. Their
+    /// absolute values sum to less than 2 in fixed point, so that no sum of 8-bit samples
+    /// overflows.
     pub weights: Vec<i32>,
 }
 
 impl Taps {
+    /// Returns the source pixel after the last.
     fn end(&self) -> usize {
         self.first + self.weights.len()
     }
 }
 
-/// Rows of `width` pixels resized across: `[rows, columns, 3]`, each column as its taps say.
+/// Resizes rows of `width` pixels across. Returns `[rows, columns, 3]`, with each column as its
+/// taps say.
 ///
 /// # Panics
 /// If the samples are not whole rows, or a tap is outside them.
@@ -46,13 +51,15 @@ pub fn resample_across(isa: Isa, samples: &[u8], width: usize, columns: &[Taps])
     );
     let mut out = vec![0; samples.len() / row_bytes.max(1) * columns.len() * PIXEL];
     if !out.is_empty() {
-        // SAFETY: the processor has what an `Isa` names, and that is all this asks for.
+        // SAFETY: an `Isa` names what the processor has, and the pass across rows asks for nothing
+        // else: its arguments are slices.
         unsafe { (isa.kernels().across)(samples, row_bytes, columns, &mut out) };
     }
     out
 }
 
-/// Rows of `row_bytes` samples resized down: `[rows, row_bytes]`, each row as its taps say.
+/// Resizes rows of `row_bytes` samples down. Returns `[rows, row_bytes]`, with each row as its taps
+/// say.
 ///
 /// # Panics
 /// If the samples are not whole rows, or a tap is outside them.
@@ -70,22 +77,25 @@ pub fn resample_down(isa: Isa, samples: &[u8], row_bytes: usize, rows: &[Taps]) 
     );
     let mut out = vec![0; rows.len() * row_bytes];
     if !out.is_empty() {
-        // SAFETY: as above.
+        // SAFETY: an `Isa` names what the processor has, and the pass down columns asks for nothing
+        // else: its arguments are slices.
         unsafe { (isa.kernels().down)(samples, row_bytes, rows, &mut out) };
     }
     out
 }
 
-/// One pass on some instruction set: samples in whole rows, the bytes of one (across) or of all of them (down), taps, output.
+/// A pass compiled for one instruction set. Its arguments are samples in whole rows, the bytes of a
+/// row, a [`Taps`] for each column or row of the output, and the output. It is unsafe to call only
+/// in that the processor must have the instruction set.
 pub(crate) type Pass = unsafe fn(&[u8], usize, &[Taps], &mut [u8]);
 
-/// The 8 bits of a sum, overshoot clipped.
+/// Returns the 8 bits of a sum. What lies beyond black or white is clipped.
 #[inline(always)]
 fn clip(sum: i32) -> u8 {
     (sum >> FRACTION_BITS).clamp(0, 255) as u8
 }
 
-/// [`resample_across`] pixel by pixel.
+/// Computes [`resample_across`] pixel by pixel.
 pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &mut [u8]) {
     let out_rows = out.chunks_exact_mut(columns.len() * PIXEL);
     for (row, out) in samples.chunks_exact(row_bytes).zip(out_rows) {
@@ -103,7 +113,7 @@ pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &m
     }
 }
 
-/// [`resample_down`], which the compiler turns into vectors by itself.
+/// Computes [`resample_down`]. The compiler turns it into vectors by itself.
 #[inline(always)]
 pub(crate) fn down(samples: &[u8], row_bytes: usize, rows: &[Taps], out: &mut [u8]) {
     let mut sums = vec![0; row_bytes];
@@ -121,11 +131,13 @@ pub(crate) fn down(samples: &[u8], row_bytes: usize, rows: &[Taps], out: &mut [u
     }
 }
 
-/// Pixels in the 16 bytes of a vector's lane.
+/// How many whole pixels the 16 bytes of a vector's lane hold.
 #[cfg(target_arch = "x86_64")]
 const PIXELS_IN_LANE: usize = 5;
 
-/// As many weights for each column, zeros behind its own, in as few groups as can be: how many make a group, and all of them.
+/// Returns how many weights make a group, and the weights of all columns: the same number of groups
+/// for each column, filled up with zeros behind its own weights. There are as few groups as
+/// possible, and a group has at most [`PIXELS_IN_LANE`] weights.
 #[cfg(target_arch = "x86_64")]
 fn grouped(columns: &[Taps]) -> (usize, Vec<i32>) {
     let most = columns.iter().map(|taps| taps.weights.len()).max();
@@ -144,11 +156,16 @@ fn grouped(columns: &[Taps]) -> (usize, Vec<i32>) {
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2 {
+    #![allow(
+        clippy::missing_safety_doc,
+        reason = "clippy takes safe functions with target features for unsafe ones"
+    )]
+
     use std::arch::x86_64::*;
 
     use super::{FRACTION_BITS, HALF, PIXEL, PIXELS_IN_LANE, Taps, grouped};
 
-    /// [`super::resample_across`], two rows at a time.
+    /// Computes [`super::resample_across`] two rows at a time.
     #[target_feature(enable = "avx2")]
     pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &mut [u8]) {
         let (in_group, weights) = grouped(columns);
@@ -162,8 +179,9 @@ pub(crate) mod avx2 {
         pass(samples, row_bytes, columns, &weights, out);
     }
 
-    /// Each lane holds one row's pixels, and from one tap to the next only the choice of bytes changes. `weights` has
-    /// as many groups of `N` for each column.
+    /// Computes two rows at a time. Each lane holds the pixels of one row, and from one tap to the
+    /// next only the choice of bytes changes. `weights` has the same number of groups of `N` for
+    /// each column.
     #[target_feature(enable = "avx2")]
     fn pairs<const N: usize>(
         samples: &[u8],
@@ -179,7 +197,7 @@ pub(crate) mod avx2 {
         for (pair, out) in out.chunks_mut(2 * out_bytes).enumerate() {
             let upper = &samples[2 * pair * row_bytes..];
             let (out_upper, out_lower) = out.split_at_mut(out_bytes);
-            // A last row without a neighbour keeps itself company.
+            // A last row without a neighbour is computed twice, and stored once.
             let lower = upper.get(row_bytes..).filter(|lower| !lower.is_empty());
             let lower = lower.unwrap_or(upper);
             let (out_upper, _) = out_upper.as_chunks_mut::<PIXEL>();
@@ -196,7 +214,8 @@ pub(crate) mod avx2 {
                         sums = _mm256_add_epi32(sums, weighted);
                     }
                 }
-                // Saturation clips as `super::clip` does: no sum leaves the 16 bits in between.
+                // Saturation clips as `super::clip` does: no sum is too large for the 16 bits in
+                // between.
                 let sums = _mm256_srai_epi32::<{ FRACTION_BITS as i32 }>(sums);
                 let words = _mm256_packus_epi32(sums, sums);
                 let bytes = _mm256_packus_epi16(words, words);
@@ -208,20 +227,21 @@ pub(crate) mod avx2 {
         }
     }
 
-    /// What moves the three samples of one pixel of each lane into 32 bits each; the fourth becomes zero.
+    /// Returns the shuffle that moves the three samples of one pixel of each lane into 32 bits
+    /// each. The fourth 32 bits become zero.
     #[target_feature(enable = "avx2")]
     fn pick(pixel: i32) -> __m256i {
         _mm256_broadcastsi128_si256(pick_in_lane(pixel))
     }
 
-    /// [`pick`] for one lane.
+    /// Returns [`pick`] for one lane.
     #[target_feature(enable = "avx2")]
     pub(super) fn pick_in_lane(pixel: i32) -> __m128i {
         let sample = |channel| (pixel * PIXEL as i32 + channel) | -256;
         _mm_setr_epi32(sample(0), sample(1), sample(2), -1)
     }
 
-    /// The 16 bytes from `at` on; zeros beyond the end, where only weights of zero are.
+    /// Returns the 16 bytes from `at` on, and zeros beyond the end, where all weights are zero.
     #[target_feature(enable = "avx2")]
     pub(super) fn load(samples: &[u8], at: usize) -> __m128i {
         let rest = samples.get(at..).unwrap_or_default();
@@ -233,7 +253,7 @@ pub(crate) mod avx2 {
                 &padded
             }
         };
-        // SAFETY: there are 16 bytes, and they need no alignment.
+        // SAFETY: `bytes` refers to 16 bytes, and the instruction needs no alignment.
         unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
     }
 
@@ -246,15 +266,20 @@ pub(crate) mod avx2 {
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512 {
+    #![allow(
+        clippy::missing_safety_doc,
+        reason = "clippy takes safe functions with target features for unsafe ones"
+    )]
+
     use std::arch::x86_64::*;
 
     use super::avx2::{load, pick_in_lane};
     use super::{FRACTION_BITS, HALF, PIXEL, PIXELS_IN_LANE, Taps, grouped};
 
-    /// Rows at a time: the lanes of a vector.
+    /// How many rows are computed at a time: the lanes of a vector.
     const ROWS: usize = 4;
 
-    /// [`super::resample_across`], four rows at a time.
+    /// Computes [`super::resample_across`] four rows at a time.
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &mut [u8]) {
         let (in_group, weights) = grouped(columns);
@@ -268,7 +293,7 @@ pub(crate) mod avx512 {
         pass(samples, row_bytes, columns, &weights, out);
     }
 
-    /// As `super::avx2::pairs`, with lanes for four rows.
+    /// Computes four rows at a time, as `super::avx2::pairs` computes two.
     #[target_feature(enable = "avx512f,avx512bw")]
     fn quads<const N: usize>(
         samples: &[u8],

@@ -1,5 +1,10 @@
-//! The network's first two layers in one pass: the 7x7 convolution of stride 2 over planar pixels with ReLU, and the
-//! 3x3 max-pool of stride 2. It never writes the convolution's full output anywhere.
+//! The network's first two layers in one pass: the 7x7 convolution of stride 2 over planar pixels
+//! with ReLU, and the 3x3 max-pool of stride 2.
+//!
+//! A task computes a band of pooled rows of one image. It copies the input rows that the band reads
+//! between borders of zeros, computes the convolution row by row into a ring of three rows, and
+//! pools those as soon as they are there. So the convolution's output, which is four times the
+//! pooled one, never leaves the cache.
 
 use super::buffer::{Buffer, Destination, Source};
 use super::isa::{Isa, Kernels};
@@ -14,48 +19,53 @@ const STRIDE: usize = 2;
 const PADDING: usize = 3;
 const TAPS: usize = CHANNELS * KERNEL * KERNEL;
 
-/// Pooled rows per task at most: a task repeats one convolution row of its upper neighbour, so short bands cost.
+/// The most pooled rows of a task. Each task repeats one convolution row of its upper neighbour, so
+/// shorter bands cost more.
 const BAND_ROWS: usize = 14;
 
-/// The stem's packed weights: convolution 7x7, stride 2, padding 3, from 3 channels, ReLU, max-pool 3x3, stride 2,
-/// padding 1.
+/// The packed weights of the stem: a 7x7 convolution from 3 channels with stride 2 and padding 3,
+/// ReLU, and a 3x3 max-pool with stride 2 and padding 1.
 pub struct PackedStem {
     isa: Isa,
     out_channels: usize,
     /// `[panels][channel][ky][kx][width]`.
     panels: Buffer,
-    /// One per channel up to the last panel's end.
+    /// The bias: a float for each channel up to the end of the last panel.
     bias: Buffer,
 }
 
-/// A tile of convolution pixels in one row, for one panel.
+/// The operands of one call of the stem's micro-kernel: `MR` convolution pixels of one row, and one
+/// panel of `width` output channels. All lengths are in floats.
 pub(crate) struct StemTile {
-    /// The first tap of the first pixel in the padded input's first channel.
+    /// The padded input: the first tap of the first pixel in channel 0. In each of 3 channels, 7
+    /// rows of `(MR - 1) * 2 + 7` floats are read.
     pub input: *const f32,
     /// Floats from one padded input row to the next.
     pub row: usize,
     /// Floats from one padded input channel to the next.
     pub channel: usize,
-    /// `[channel][ky][kx][width]`.
+    /// The panel: `[3][7][7][width]` floats, in the order channel, ky, kx.
     pub panel: *const f32,
-    /// `width` floats.
+    /// The bias: `width` floats.
     pub bias: *const f32,
-    /// First pixel in the panel's first channel block.
+    /// The output: the first pixel in the panel's first channel block. In each of the `out_blocks`
+    /// blocks `MR * 16` floats are written.
     pub out: *mut f32,
     /// Floats from one output channel block to the next.
     pub out_block: usize,
-    /// Output channel blocks to store.
+    /// Output channel blocks that are stored: at least 1, at most `width / 16`.
     pub out_blocks: usize,
 }
 
-/// Hides from the compiler where `p` points: it would otherwise notice that a pixel's tap is its neighbour's tap two
-/// columns on, keep those values in registers and spill accumulators for them, which costs a quarter of the speed.
+/// Returns `p`, and hides from the compiler where it points. The compiler would otherwise notice
+/// that a pixel's tap is its neighbour's tap two columns on, keep those numbers in registers, and
+/// spill accumulators for them, which costs a quarter of the speed.
 #[inline(always)]
 fn opaque(p: *const f32) -> *const f32 {
     #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
     {
         let mut p = p;
-        // SAFETY: no instruction at all.
+        // SAFETY: the assembly is a comment. It reads and writes nothing but the register of `p`.
         unsafe {
             std::arch::asm!("/* {0} */", inout(reg) p, options(pure, readonly, nostack, preserves_flags))
         };
@@ -65,14 +75,20 @@ fn opaque(p: *const f32) -> *const f32 {
     p
 }
 
-/// The stem's micro-kernel: `MR` pixels of a row times a panel of `NV` vectors.
+/// Computes `MR` pixels of a row of the convolution for a panel of `NV` vectors, with bias and
+/// ReLU.
 ///
 /// # Safety
 /// - The target features of `V` are enabled and present.
-/// - The pointers of `t` span what its fields say.
+/// - `input`, `panel`, `bias` and `out` of `t` span what their fields say, with a width of
+///   `NV * V::LANES`.
+/// - `out` overlaps nothing that is read, and nobody else has access to it.
 #[inline(always)]
 pub(crate) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &StemTile) {
-    // SAFETY: this function's contract.
+    // SAFETY: `v` is below NV, so the bias is read within its width. `weights` moves on by that
+    // width for each of the `3 * 7 * 7` taps of the panel. Pixel `r` below MR is read at tap
+    // (`channel`, `ky`, `kx`), which is among the columns that the tile's input spans. Stores go to
+    // pixel `r` of a block below `out_blocks`.
     unsafe {
         let mut bias = [V::zero(); NV];
         for (v, lanes) in bias.iter_mut().enumerate() {
@@ -111,26 +127,29 @@ pub(crate) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &StemT
     }
 }
 
-/// One row of the max-pool, 3x3 with stride 2, in one channel block.
+/// The operands for one row of the max-pool, 3x3 with stride 2, in one channel block.
 pub(crate) struct PoolRow {
-    /// The convolution rows that it looks at; at the image's edge one of them twice, which changes no maximum.
+    /// The three convolution rows under the pooled row: `width * 16` floats each. At the edge of
+    /// the image one of them is there twice, which changes no maximum.
     pub lines: [*const f32; 3],
     /// Pixels of a convolution row, at least 1.
     pub width: usize,
-    /// `width / 2` pixels, rounded up.
+    /// The pooled row: 16 floats for each of `width / 2` pixels, rounded up.
     pub out: *mut f32,
 }
 
-/// Computes a row of the max-pool.
+/// Computes one row of the max-pool.
 ///
 /// # Safety
 /// - The target features of `V` are enabled and present.
-/// - The pointers of `row` span what its fields say.
+/// - `lines` and `out` of `row` span what their fields say. `out` overlaps none of the lines, and
+///   nobody else has access to it.
 #[inline(always)]
 pub(crate) unsafe fn max_pool<V: Vector>(row: &PoolRow) {
     let mut v = 0;
     while v < BLOCK {
-        // SAFETY: this function's contract.
+        // SAFETY: lanes `v..v + LANES` lie within the 16 floats of a pixel. Columns are below
+        // `width`, of which each line has 16 floats, and `x / 2` is below the pooled row's width.
         unsafe {
             let [a, b, c] = row.lines.map(|line| line.wrapping_add(v));
             let column = |x: usize| {
@@ -154,15 +173,15 @@ pub(crate) unsafe fn max_pool<V: Vector>(row: &PoolRow) {
     }
 }
 
-/// The geometry of one forward call.
+/// The sizes of one forward call.
 #[derive(Clone, Copy)]
 struct Geometry {
     input: BatchDims,
     conv: BatchDims,
     pooled: BatchDims,
-    /// Floats of a padded input row.
+    /// Floats of an input row with its borders of zeros.
     padded_width: usize,
-    /// Pooled rows of a task.
+    /// The pooled rows of a task, except for an image's last, which may have fewer.
     band: usize,
 }
 
@@ -194,30 +213,33 @@ impl Geometry {
         }
     }
 
+    /// Returns how many tasks an image is cut into.
     fn bands(&self) -> usize {
         self.pooled.h.div_ceil(self.band)
     }
 
-    /// Padded input rows that a band reads.
+    /// Returns the most input rows that a task reads of each channel.
     fn padded_rows(&self) -> usize {
         2 * STRIDE * self.band + KERNEL
     }
 
+    /// Returns how many floats the copied input rows of a task take: whole cache lines.
     fn padded_floats(&self) -> usize {
         (CHANNELS * self.padded_rows() * self.padded_width).next_multiple_of(BLOCK)
     }
 
-    /// Floats of the three convolution rows that pooling looks at.
+    /// Returns how many floats the three convolution rows take that pooling looks at.
     fn ring_floats(&self, blocks: usize) -> usize {
         3 * self.conv.w * blocks * BLOCK
     }
 }
 
 impl PackedStem {
-    /// Packs `weight` (`[out_channels, 3, 7, 7]`, batch norm folded) and `bias` (`[out_channels]`).
+    /// Packs `weight`, which is `[out_channels, 3, 7, 7]` with the batch norm folded into it, and
+    /// `bias`, which has a number for each output channel.
     ///
     /// # Panics
-    /// If a length does not match.
+    /// If `weight` does not have `147` numbers for each of `bias`.
     #[must_use]
     pub fn new(isa: Isa, weight: &[f32], bias: &[f32]) -> Self {
         let out_channels = bias.len();
@@ -245,31 +267,32 @@ impl PackedStem {
         }
     }
 
-    /// Output images, rows and columns for an input.
+    /// Returns the images, rows and columns of the output for an input.
     #[must_use]
     pub fn output_dims(&self, input: BatchDims) -> BatchDims {
         Geometry::new(input, 1).pooled
     }
 
-    /// Output channels.
+    /// Returns the number of output channels.
     #[must_use]
     pub fn out_channels(&self) -> usize {
         self.out_channels
     }
 
-    /// Multiplications and additions of the convolution.
+    /// Returns the multiplications and additions of the convolution for an input.
     #[must_use]
     pub fn flops(&self, input: BatchDims) -> u64 {
         (2 * Geometry::new(input, 1).conv.pixels() * self.out_channels * TAPS) as u64
     }
 
-    /// Bytes of the packed weights.
+    /// Returns how many bytes the packed weights take.
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
         (self.panels.len() + self.bias.len()) * size_of::<f32>()
     }
 
-    /// The stem's output for `x` (`[n, 3, h, w]`), blocked, with [`Self::output_dims`].
+    /// Returns the stem's output for `x`, which is `[n, 3, h, w]`. The output is blocked and has
+    /// [`Self::output_dims`].
     ///
     /// # Panics
     /// If `x` does not have the length of `input`, or `input` is empty.
@@ -280,10 +303,10 @@ impl PackedStem {
         out
     }
 
-    /// As [`Self::forward`], overwriting every element of `out`.
+    /// Computes what [`Self::forward`] does, and writes it over every element of `out`.
     ///
     /// # Panics
-    /// As [`Self::forward`], or if `out` has the wrong length.
+    /// Panics as [`Self::forward`] does, or if `out` has the wrong length.
     pub fn forward_into(&self, pool: &ThreadPool, x: &[f32], input: BatchDims, out: &mut [f32]) {
         assert!(
             input.pixels() > 0,
@@ -314,7 +337,9 @@ impl PackedStem {
                 first: task % bands * geometry.band,
             };
             let padded = scratch.grow(own).as_mut_ptr();
-            // SAFETY: the lengths were asserted; the scratch is this thread's; bands write disjoint rows.
+            // SAFETY: the lengths of `x` and `out` were asserted, and `out` is exclusively
+            // borrowed. The scratch memory has room for the padded rows and the ring after them,
+            // and is this thread's own. Tasks write different pooled rows or different images.
             unsafe {
                 band.run(
                     x.at(0),
@@ -327,22 +352,35 @@ impl PackedStem {
     }
 }
 
-/// Some pooled rows of one image.
+/// A task: a band of pooled rows of one image.
 struct Band<'a> {
     stem: &'a PackedStem,
     geometry: Geometry,
+    /// The image.
     image: usize,
+    /// The first pooled row.
     first: usize,
 }
 
 impl Band<'_> {
+    /// Computes the band.
+    ///
+    /// # Safety
+    /// - `x` spans the whole input, `[n, 3, h, w]` floats, and nobody writes to it meanwhile.
+    /// - `padded` spans [`Geometry::padded_floats`] floats, and `ring` [`Geometry::ring_floats`].
+    ///   They do not overlap, and nobody else has access to them.
+    /// - `out` spans the whole output: 16 floats for each channel block and pooled pixel. Nobody
+    ///   else has access to the rows of this band.
     unsafe fn run(&self, x: *const f32, padded: *mut f32, ring: *mut f32, out: Destination<'_>) {
         let g = &self.geometry;
         let last = g.pooled.h.min(self.first + g.band);
         // Pooled row p looks at convolution rows 2p - 1, 2p and 2p + 1.
         let start = (2 * self.first).saturating_sub(1);
         let end = g.conv.h.min(2 * last);
-        // SAFETY: this function's contract.
+        // SAFETY: `start..end` are the convolution rows under this band, which read no more input
+        // rows than `padded_rows`. Each pooled row is computed when the convolution rows under it
+        // are in the ring, and the ring's three slots hold them, as a later row takes the slot of
+        // one three rows before.
         unsafe {
             self.pad(x, padded, start, end);
             let mut next = start;
@@ -355,7 +393,12 @@ impl Band<'_> {
         }
     }
 
-    /// Copies the input rows that convolution rows `start..end` read, with zeros around the image.
+    /// Copies the input rows that convolution rows `start..end` read to `padded`, with zeros around
+    /// the image.
+    ///
+    /// # Safety
+    /// - `x` and `padded` are as [`Self::run`] asks for.
+    /// - `end` is above `start`, and both read no more than [`Geometry::padded_rows`] input rows.
     unsafe fn pad(&self, x: *const f32, padded: *mut f32, start: usize, end: usize) {
         let g = &self.geometry;
         let (h, w) = (g.input.h, g.input.w);
@@ -363,7 +406,9 @@ impl Band<'_> {
         for channel in 0..CHANNELS {
             for row in 0..rows {
                 let to = padded.wrapping_add((channel * g.padded_rows() + row) * g.padded_width);
-                // SAFETY: the padded buffer holds `padded_rows` rows a channel; source rows lie in the image.
+                // SAFETY: `row` is below `padded_rows`, of which `padded` holds as many for each
+                // channel, and the three parts together are one row of `padded_width`. Row `y` is
+                // below `h`, so `columns`, at most `w`, numbers of `x` are in the image's row.
                 unsafe {
                     match (start * STRIDE + row)
                         .checked_sub(PADDING)
@@ -385,7 +430,12 @@ impl Band<'_> {
         }
     }
 
-    /// Computes convolution rows into the ring: row r lies in slot r % 3, `[slot][block][column][16]`.
+    /// Computes convolution rows `rows` into the ring. Row `r` goes into slot `r % 3`; the ring is
+    /// `[slot][block][column][16]`.
+    ///
+    /// # Safety
+    /// - `padded` and `ring` are as [`Self::run`] asks for, and `padded` holds what [`Self::pad`]
+    ///   writes for convolution rows from `start` on, these rows included.
     unsafe fn convolve(
         &self,
         padded: *const f32,
@@ -424,14 +474,23 @@ impl Band<'_> {
                         out_block: g.conv.w * BLOCK,
                         out_blocks: (width / BLOCK).min(blocks - block),
                     };
-                    // SAFETY: the padded row holds `(w - 1) * 2 + 7` columns, the slot `w` pixels a block.
+                    // SAFETY: the tile's pixels `from..to` are in the convolution's row, and a
+                    // padded row holds the `(w - 1) * 2 + 7` columns that all `w` pixels of it
+                    // read. The slot holds `w` pixels in each block. The tile has at least one
+                    // pixel and at most the tallest tile's. An `Isa` led to the kernels, so the
+                    // processor has their features.
                     unsafe { kernels.stem[to - from - 1](&t) };
                 }
             }
         }
     }
 
-    /// Pools the ring into one output row.
+    /// Pools the convolution rows in the ring into row `row` of the output.
+    ///
+    /// # Safety
+    /// - `ring` and `out` are as [`Self::run`] asks for.
+    /// - The ring holds the convolution rows `2 * row - 1` to `2 * row + 1`, as far as they lie in
+    ///   the image.
     unsafe fn pool(&self, ring: *const f32, row: usize, out: Destination<'_>) {
         let g = &self.geometry;
         let blocks = self.stem.out_channels.div_ceil(BLOCK);
@@ -451,7 +510,9 @@ impl Band<'_> {
                 width: g.conv.w,
                 out: out.at(to),
             };
-            // SAFETY: the ring holds these rows; the output row is this band's.
+            // SAFETY: the lines are rows of `w` pixels that the ring holds, and the output row is
+            // one of this band's, with a pixel for every two of them. An `Isa` led to the kernel,
+            // so the processor has its features.
             unsafe { max_pool(&row) };
         }
     }

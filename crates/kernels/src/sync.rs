@@ -1,8 +1,8 @@
 //! The synchronisation primitives of the thread pool: std's, or loom's in a model-checked build.
 //!
-//! [loom](https://docs.rs/loom) runs a test under every interleaving of its threads that the C11 memory
-//! model allows. It can only do so if it provides the atomics, locks and threads itself, so the pool
-//! takes them from here. `RUSTFLAGS="--cfg loom"` selects loom's.
+//! [loom](https://docs.rs/loom) runs a test under every interleaving of its threads that the C11
+//! memory model allows. It can only do so if it provides the atomics, locks and threads itself, so
+//! the pool takes them from here. `RUSTFLAGS="--cfg loom"` selects loom's.
 
 #[cfg(loom)]
 pub(crate) use loom::{
@@ -38,8 +38,8 @@ impl Clock {
 
 /// A clock on which a second passes between two looks.
 ///
-/// A model has to take the same steps whenever it is run with the same interleaving, so it must not look
-/// at the real time. A second is longer than every interval that the pool waits for.
+/// A model has to take the same steps whenever it is run with the same interleaving, so it must not
+/// look at the real time. A second is longer than every interval that the pool waits for.
 #[cfg(loom)]
 pub(crate) struct Clock(std::sync::atomic::AtomicU64);
 

@@ -9,9 +9,10 @@
 //! for each pixel r:  out[r] = relu(sums[r] + residual[r])
 //! ```
 //!
-//! The sums and a row of weights stay in registers: `MR * NV` accumulators, `NV` weights and a broadcast
-//! number. Two kernels differ in where a pixel's numbers come from. [`dense`] reads pixels that lie side by
-//! side; [`indirect`] reads pixels that a table of offsets names, and zeros outside the image.
+//! The sums and a row of weights stay in registers: `MR * NV` accumulators, `NV` weights and a
+//! broadcast number. Two kernels differ in where a pixel's numbers come from. [`dense`] reads
+//! pixels that lie side by side; [`indirect`] reads pixels that a table of offsets names, and zeros
+//! outside the image.
 
 use std::mem::MaybeUninit;
 
@@ -26,19 +27,19 @@ pub(crate) const OUTSIDE: u32 = u32::MAX;
 /// The line of zeros that is read for taps outside the image.
 pub(crate) static ZERO_LINE: [f32; BLOCK] = [0.0; BLOCK];
 
-/// The operands of one call of the micro-kernel, for a tile of `MR` pixels and a panel of `width` output
-/// channels. All lengths are in floats, unless they say otherwise.
+/// The operands of one call of the micro-kernel, for a tile of `MR` pixels and a panel of `width`
+/// output channels. All lengths are in floats, unless they say otherwise.
 pub(crate) struct Tile {
-    /// The input. Dense: the tile's first pixel in input channel block 0; in each of the `blocks` blocks
-    /// `MR * 16` floats are read. Indirect: the first pixel of all images in block 0; in each block 16
-    /// floats are read from each offset of the table on.
+    /// The input. Dense: the tile's first pixel in input channel block 0; in each of the `blocks`
+    /// blocks `MR * 16` floats are read. Indirect: the first pixel of all images in block 0; in
+    /// each block 16 floats are read from each offset of the table on.
     pub a: *const f32,
     /// Floats from one input channel block to the next.
     pub a_block: usize,
     /// Input channel blocks, at least 1.
     pub blocks: usize,
-    /// Indirect only: `(taps - 1) * tap_stride + MR` entries. For each tap, then each of the tile's pixels,
-    /// the float offset of its input pixel from `a`, or [`OUTSIDE`].
+    /// Indirect only: `(taps - 1) * tap_stride + MR` entries. For each tap, then each of the tile's
+    /// pixels, the float offset of its input pixel from `a`, or [`OUTSIDE`].
     pub offsets: *const u32,
     /// Indirect only: entries from one tap's offsets to the next tap's.
     pub tap_stride: usize,
@@ -48,8 +49,8 @@ pub(crate) struct Tile {
     pub panel: *const f32,
     /// `width` floats that the sums start from.
     pub bias: *const f32,
-    /// The output: the tile's first pixel in the panel's first channel block. In each of the `out_blocks`
-    /// blocks `MR * 16` floats are written.
+    /// The output: the tile's first pixel in the panel's first channel block. In each of the
+    /// `out_blocks` blocks `MR * 16` floats are written.
     pub out: *mut f32,
     /// Floats from one output channel block to the next.
     pub out_block: usize,
@@ -59,8 +60,8 @@ pub(crate) struct Tile {
     pub skip: *const f32,
     /// Whether sums below zero are stored as zero.
     pub relu: bool,
-    /// What is asked into the second-level cache meanwhile: this layer's next panel, and the next layer's
-    /// weights.
+    /// What is asked into the second-level cache meanwhile: this layer's next panel, and the next
+    /// layer's weights.
     pub prefetch: [Stream; 2],
 }
 
@@ -93,8 +94,8 @@ impl Stream {
     }
 }
 
-/// A micro-kernel that was compiled for one instruction set and one number of pixels. Its contract is that
-/// of [`dense`] or [`indirect`].
+/// A micro-kernel that was compiled for one instruction set and one number of pixels. Its contract
+/// is that of [`dense`] or [`indirect`].
 pub(crate) type TileFn = unsafe fn(&Tile);
 
 /// Adds 16 products to each sum: `acc[r] += a[r][k] * b[k]` for `k` from 0 to 15.
@@ -111,8 +112,8 @@ unsafe fn accumulate<V: Vector, const MR: usize, const NV: usize, const ROW: usi
 ) {
     let mut k = 0;
     while k < BLOCK {
-        // SAFETY: `k + j` is below 16 and `r` below MR, so the float of `a` lies in row `r`, and the NV vectors
-        // lie in row `k + j` of the 16 rows that `b` spans.
+        // SAFETY: `k + j` is below 16 and `r` below MR, so the float of `a` lies in row `r`, and
+        // the NV vectors lie in row `k + j` of the 16 rows that `b` spans.
         unsafe {
             let mut j = 0;
             while j < 4 {
@@ -151,8 +152,8 @@ unsafe fn start<V: Vector, const MR: usize, const NV: usize>(t: &Tile) -> [[V; N
     }
 }
 
-/// Asks for the lines of one output channel block that the store will write, and for the residual's, long
-/// before they are used.
+/// Asks for the lines of one output channel block that the store will write, and for the
+/// residual's, long before they are used.
 #[inline(always)]
 fn announce<const MR: usize>(t: &Tile, block: usize) {
     for r in 0..MR {
@@ -169,8 +170,8 @@ fn announce<const MR: usize>(t: &Tile, block: usize) {
 ///
 /// # Safety
 /// - The target features of `V` are enabled and present.
-/// - `t.out` spans `(t.out_blocks - 1) * t.out_block + MR * 16` floats, and nobody else has access to those
-///   that are written. `t.skip` spans as many, or is null.
+/// - `t.out` spans `(t.out_blocks - 1) * t.out_block + MR * 16` floats, and nobody else has access
+///   to those that are written. `t.skip` spans as many, or is null.
 #[inline(always)]
 unsafe fn finish<V: Vector, const MR: usize, const NV: usize>(t: &Tile, acc: [[V; NV]; MR]) {
     let per_block = BLOCK / V::LANES;
@@ -181,8 +182,8 @@ unsafe fn finish<V: Vector, const MR: usize, const NV: usize>(t: &Tile, acc: [[V
                 continue;
             }
             let at = block * t.out_block + v % per_block * V::LANES;
-            // SAFETY: `block` is below `out_blocks` and `r` below MR, and the vector lies within the 16 floats
-            // of pixel `r` in that block, of which `out` and `skip` hold MR.
+            // SAFETY: `block` is below `out_blocks` and `r` below MR, and the vector lies within
+            // the 16 floats of pixel `r` in that block, of which `out` and `skip` hold MR.
             unsafe {
                 if !t.skip.is_null() {
                     y = y.add(V::load(t.skip.add(at + r * BLOCK)));
@@ -205,14 +206,14 @@ unsafe fn finish<V: Vector, const MR: usize, const NV: usize>(t: &Tile, acc: [[V
 /// - `out` overlaps nothing that is read, unless `skip` is `out`, and nobody else has access to it.
 #[inline(always)]
 pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile) {
-    // SAFETY: the bias, the output and the residual are as `start` and `finish` ask for, by this function's
-    // contract. In step `step`, `a` is at input block `step`, of which the input holds MR pixels of 16 floats
-    // one after the other, and `b` at the 16 rows of the panel for it.
+    // SAFETY: the bias, the output and the residual are as `start` and `finish` ask for, by this
+    // function's contract. In step `step`, `a` is at input block `step`, of which the input holds
+    // MR pixels of 16 floats one after the other, and `b` at the 16 rows of the panel for it.
     unsafe {
         let mut acc = start::<V, MR, NV>(t);
         let (mut a, mut b, [mut panel, mut layer]) = (t.a, t.panel, t.prefetch);
-        // The lines of one output block are asked for after those of the other. All at once, they would
-        // take every place in which a miss can wait.
+        // The lines of one output block are asked for after those of the other. All at once, they
+        // would take every place in which a miss can wait.
         let every = t.blocks.div_ceil(t.out_blocks);
         let mut announced = 0;
         for step in 0..t.blocks {
@@ -230,13 +231,13 @@ pub(crate) unsafe fn dense<V: Vector, const MR: usize, const NV: usize>(t: &Tile
     }
 }
 
-/// Computes a tile of pixels that an offset table names: of a convolution with a stride, with borders or
-/// with more than one tap.
+/// Computes a tile of pixels that an offset table names: of a convolution with a stride, with
+/// borders or with more than one tap.
 ///
 /// # Safety
 /// - The target features of `V` are enabled and present.
-/// - `a`, `offsets`, `panel`, `bias`, `out` and `skip` of `t` span what their fields say, with a width of
-///   `NV * V::LANES`. In particular the input holds 16 floats from
+/// - `a`, `offsets`, `panel`, `bias`, `out` and `skip` of `t` span what their fields say, with a
+///   width of `NV * V::LANES`. In particular the input holds 16 floats from
 ///   `offset + block * a_block` on, for every offset that is not [`OUTSIDE`] and every block.
 /// - `out` overlaps nothing that is read, unless `skip` is `out`, and nobody else has access to it.
 #[inline(always)]
@@ -244,10 +245,11 @@ pub(crate) unsafe fn indirect<V: Vector, const MR: usize, const NV: usize>(t: &T
     for block in 0..t.out_blocks {
         announce::<MR>(t, block);
     }
-    // SAFETY: the bias, the output and the residual are as `start` and `finish` ask for, by this function's
-    // contract, and `offsets` has MR entries for each tap, as `straight` and `gather` ask for. A straight
-    // tap's pixels all lie in the input, each `2 * 16` floats after the one before. The copied lines are MR
-    // times 16 floats, which `gather` has written. `b` is at the 16 rows of the panel for this block and tap.
+    // SAFETY: the bias, the output and the residual are as `start` and `finish` ask for, by this
+    // function's contract, and `offsets` has MR entries for each tap, as `straight` and `gather`
+    // ask for. A straight tap's pixels all lie in the input, each `2 * 16` floats after the one
+    // before. The copied lines are MR times 16 floats, which `gather` has written. `b` is at the 16
+    // rows of the panel for this block and tap.
     unsafe {
         let mut acc = start::<V, MR, NV>(t);
         let (mut a, mut b, [mut panel, mut layer]) = (t.a, t.panel, t.prefetch);
@@ -281,8 +283,9 @@ fn tap_bit(tap: usize) -> u64 {
     if tap < 64 { 1 << tap } else { 0 }
 }
 
-/// Returns the taps whose pixels all lie inside the image and two pixels apart, as those of a stride of 2 do
-/// within a row. They are read where they lie; the pixels of other taps are copied together first.
+/// Returns the taps whose pixels all lie inside the image and two pixels apart, as those of a
+/// stride of 2 do within a row. They are read where they lie; the pixels of other taps are copied
+/// together first.
 ///
 /// # Safety
 /// - `t.offsets` spans `(t.taps - 1) * t.tap_stride + MR` entries.
@@ -314,9 +317,9 @@ unsafe fn straight<const MR: usize>(t: &Tile) -> u64 {
 #[inline(always)]
 unsafe fn gather<V: Vector, const MR: usize>(a: *const f32, offsets: *const u32, to: *mut f32) {
     for r in 0..MR {
-        // SAFETY: `r` is below MR, so the entry is among the MR that `offsets` has. The 16 floats that are
-        // read are those of the input that the entry names, or the line of zeros; the 16 that are written
-        // are line `r` of the MR that `to` holds.
+        // SAFETY: `r` is below MR, so the entry is among the MR that `offsets` has. The 16 floats
+        // that are read are those of the input that the entry names, or the line of zeros; the 16
+        // that are written are line `r` of the MR that `to` holds.
         unsafe {
             let offset = *offsets.add(r);
             let from = if offset == OUTSIDE {

@@ -1,14 +1,17 @@
-//! Which input pixels each output pixel of a convolution reads, as a table of offsets into the input.
+//! Which input pixels each output pixel of a convolution reads, as a table of offsets into the
+//! input.
 //!
-//! With such a table a convolution with strides and borders is a plain matrix product: the micro-kernel
-//! looks up where a pixel lies instead of computing it, and no copy of the image is made.
+//! With such a table a convolution with strides and borders is a plain matrix product: the
+//! micro-kernel looks up where a pixel lies instead of computing it, and no copy of the image is
+//! made.
 
 use std::ops::Range;
 
 use super::layout::BatchDims;
 use super::tile::{BLOCK, OUTSIDE};
 
-/// The geometry of a square convolution over a batch of images. Kernel, stride and padding are in pixels.
+/// The geometry of a square convolution over a batch of images. Kernel, stride and padding are in
+/// pixels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
     pub kernel: usize,
@@ -24,8 +27,9 @@ impl Window {
         self.kernel * self.kernel
     }
 
-    /// Returns `taps * pixels.len()` entries. For each tap, then each output pixel of the range, the entry
-    /// is the offset of its input pixel in floats from the start of a channel block, or [`OUTSIDE`].
+    /// Returns `taps * pixels.len()` entries. For each tap, then each output pixel of the range,
+    /// the entry is the offset of its input pixel in floats from the start of a channel block, or
+    /// [`OUTSIDE`].
     pub(crate) fn offsets(&self, pixels: Range<usize>) -> Vec<u32> {
         let columns = pixels.len();
         let mut table = vec![OUTSIDE; self.taps() * columns];

@@ -1,25 +1,25 @@
 //! The board of one caller: where it offers the tasks of a job to other threads.
 //!
-//! A board holds at most one job. Its state is one atomic word, so that a helper joins a job, or finds it
-//! closed, in one step:
+//! A board holds at most one job. Its state is one atomic word, so that a helper joins a job, or
+//! finds it closed, in one step:
 //!
 //! ```text
-//!              open: epoch + 1                    close: sets CLOSED
-//!   CLOSED, 0 ----------------> open, n members --------------------> CLOSED, n members
-//!      ^                          |   ^                                      |
-//!      |                          +---+                                      | each member leaves: n - 1
-//!      |                 a helper joins: n + 1                               |
-//!      |                 a helper leaves: n - 1                              v
-//!      +------------------------------------------------------------- CLOSED, 0
+//!   closed ----------- open: epoch + 1 ----------> open, n members --+ a helper joins:  n + 1
+//!     ^                                              |        ^        | a helper leaves: n - 1
+//!     |                                            close      +--------+
+//!     |                                              v
+//!     +-------------- no members left -------------- closed, n members --+ a helper leaves: n - 1
+//!                                                             ^          |
+//!                                                             +----------+
 //! ```
 //!
-//! The caller is not counted among the members: it opens the job, works on it, closes it, and waits until
-//! there are no members. Only then does the job's closure end, so no task runs after its job. The epoch
-//! tells a helper whether it has taken part in this job before.
+//! The caller is not counted among the members: it opens the job, works on it, closes it, and waits
+//! until there are no members. Only then does the job's closure end, so no task runs after its job.
+//! The epoch tells a helper whether it has taken part in this job before.
 //!
 //! Which thread runs which task is decided by the *shares*: each thread of the job starts with a
-//! contiguous range of task indices, takes its own from the front, and when its range is empty takes from
-//! the back of the others'. A range is one atomic word, so each index is taken once.
+//! contiguous range of task indices, takes its own from the front, and when its range is empty
+//! takes from the back of the others'. A range is one atomic word, so each index is taken once.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,8 +36,8 @@ const CLOSED: u64 = 1 << 31;
 /// The bits of the job word that count the helpers inside the job.
 const MEMBERS: u64 = CLOSED - 1;
 
-/// What runs one task: a function of the task's index and of memory that the thread keeps from task to
-/// task.
+/// What runs one task: a function of the task's index and of memory that the thread keeps from task
+/// to task.
 pub(super) type Task<'a> = dyn Fn(usize, &mut Buffer) + Sync + 'a;
 
 /// A job as the threads that work on it see it.
@@ -50,15 +50,16 @@ pub(super) struct Job {
     threads: usize,
 }
 
-// SAFETY: the closure behind the pointer is `Sync`, so any thread may call it; `Job::new` promises that it
-// lives until `Board::close` has returned, and no thread works on a job after that.
+// SAFETY: the closure behind the pointer is `Sync`, so any thread may call it; `Job::new` promises
+// that it lives until `Board::close` has returned, and no thread works on a job after that.
 unsafe impl Send for Job {}
 
 impl Job {
     /// Makes a job of which `threads` threads run the tasks.
     ///
     /// # Safety
-    /// - `task` stays alive until [`Board::close`] has returned on the board on which the job is opened.
+    /// - `task` stays alive until [`Board::close`] has returned on the board on which the job is
+    ///   opened.
     pub(super) unsafe fn new(task: &Task<'_>, threads: usize) -> Self {
         // SAFETY: the two types differ in the lifetime alone, which the caller promises to keep to.
         let task: *const Task<'static> =
@@ -75,18 +76,18 @@ pub(super) struct Board {
     job: Mutex<Option<Job>>,
     /// One range of task indices for each thread.
     shares: Box<[Share]>,
-    /// How many helpers have joined the present job, those that have left it included. It numbers the
-    /// helpers, so that each gets a share of its own.
+    /// How many helpers have joined the present job, those that have left it included. It numbers
+    /// the helpers, so that each gets a share of its own.
     joined: AtomicUsize,
     /// What the first task that panicked threw.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-/// A range of task indices that nobody has taken yet: its start in the lower half of the word, its end in
-/// the upper half.
+/// A range of task indices that nobody has taken yet: its start in the lower half of the word, its
+/// end in the upper half.
 ///
-/// It fills two cache lines of 64 bytes, because its owner and others write to it, and the processor
-/// fetches lines in pairs.
+/// It fills two cache lines of 64 bytes, because its owner and others write to it, and the
+/// processor fetches lines in pairs.
 #[repr(align(128))]
 struct Share(AtomicU64);
 
@@ -118,12 +119,12 @@ impl Board {
         self.word.store(epoch << 32, Ordering::Release);
     }
 
-    /// Closes the job: keeps further helpers out, waits until those inside have left, and returns the
-    /// payload of the first task that panicked.
+    /// Closes the job: keeps further helpers out, waits until those inside have left, and returns
+    /// the payload of the first task that panicked.
     pub(super) fn close(&self) -> Option<Box<dyn Any + Send>> {
-        // Acquire, here and below: what a member wrote in its tasks happens before it leaves the word by
-        // a release, and every other write to the word in between is a read-modify-write, which passes
-        // that on. So the caller sees the results of all tasks.
+        // Acquire, here and below: what a member wrote in its tasks happens before it leaves the
+        // word by a release, and every other write to the word in between is a read-modify-write,
+        // which passes that on. So the caller sees the results of all tasks.
         let mut members = self.word.fetch_or(CLOSED, Ordering::Acquire) & MEMBERS;
         let mut polls = 0u32;
         while members != 0 {
@@ -138,8 +139,8 @@ impl Board {
 
     /// Joins the present job and runs tasks of it until none is left or `stays` returns false.
     ///
-    /// `last_epoch` is the epoch of the last job that this helper joined on this board: it joins no job
-    /// twice. The function returns at once if no job is open. `memory` is what the tasks get.
+    /// `last_epoch` is the epoch of the last job that this helper joined on this board: it joins no
+    /// job twice. The function returns at once if no job is open. `memory` is what the tasks get.
     pub(super) fn help(&self, last_epoch: &mut u64, memory: &mut Buffer, stays: impl Fn() -> bool) {
         // Relaxed: the value is only a guess that the exchange below confirms.
         let mut word = self.word.load(Ordering::Relaxed);
@@ -173,8 +174,9 @@ impl Board {
 
     /// Runs tasks until none is left or `stays` returns false.
     ///
-    /// The thread takes the tasks of `share` (0 is the caller's) from the front, then those of the other
-    /// shares from their backs. Whoever calls this is the caller of the job or a member of it.
+    /// The thread takes the tasks of `share` (0 is the caller's) from the front, then those of the
+    /// other shares from their backs. Whoever calls this is the caller of the job or a member of
+    /// it.
     pub(super) fn work(
         &self,
         share: usize,
@@ -182,8 +184,8 @@ impl Board {
         memory: &mut Buffer,
         stays: impl Fn() -> bool,
     ) {
-        // SAFETY: this thread is the job's caller, which has not closed the job yet, or a member, for
-        // which `close` waits. So `close` has not returned, and until then the closure lives.
+        // SAFETY: this thread is the job's caller, which has not closed the job yet, or a member,
+        // for which `close` waits. So `close` has not returned, and until then the closure lives.
         let task = unsafe { &*job.task };
         let run = AssertUnwindSafe(|| {
             for victim in (0..job.threads).map(|i| (share + i) % job.threads) {
@@ -204,10 +206,11 @@ impl Board {
 }
 
 impl Share {
-    /// Takes the next task: the first one if the owner of the share asks, the last one if another does.
+    /// Takes the next task: the first one if the owner of the share asks, the last one if another
+    /// does.
     fn take(&self, owner: bool) -> Option<usize> {
-        // Relaxed, load and exchange: the word carries no other data with it. That an index is taken once
-        // follows from each exchange being one step.
+        // Relaxed, load and exchange: the word carries no other data with it. That an index is
+        // taken once follows from each exchange being one step.
         let mut range = self.0.load(Ordering::Relaxed);
         loop {
             let (from, to) = ((range & 0xffff_ffff) as usize, (range >> 32) as usize);

@@ -11,12 +11,12 @@
 //!   asleep        (polling and asleep both end when the pool stops)
 //! ```
 //!
-//! **No wake-up is lost.** A caller first counts up `news` and then looks at `asleep`; a helper first
-//! sets `asleep` and then looks at `news`. Every write to `asleep` is a read-modify-write that acquires
-//! and releases, so all of them are in one order, and each thread sees what happened before the write
-//! that precedes its own. If the caller's write comes first, then the helper sees the news and does not
-//! sleep. If the helper's comes first, then the caller sees that it sleeps, and wakes it.
-//! `tests/it/pool_model.rs` checks this in all interleavings.
+//! **No wake-up is lost.** A caller first counts up `news` and then looks at `asleep`; a helper
+//! first sets `asleep` and then looks at `news`. Every write to `asleep` is a read-modify-write
+//! that acquires and releases, so all of them are in one order, and each thread sees what happened
+//! before the write that precedes its own. If the caller's write comes first, then the helper sees
+//! the news and does not sleep. If the helper's comes first, then the caller sees that it sleeps,
+//! and wakes it. `tests/it/pool_model.rs` checks this in all interleavings.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -26,8 +26,9 @@ use super::pause;
 use crate::buffer::Buffer;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Clock, Mutex, Ordering, Thread, thread};
 
-/// How often an idle helper polls before it sleeps: for about 50 us. That is several times the pause
-/// between two layers, so a forward pass wakes its helpers once, while an idle service burns nothing.
+/// How often an idle helper polls before it sleeps: for about 50 us. That is several times the
+/// pause between two layers, so a forward pass wakes its helpers once, while an idle service burns
+/// nothing.
 const POLLS_BEFORE_SLEEP: u32 = if cfg!(loom) {
     1
 } else if cfg!(miri) {
@@ -36,13 +37,13 @@ const POLLS_BEFORE_SLEEP: u32 = if cfg!(loom) {
     2_000
 };
 
-/// How long the core of a caller that has left is kept for its return. Between two batches of a busy
-/// service lies less than that. A helper that takes the core for so short a time is still at its task
-/// when the caller comes back, and another caller waits for both.
+/// How long the core of a caller that has left is kept for its return. Between two batches of a
+/// busy service lies less than that. A helper that takes the core for so short a time is still at
+/// its task when the caller comes back, and another caller waits for both.
 const RETURN: Duration = Duration::from_millis(2);
 
-/// The most callers that compute at one time; further ones wait for a seat. A board has a place for each
-/// thread, so one board for each thread would take 134 MB on a machine of a thousand.
+/// The most callers that compute at one time; further ones wait for a seat. A board has a place for
+/// each thread, so one board for each thread would take 134 MB on a machine of a thousand.
 const MOST_CALLERS: usize = 16;
 
 /// What callers and helpers share.
@@ -55,7 +56,8 @@ pub(super) struct Shared {
     news: AtomicU64,
     /// Counts the callers that compute.
     callers: AtomicUsize,
-    /// How many callers have left within the last [`RETURN`]; zero if nobody has left since another came.
+    /// How many callers have left within the last [`RETURN`]; zero if nobody has left since another
+    /// came.
     left: AtomicUsize,
     /// When the last of them left, by `clock`.
     left_at: AtomicU64,
@@ -122,14 +124,17 @@ impl Shared {
         &self.boards[seat]
     }
 
-    /// Counts one more caller that computes. The last of the helpers that work stops at its next task.
+    /// Counts one more caller that computes. The last of the helpers that work stops at its next
+    /// task.
     pub(super) fn caller_enters(&self) {
-        // Relaxed, here and at every access to `callers` and `left`: they say how many cores are free.
-        // Where they are seen late, a helper works or sleeps one task longer than it should, and no result
-        // depends on it. Where it matters that they are seen, `news` carries them along.
+        // Relaxed, here and at every access to `callers` and `left`: they say how many cores are
+        // free. Where they are seen late, a helper works or sleeps one task longer than it should,
+        // and no result depends on it. Where it matters that they are seen, `news` carries them
+        // along.
         self.callers.fetch_add(1, Ordering::Relaxed);
         let one_less = |left: usize| left.checked_sub(1);
-        // If nobody has left there is nothing to count down. It does not matter which caller comes back.
+        // If nobody has left there is nothing to count down. It does not matter which caller comes
+        // back.
         let _ = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
@@ -187,8 +192,8 @@ impl Shared {
 
     /// Ends all helpers.
     pub(super) fn stop(&self) {
-        // Relaxed: the swaps in `wake` release it to each helper that sleeps or is about to, and one that
-        // polls sees it sooner or later.
+        // Relaxed: the swaps in `wake` release it to each helper that sleeps or is about to, and
+        // one that polls sees it sooner or later.
         self.stop.store(true, Ordering::Relaxed);
         self.wake(self.sleepers.len());
     }
@@ -196,8 +201,8 @@ impl Shared {
     /// Wakes those of the first `helpers` helpers that sleep.
     fn wake(&self, helpers: usize) {
         for sleeper in self.sleepers.iter().take(helpers) {
-            // AcqRel: see the module's description. The release gives the news to a helper that sets
-            // `asleep` later.
+            // AcqRel: see the module's description. The release gives the news to a helper that
+            // sets `asleep` later.
             if sleeper.asleep.swap(false, Ordering::AcqRel)
                 && let Some(thread) = &*sleeper
                     .thread
@@ -231,8 +236,8 @@ impl Shared {
         }
     }
 
-    /// Waits until jobs were opened after the first `seen` and this helper may work on them: polls, then
-    /// sleeps. Returns how many jobs were opened until now, or `None` when the pool stops.
+    /// Waits until jobs were opened after the first `seen` and this helper may work on them: polls,
+    /// then sleeps. Returns how many jobs were opened until now, or `None` when the pool stops.
     fn await_jobs(&self, worker: usize, sleeper: &Sleeper, seen: u64) -> Option<u64> {
         loop {
             for polls in 1..=POLLS_BEFORE_SLEEP {
@@ -246,10 +251,9 @@ impl Shared {
                 }
                 pause(polls);
             }
-            // A helper that may not work is not woken until there are fewer callers and one of them opens
-            // its next job.
-            // AcqRel: see the module's description. The acquire brings the news of a caller that has
-            // looked at `asleep` before.
+            // A helper that may not work is not woken until there are fewer callers and one of them
+            // opens its next job. AcqRel: see the module's description. The acquire brings the news
+            // of a caller that has looked at `asleep` before.
             sleeper.asleep.swap(true, Ordering::AcqRel);
             // Acquire: whoever wakes this helper has released its news by the same word.
             while sleeper.asleep.load(Ordering::Acquire) {
@@ -261,21 +265,23 @@ impl Shared {
                         continue;
                     }
                 };
-                // AcqRel, and no plain store: a store would cut this helper's next swap off from what a
-                // caller has released here meanwhile.
+                // AcqRel, and no plain store: a store would cut this helper's next swap off from
+                // what a caller has released here meanwhile.
                 sleeper.asleep.swap(false, Ordering::AcqRel);
                 return found;
             }
         }
     }
 
-    /// Looks whether there is something to do for helper `worker`, which knows of the first `seen` jobs.
+    /// Looks whether there is something to do for helper `worker`, which knows of the first `seen`
+    /// jobs.
     fn look(&self, worker: usize, seen: u64) -> Finding {
         // Relaxed: nothing is read on the strength of it.
         if self.stop.load(Ordering::Relaxed) {
             return Finding::Stop;
         }
-        // Acquire: the job that the count tells of is then open on its board, and its caller is counted.
+        // Acquire: the job that the count tells of is then open on its board, and its caller is
+        // counted.
         let news = self.news.load(Ordering::Acquire);
         if news != seen && self.wants(worker) {
             Finding::Jobs(news)

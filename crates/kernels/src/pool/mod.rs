@@ -1,11 +1,11 @@
-//! A thread pool for jobs of many short tasks. A job is a closure and a number of tasks; it is over when
-//! the call that started it returns, so there is no queue and nothing asynchronous.
+//! A thread pool for jobs of many short tasks. A job is a closure and a number of tasks; it is over
+//! when the call that started it returns, so there is no queue and nothing asynchronous.
 //!
-//! The thread that starts a job works on it. Helper threads fill the cores that callers leave: a pool of
-//! `t` threads keeps `t` cores busy and no more. Where one forward pass runs, `t - 1` helpers take part in
-//! each of its layers. Where `t` passes run at the same time, each has its own thread to itself, no helper
-//! works, and no pass waits for another at the end of a layer. In between, the helpers are as many as are
-//! left.
+//! The thread that starts a job works on it. Helper threads fill the cores that callers leave: a
+//! pool of `t` threads keeps `t` cores busy and no more. Where one forward pass runs, `t - 1`
+//! helpers take part in each of its layers. Where `t` passes run at the same time, each has its own
+//! thread to itself, no helper works, and no pass waits for another at the end of a layer. In
+//! between, the helpers are as many as are left.
 //!
 //! | part | what it holds |
 //! |---|---|
@@ -40,8 +40,9 @@ use crate::sync::{Arc, Condvar, JoinHandle, Mutex, MutexGuard, spin_loop, thread
 use board::Job;
 use helper::Shared;
 
-/// How many polls lie between two offers of the core to whoever else waits for it, such as a decoder. So
-/// many polls take a few microseconds. Where nobody waits, an offer costs less than one of them.
+/// How many polls lie between two offers of the core to whoever else waits for it, such as a
+/// decoder. So many polls take a few microseconds. Where nobody waits, an offer costs less than one
+/// of them.
 const POLLS_PER_YIELD: u32 = if cfg!(loom) {
     // Under loom only a yield lets another thread run.
     1
@@ -53,8 +54,8 @@ const POLLS_PER_YIELD: u32 = if cfg!(loom) {
 
 /// Threads that run the tasks of jobs: helper threads, and a seat for each caller that computes.
 ///
-/// At most as many callers as threads compute at one time, and at most sixteen. Further ones wait for a
-/// seat. Dropping the pool joins its threads.
+/// At most as many callers as threads compute at one time, and at most sixteen. Further ones wait
+/// for a seat. Dropping the pool joins its threads.
 pub struct ThreadPool {
     shared: Arc<Shared>,
     seats: Seats,
@@ -91,13 +92,13 @@ std::thread_local! {
 
 #[cfg(loom)]
 loom::thread_local! {
-    /// The seat of this thread, if it has one. loom runs all threads of a model on one of the system's, so
-    /// it needs its own kind of variable.
+    /// The seat of this thread, if it has one. loom runs all threads of a model on one of the
+    /// system's, so it needs its own kind of variable.
     static SEATED: Cell<Option<Seat>> = Cell::new(None);
 }
 
-/// A seat among the callers that compute, until this is dropped. Helpers leave this thread its core for all
-/// that time, not only inside a job.
+/// A seat among the callers that compute, until this is dropped. Helpers leave this thread its core
+/// for all that time, not only inside a job.
 pub struct Entered<'a> {
     pool: &'a ThreadPool,
     seat: usize,
@@ -108,8 +109,8 @@ pub struct Entered<'a> {
 
 /// What dropping an [`Entered`] does.
 enum OnDrop {
-    /// It took the seat, so it gives the seat back. Its thread is then on `previous`, a seat in another
-    /// pool, or on none.
+    /// It took the seat, so it gives the seat back. Its thread is then on `previous`, a seat in
+    /// another pool, or on none.
     GiveSeatBack { previous: Option<Seat> },
     /// Nothing: an earlier guard of this thread holds the seat.
     Nothing,
@@ -126,7 +127,8 @@ pub(crate) struct Session<'a> {
 }
 
 impl ThreadPool {
-    /// Makes a pool of `threads` threads: starts one helper fewer, since the caller of a job works too.
+    /// Makes a pool of `threads` threads: starts one helper fewer, since the caller of a job works
+    /// too.
     ///
     /// # Errors
     /// If the operating system refuses a thread.
@@ -154,14 +156,14 @@ impl ThreadPool {
         self.shared.threads()
     }
 
-    /// Takes a seat for all jobs that this thread runs until the guard is dropped. Waits while all seats
-    /// are taken.
+    /// Takes a seat for all jobs that this thread runs until the guard is dropped. Waits while all
+    /// seats are taken.
     ///
-    /// A forward pass holds a seat for its whole length, because its core is not free between two layers.
-    /// A thread that already has a seat in this pool keeps it, and counts once.
+    /// A forward pass holds a seat for its whole length, because its core is not free between two
+    /// layers. A thread that already has a seat in this pool keeps it, and counts once.
     ///
-    /// Guards of several pools are to be dropped in the reverse order. One that outlives an earlier one no
-    /// longer serves its thread, which then takes a second seat for its next job.
+    /// Guards of several pools are to be dropped in the reverse order. One that outlives an earlier
+    /// one no longer serves its thread, which then takes a second seat for its next job.
     pub fn enter(&self) -> Entered<'_> {
         let pool = Arc::as_ptr(&self.shared);
         let previous = SEATED.with(Cell::get);
@@ -182,8 +184,8 @@ impl ThreadPool {
         self.shared.available()
     }
 
-    /// Calls `task(index)` once for each index below `tasks`, on all available threads. Returns when all
-    /// calls have returned.
+    /// Calls `task(index)` once for each index below `tasks`, on all available threads. Returns
+    /// when all calls have returned.
     ///
     /// # Panics
     /// If a task panics: with the payload of the first that did. The pool stays usable.
@@ -194,8 +196,8 @@ impl ThreadPool {
     /// Starts a session on the seat of this thread, or on one that it takes for the session.
     pub(crate) fn session(&self) -> Session<'_> {
         let entered = self.enter();
-        // A poisoned lock only says that a task panicked. Scratch memory has no state that could be half
-        // made.
+        // A poisoned lock only says that a task panicked. Scratch memory has no state that could be
+        // half made.
         let scratch = self.seats.scratch[entered.seat]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -213,8 +215,8 @@ impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.stop();
         for handle in self.handles.drain(..) {
-            // A helper catches the panics of its tasks, so it ends well. If it did not, dropping the pool
-            // must still not panic.
+            // A helper catches the panics of its tasks, so it ends well. If it did not, dropping
+            // the pool must still not panic.
             let _ = handle.join();
         }
     }
@@ -224,8 +226,8 @@ impl Seats {
     /// Makes `seats` free seats.
     fn new(seats: usize) -> Self {
         Self {
-            // The first seat is given out first: a caller that is alone always has the same one, with the
-            // memory that it used before.
+            // The first seat is given out first: a caller that is alone always has the same one,
+            // with the memory that it used before.
             free: Mutex::new((0..seats).rev().collect()),
             freed: Condvar::new(),
             scratch: (0..seats).map(|_| Mutex::new(Scratch::default())).collect(),
@@ -283,9 +285,9 @@ impl Session<'_> {
         self.threads
     }
 
-    /// Calls `task(index, memory)` once for each index below `tasks`; `memory` belongs to the thread that
-    /// runs the task, and holds what its last task left. Each thread starts with a contiguous share of the
-    /// tasks and then takes from the others'.
+    /// Calls `task(index, memory)` once for each index below `tasks`; `memory` belongs to the
+    /// thread that runs the task, and holds what its last task left. Each thread starts with a
+    /// contiguous share of the tasks and then takes from the others'.
     pub(crate) fn run(&mut self, tasks: usize, task: impl Fn(usize, &mut Buffer) + Sync) {
         let memory = &mut self.scratch.own;
         if self.threads == 1 || tasks <= 1 {
@@ -293,8 +295,8 @@ impl Session<'_> {
             return;
         }
         let board = self.shared.board(self.seat);
-        // SAFETY: `task` lives until this function ends, and `close` returns before that: between here and
-        // there nothing unwinds, since `work` catches the panics of tasks.
+        // SAFETY: `task` lives until this function ends, and `close` returns before that: between
+        // here and there nothing unwinds, since `work` catches the panics of tasks.
         let job = unsafe { Job::new(&task, self.threads) };
         board.open(tasks, job);
         self.shared.announce();
@@ -304,8 +306,8 @@ impl Session<'_> {
         }
     }
 
-    /// Takes the memory that is kept for all tasks of a job: at least `len` floats of any content, on a cache
-    /// line. [`Session::keep_scratch`] keeps it for the next job.
+    /// Takes the memory that is kept for all tasks of a job: at least `len` floats of any content,
+    /// on a cache line. [`Session::keep_scratch`] keeps it for the next job.
     pub(crate) fn take_scratch(&mut self, len: usize) -> Buffer {
         let mut scratch = std::mem::take(&mut self.scratch.common);
         scratch.grow(len);

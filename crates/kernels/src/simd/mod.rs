@@ -1,5 +1,5 @@
-//! The vector operations that the kernels are written over, and one file per instruction set. It never chooses one:
-//! that is [`super::isa`]'s work.
+//! The vector operations that the kernels are written over, with one file for each instruction set.
+//! Which of them runs is decided in [`super::isa`].
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -9,36 +9,82 @@ pub(crate) mod portable;
 
 /// A register of `LANES` single-precision numbers.
 ///
-/// Every method is `unsafe` with the same two duties.
-///
 /// # Safety
-/// - The caller runs in a function that enables the target features of the instruction set, on a processor that has them.
-/// - Pointers given to `load`, `store` and `splat_at` are valid for as many `f32` as the operation touches; no alignment is needed.
+/// Every method of this trait has the same first condition: the caller runs in a function that
+/// enables the target features of the instruction set, on a processor that has them. Those with a
+/// pointer have a second one, which they state. No pointer needs more alignment than an `f32`.
 pub(crate) trait Vector: Copy {
-    /// Numbers in one register; divides the channel block of 16.
+    /// How many numbers a register holds. It divides the channel block of 16.
     const LANES: usize;
 
-    /// All lanes zero.
+    /// Returns zero in all lanes.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
     unsafe fn zero() -> Self;
-    /// All lanes `x`.
+
+    /// Returns `x` in all lanes.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
     unsafe fn splat(x: f32) -> Self;
-    /// All lanes the number at `p`.
+
+    /// Returns the number at `p` in all lanes.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans one initialised float.
     unsafe fn splat_at(p: *const f32) -> Self;
-    /// Lanes from `p[0..LANES]`.
+
+    /// Returns `p[0..LANES]`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans `LANES` initialised floats.
     unsafe fn load(p: *const f32) -> Self;
-    /// Lanes to `p[0..LANES]`.
+
+    /// Writes the lanes to `p[0..LANES]`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans `LANES` floats that nobody else has access to.
     unsafe fn store(self, p: *mut f32);
-    /// `self * b + c`, with one rounding where the instruction set has a fused operation.
+
+    /// Returns `self * b + c`, with one rounding if the instruction set has a fused operation.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
     unsafe fn mul_add(self, b: Self, c: Self) -> Self;
-    /// `c - self * b`, rounded as `mul_add`.
+
+    /// Returns `c - self * b`, rounded as in `mul_add`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
     unsafe fn neg_mul_add(self, b: Self, c: Self) -> Self;
-    /// `self + b`.
+
+    /// Returns `self + b`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
     unsafe fn add(self, b: Self) -> Self;
-    /// `self - b`.
+
+    /// Returns `self - b`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
     unsafe fn sub(self, b: Self) -> Self;
-    /// `self * b`.
+
+    /// Returns `self * b`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
     unsafe fn mul(self, b: Self) -> Self;
-    /// The greater of each pair of lanes; `b` where either is NaN, so `zero().max(x)` keeps a NaN visible.
+
+    /// Returns the greater of each pair of lanes, and `b` where either is NaN. So `zero().max(x)`
+    /// keeps a NaN visible.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
     unsafe fn max(self, b: Self) -> Self;
 }
 
@@ -51,7 +97,8 @@ macro_rules! prefetches {
             #[cfg(all(target_arch = "x86_64", not(miri)))]
             {
                 use std::arch::x86_64::{$hint, _mm_prefetch};
-                // SAFETY: a prefetch changes nothing visible and never faults; SSE is part of x86-64.
+                // SAFETY: a prefetch changes nothing visible and never faults; SSE is part of
+                // x86-64.
                 unsafe { _mm_prefetch::<$hint>(p.cast()) };
             }
             #[cfg(any(not(target_arch = "x86_64"), miri))]
@@ -65,6 +112,7 @@ prefetches! {
     prefetch(*const f32) = _MM_HINT_T1;
     /// Asks for the cache line at `p` in the first-level cache; any address is allowed.
     prefetch_read(*const f32) = _MM_HINT_T0;
-    /// Asks for the cache line at `p` in the first-level cache, to be written; any address is allowed.
+    /// Asks for the cache line at `p` in the first-level cache, to be written; any address is
+    /// allowed.
     prefetch_write(*mut f32) = _MM_HINT_ET0;
 }

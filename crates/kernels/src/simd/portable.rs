@@ -1,9 +1,9 @@
-//! Plain Rust arrays that the compiler turns into whatever the target's baseline offers. It never uses an intrinsic, so
-//! that Miri can run it.
+//! Vectors as plain Rust arrays, which the compiler turns into whatever the target's baseline
+//! offers. There are no intrinsics here, so Miri can run it.
 
 use super::Vector;
 
-/// Four numbers: one register of SSE2 or NEON.
+/// Four single-precision numbers: one register of SSE2 or NEON.
 #[derive(Clone, Copy)]
 pub(crate) struct F32x4([f32; 4]);
 
@@ -29,19 +29,21 @@ impl Vector for F32x4 {
 
     #[inline(always)]
     unsafe fn splat_at(p: *const f32) -> Self {
-        // SAFETY: the trait's contract.
+        // SAFETY: the caller vouches for one float at `p`.
         Self([unsafe { *p }; 4])
     }
 
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self {
-        // SAFETY: the trait's contract; an array of `f32` is aligned as one `f32`.
+        // SAFETY: the caller vouches for four floats from `p` on. An array of them is aligned as
+        // one of them.
         Self(unsafe { *p.cast() })
     }
 
     #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
-        // SAFETY: the trait's contract; an array of `f32` is aligned as one `f32`.
+        // SAFETY: the caller vouches for four floats to write at `p`. An array of them is aligned
+        // as one of them.
         unsafe { *p.cast() = self.0 }
     }
 

@@ -1,14 +1,16 @@
-//! How the images of a batch are covered with output tiles. It never looks at a pixel.
+//! How the images of a batch are covered with output tiles.
 //!
-//! Where the tile's side does not divide an image's, the last tiles are one pixel shorter, as many as it takes: 14 is
-//! 4 + 4 + 3 + 3, not 4 + 4 + 4 and a half. A short line of outputs follows from one product less, so short tiles take no
-//! part in the positions of one line of the transform ([`super::transform::omitted`]).
+//! Where the side of a tile does not divide the side of an image, the last tiles are one pixel
+//! shorter, as many of them as it takes: 14 is 4 + 4 + 3 + 3, and not 4 + 4 + 4 and half a tile. A
+//! short line of outputs needs one product less, so short tiles take no part in the positions of
+//! one line of the transform ([`super::transform::omitted`]).
 
 use std::ops::Range;
 
 use super::super::layout::BatchDims;
 
-/// The tiles of one dimension: full ones, then short ones.
+/// How many tiles cover one dimension of an image: first the full ones, then those one pixel
+/// shorter.
 #[derive(Clone, Copy)]
 struct Cover {
     full: usize,
@@ -19,7 +21,7 @@ impl Cover {
     fn new(len: usize, side: usize) -> Self {
         let tiles = len.div_ceil(side);
         let short = tiles * side - len;
-        // Too small an image for that leaves the rest of a full tile outside.
+        // If an image is too small for that, the rest of a full tile lies outside the image.
         let short = if short <= tiles { short } else { 0 };
         Self {
             full: tiles - short,
@@ -27,14 +29,14 @@ impl Cover {
         }
     }
 
-    /// First pixel of a tile.
+    /// Returns the first pixel of a tile.
     fn start(self, tile: usize, side: usize) -> usize {
         tile * side - tile.saturating_sub(self.full)
     }
 }
 
-/// The tiles of a batch, in an order in which those that take part in a position are neighbours: by kind (see
-/// [`Grid::kinds`]), then by image.
+/// The tiles of a batch. Their order is by kind ([`Grid::kinds`]), then by image: so the tiles that
+/// take part in a position are neighbours.
 #[derive(Clone, Copy)]
 pub(crate) struct Grid {
     side: usize,
@@ -43,18 +45,19 @@ pub(crate) struct Grid {
     columns: Cover,
 }
 
-/// One output tile.
+/// Where one output tile lies.
 pub(crate) struct Place {
     pub image: usize,
-    /// First row and column.
+    /// The first row of the tile in its image.
     pub y: usize,
+    /// The first column of the tile in its image.
     pub x: usize,
-    /// Whether it is one row, or column, short.
+    /// Whether the tile is one row short, and whether it is one column short.
     pub short: (bool, bool),
 }
 
 impl Grid {
-    /// Tiles of `side` x `side` pixels over images of `dims`.
+    /// Covers images of `dims` with tiles of `side` x `side` pixels.
     pub(crate) fn new(dims: BatchDims, side: usize) -> Self {
         Self {
             side,
@@ -64,7 +67,8 @@ impl Grid {
         }
     }
 
-    /// The four kinds in their order: tiles of one image, then first row and column of tiles.
+    /// Returns the four kinds of tiles in their order. For each: rows and columns of such tiles in
+    /// one image, whether they are a row short, and whether they are a column short.
     fn kinds(&self) -> [(usize, usize, bool, bool); 4] {
         let (rows, columns) = (self.rows, self.columns);
         [
@@ -75,13 +79,14 @@ impl Grid {
         ]
     }
 
-    /// All tiles.
+    /// Returns how many tiles the batch has.
     pub(crate) fn tiles(&self) -> usize {
         let (rows, columns) = (self.rows, self.columns);
         self.images * (rows.full + rows.short) * (columns.full + columns.short)
     }
 
-    /// The tiles whose rows, or columns, are full where that is asked for.
+    /// Returns the tiles that are not a row short if `rows` asks for that, and not a column short
+    /// if `columns` does.
     pub(crate) fn full(&self, rows: bool, columns: bool) -> Range<usize> {
         let mut range = 0..0;
         let mut at = 0;
@@ -99,7 +104,10 @@ impl Grid {
         range
     }
 
-    /// Where a tile lies; one beyond the last lies nowhere.
+    /// Returns where a tile lies.
+    ///
+    /// # Panics
+    /// If there is no such tile.
     pub(crate) fn place(&self, tile: usize) -> Place {
         let mut tile = tile;
         for (height, width, short_row, short_column) in self.kinds() {

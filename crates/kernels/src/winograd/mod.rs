@@ -1,5 +1,16 @@
-//! 3x3 convolutions of stride 1 by Winograd's minimal filtering: transform tiles, multiply per position, transform
-//! back. It never serves another kernel size or stride.
+//! 3x3 convolutions of stride 1 by Winograd's minimal filtering.
+//!
+//! The output is cut into tiles of 2x2 or 4x4 pixels ([`grid`]). A layer then takes three phases:
+//!
+//! 1. Each input tile is transformed into a number for each of 16 or 36 *positions*
+//!    ([`transform`]).
+//! 2. For each position the transformed inputs are multiplied by the transformed weights: one
+//!    matrix product of tiles times channels ([`crate::gemm`]).
+//! 3. The products are transformed back into output pixels.
+//!
+//! Tiles pass through the phases in *chunks*, so that a chunk's intermediate numbers stay in a
+//! cache. Where there are many tiles, a chunk is small, and one thread takes it through all phases.
+//! Where there are few, all threads work on one chunk, phase by phase.
 
 mod grid;
 pub(crate) mod transform;
@@ -16,14 +27,15 @@ use super::tile::BLOCK;
 use grid::{Grid, Place};
 use transform::{InputTile, OutputTile, omitted};
 
-/// Floats of one thread's transformed inputs and products that leave room for weights in a second-level cache.
+/// The most floats of transformed inputs and products of a chunk that one thread works on alone.
+/// They leave room for weights in a second-level cache.
 const FUSED_FLOATS: usize = 72 << 10;
 
-/// Tiles that pass through the three phases together, when all threads work on one chunk: their transformed inputs and
+/// The most tiles of a chunk that all threads work on together. Their transformed inputs and
 /// products stay in a shared cache, and the weights are read once for them.
 const CHUNK_TILES: usize = 128;
 
-/// The output tile's side.
+/// The side of the output tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     /// F(2x2, 3x3): 16 products for 4 outputs, 2.25 times fewer than direct.
@@ -33,6 +45,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    /// Returns the side of the output tile in pixels.
     pub(crate) fn outputs(self) -> usize {
         match self {
             Self::Two => 2,
@@ -40,56 +53,75 @@ impl Side {
         }
     }
 
-    /// Side of the input tile.
+    /// Returns the side of the input tile in pixels.
     fn inputs(self) -> usize {
         self.outputs() + 2
     }
 
-    /// Products per tile.
+    /// Returns how many products a tile takes: one for each position.
     fn positions(self) -> usize {
         self.inputs() * self.inputs()
     }
 }
 
-/// Transformed and packed weights of one layer.
+/// The transformed and packed weights of one layer.
 #[derive(Debug)]
 pub(crate) struct Winograd {
     side: Side,
     panels: Panels,
+    /// A zero for each output channel up to the end of the last panel: products start from nothing.
     no_bias: super::buffer::Buffer,
 }
 
-/// One layer's forward call.
+/// The operands of one layer's forward call. All lengths are in floats.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub kernels: &'static Kernels,
+    /// The blocked input: `input_blocks * dims.pixels() * 16` floats.
     pub input: Source<'a>,
+    /// The input's images, rows and columns.
     pub dims: BatchDims,
+    /// Input channel blocks, at least 1.
     pub input_blocks: usize,
+    /// The bias: a float for each output channel, up to the end of the last panel.
     pub bias: Source<'a>,
+    /// The blocked output: `output_blocks * 16` floats for each output pixel.
     pub output: Destination<'a>,
+    /// Output channel blocks, at least 1.
     pub output_blocks: usize,
+    /// The residual: as many floats as the output, in the same places. It may be nothing, or the
+    /// output itself.
     pub skip: Source<'a>,
+    /// Whether sums below zero are stored as zero.
     pub relu: bool,
 }
 
-/// Which transform serves a tile, of those for a side.
+/// Returns which of the four transforms for a side serves a tile that is a row short, or a column
+/// short.
 fn kind((rows, columns): (bool, bool)) -> usize {
     2 * usize::from(rows) + usize::from(columns)
 }
 
-/// Where a chunk's transformed inputs and products lie, and which tiles it holds.
+/// Some of a batch's tiles, and where their transformed inputs and products lie. All lengths are in
+/// floats.
 #[derive(Clone, Copy)]
 struct Chunk<'a> {
     grid: Grid,
+    /// The first tile of the chunk.
     first: usize,
+    /// How many tiles the chunk has, at least 1.
     tiles: usize,
+    /// The transformed inputs: `positions * stride(input_blocks, tiles)` floats. At each position
+    /// lies `[input_blocks][tiles][16]`.
     inputs: Destination<'a>,
+    /// The products: `positions * stride(output_blocks, tiles)` floats. At each position lies
+    /// `[output_blocks][tiles][16]`.
     products: Destination<'a>,
 }
 
 impl Winograd {
-    /// Transforms and packs `weight` (OIHW, 3x3).
+    /// Transforms and packs `weight`, which is `[outputs, inputs, 3, 3]`, into panels of `width`
+    /// channels.
     pub(crate) fn new(
         side: Side,
         width: usize,
@@ -123,16 +155,18 @@ impl Winograd {
         }
     }
 
-    /// Transformed and packed weights.
+    /// Returns the transformed and packed weights.
     pub(crate) fn panels(&self) -> &Panels {
         &self.panels
     }
 
-    /// Computes the layer.
+    /// Computes the layer on all threads of the session.
     ///
     /// # Safety
-    /// - The operands span what the fields say; the output overlaps none of them, unless the residual is the
-    ///   output itself.
+    /// - The operands of `call` span what their fields say, and `call.dims` are not empty.
+    /// - The output overlaps no other operand, unless the residual is the output itself, float for
+    ///   float.
+    /// - Nobody else writes to the operands meanwhile, or reads the output.
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call<'_>) {
         let grid = Grid::new(call.dims, self.side.outputs());
         let tiles = grid.tiles();
@@ -148,7 +182,8 @@ impl Winograd {
                 let tiles = fused.min(tiles - task * fused);
                 let range = task * fused..task * fused + tiles;
                 let chunk = self.chunk(call, grid, range, scratch.grow(size));
-                // SAFETY: this function's contract; the scratch is this thread's own.
+                // SAFETY: the operands are as the caller promised. Tasks have different tiles, so
+                // they write different output pixels, and the scratch memory is this thread's own.
                 unsafe { self.alone(call, &chunk) }
             });
         } else {
@@ -158,16 +193,23 @@ impl Winograd {
             for index in 0..chunks {
                 let (from, to) = (index * tiles / chunks, (index + 1) * tiles / chunks);
                 let chunk = self.chunk(call, grid, from..to, scratch.as_mut_slice());
-                // SAFETY: this function's contract.
+                // SAFETY: the operands are as the caller promised, and one chunk is computed after
+                // the other, so nobody else uses the scratch memory.
                 unsafe { self.together(session, call, &chunk) }
             }
             session.keep_scratch(scratch);
         }
     }
 
-    /// All three phases of one chunk on this thread.
+    /// Computes all three phases of one chunk on this thread.
+    ///
+    /// # Safety
+    /// - The operands span and overlap as [`Self::run`] asks for.
+    /// - Nobody else uses the chunk's memory, or writes to the output pixels of its tiles.
     unsafe fn alone(&self, call: &Call<'_>, chunk: &Chunk<'_>) {
-        // SAFETY: `run`'s contract.
+        // SAFETY: all blocks, positions, panels and tiles are those that the call and the chunk
+        // have, so the pointers stay within what the caller vouches for. The phases run one after
+        // the other on this thread, and nobody else uses what they write.
         unsafe {
             for block in 0..call.input_blocks {
                 self.transform_inputs(call, chunk, block, 0..chunk.tiles);
@@ -182,9 +224,13 @@ impl Winograd {
         }
     }
 
-    /// All three phases of one chunk, each on all threads.
+    /// Computes all three phases of one chunk, each on all threads.
+    ///
+    /// # Safety
+    /// - The operands span and overlap as [`Self::run`] asks for.
+    /// - Nobody else uses the chunk's memory, or writes to the output pixels of its tiles.
     unsafe fn together(&self, session: &mut Session<'_>, call: &Call<'_>, chunk: &Chunk<'_>) {
-        // Enough tasks to even out, of a few microseconds at least.
+        // There are enough tasks to even out, and each takes a few microseconds at least.
         let parts = if call.input_blocks < 4 * session.threads() {
             chunk.tiles.clamp(1, 4)
         } else {
@@ -192,7 +238,8 @@ impl Winograd {
         };
         let part = |index: usize| index * chunk.tiles / parts..(index + 1) * chunk.tiles / parts;
         session.run(call.input_blocks * parts, |task, _| {
-            // SAFETY: `run`'s contract; tasks write disjoint blocks or tiles.
+            // SAFETY: the block and the tiles are among the chunk's. No two tasks have the same
+            // tiles of the same block, so they write different lines of the transformed inputs.
             unsafe { self.transform_inputs(call, chunk, task / parts, part(task % parts)) }
         });
         let halves = if self.side.positions() < 8 * session.threads() {
@@ -205,27 +252,34 @@ impl Winograd {
             let gemm = self.product(call, chunk, position);
             let all = self.panels.panels;
             let panels = half * all / halves..(half + 1) * all / halves;
-            // SAFETY: `run`'s contract; tasks write disjoint positions or channels.
+            // SAFETY: the inputs of this position were written by the job before. No two tasks have
+            // the same panels of the same position, so they write different products.
             unsafe { gemm.block(0..gemm.tiles(), panels, 1) }
         });
         session.run(call.output_blocks * parts, |task, _| {
-            // SAFETY: `run`'s contract; tasks write disjoint blocks or tiles.
+            // SAFETY: the products were written by the job before. No two tasks have the same tiles
+            // of the same block, so they write different output pixels or channels.
             unsafe { self.transform_outputs(call, chunk, task / parts, part(task % parts)) }
         });
     }
 
-    /// Floats from one position to the next: an odd number of cache lines, since a multiple of 4 KB would put all
-    /// positions of a tile into the same cache sets.
+    /// Returns the floats from one position to the next. They are an odd number of cache lines: a
+    /// multiple of 4 KB would put all positions of a tile into the same cache sets.
     fn stride(&self, blocks: usize, tiles: usize) -> usize {
         ((blocks * tiles) | 1) * BLOCK
     }
 
+    /// Returns how many floats a chunk of `tiles` tiles needs.
     fn chunk_floats(&self, call: &Call<'_>, tiles: usize) -> usize {
         let strides =
             self.stride(call.input_blocks, tiles) + self.stride(call.output_blocks, tiles);
         strides * self.side.positions()
     }
 
+    /// Makes the chunk of the tiles in `range`, whose numbers will lie in `scratch`.
+    ///
+    /// # Panics
+    /// If `scratch` is shorter than [`Self::chunk_floats`].
     fn chunk<'a>(
         &self,
         call: &Call<'_>,
@@ -246,7 +300,7 @@ impl Winograd {
         }
     }
 
-    /// The product of one position, over those of the chunk's tiles that take part in it.
+    /// Returns the product of one position, over those of the chunk's tiles that take part in it.
     fn product<'a>(&'a self, call: &Call<'_>, chunk: &Chunk<'a>, position: usize) -> Gemm<'a> {
         let inputs = self.side.inputs();
         let is_omitted = |line: usize| line == omitted(inputs);
@@ -259,7 +313,7 @@ impl Winograd {
             all.end.clamp(chunk.first, end),
         );
         let first = (from - chunk.first) * BLOCK;
-        // What lies at one position: a line of 16 channels for each block and tile.
+        // At one position lies a line of 16 channels for each block and tile.
         let lines = |of: Destination<'a>, blocks: usize| {
             let stride = self.stride(blocks, chunk.tiles);
             of.part(position * stride + first, stride - first)
@@ -285,6 +339,12 @@ impl Winograd {
         }
     }
 
+    /// Transforms input channel block `block` of `tiles`, which are counted from the chunk's first.
+    ///
+    /// # Safety
+    /// - `call.input` spans what its field says, and nobody writes to it meanwhile.
+    /// - `block` is below `call.input_blocks`, and `tiles` lie below `chunk.tiles`.
+    /// - Nobody else uses the transformed inputs of these tiles in this block meanwhile.
     unsafe fn transform_inputs(
         &self,
         call: &Call<'_>,
@@ -308,11 +368,24 @@ impl Winograd {
                 out: chunk.inputs.at((block * chunk.tiles + tile) * BLOCK),
                 position: self.stride(call.input_blocks, chunk.tiles),
             };
-            // SAFETY: `run`'s contract; the bounds keep reads inside the image.
+            // SAFETY: `rows` and `columns` leave out the tile's pixels above, left of, below and
+            // right of the image, so what is read lies in the image's plane of this block. What is
+            // written is this tile's line in this block at each position, and each position has one
+            // for every tile and block. An `Isa` led to the kernels, so the processor has their
+            // features.
             unsafe { call.kernels.winograd_input[self.side as usize][kind(short)](&t) };
         }
     }
 
+    /// Transforms output channel block `block` of `tiles` back, which are counted from the chunk's
+    /// first, and stores them.
+    ///
+    /// # Safety
+    /// - `call.output` and `call.skip` span and overlap as [`Self::run`] asks for, and `call.bias`
+    ///   spans what its field says.
+    /// - `block` is below `call.output_blocks`, and `tiles` lie below `chunk.tiles`.
+    /// - Nobody writes to the products of these tiles in this block meanwhile, or uses their output
+    ///   pixels.
     unsafe fn transform_outputs(
         &self,
         call: &Call<'_>,
@@ -337,13 +410,18 @@ impl Winograd {
                 inside: (height.min(h - y), width.min(w - x)),
                 relu: call.relu,
             };
-            // SAFETY: `run`'s contract; the bounds keep writes inside the image.
+            // SAFETY: `inside` leaves out the tile's pixels below and right of the image, so what
+            // is read of the residual and written lies in the image's plane of this block. What is
+            // read of the products is this tile's line in this block at each position. The bias has
+            // 16 floats for each block. An `Isa` led to the kernels, so the processor has their
+            // features.
             unsafe { call.kernels.winograd_output[self.side as usize][kind(short)](&t) };
         }
     }
 }
 
-/// `G g G^T` for one 3x3 kernel; in double precision, so that only the final rounding counts.
+/// Returns `G g G^T` for one 3x3 kernel. It is computed in double precision, so that only the last
+/// rounding counts.
 fn weights(side: Side, kernel: &[f32]) -> [f32; 36] {
     let two: &[[f64; 3]] = &[
         [1.0, 0.0, 0.0],

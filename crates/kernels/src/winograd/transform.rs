@@ -1,59 +1,72 @@
-//! The Winograd transforms of one tile of one channel block, over sixteen channels at once. It never multiplies by
-//! weights at run time.
+//! The Winograd transforms of one tile of one channel block: of the input before the products, and
+//! of the products back to outputs. Each works on all sixteen channels of the block at once.
 //!
-//! F(2x2, 3x3) and F(4x4, 3x3) with the matrices of Lavin and Gray, "Fast Algorithms for Convolutional Neural
-//! Networks" (2015): interpolation at 0, 1, -1, infinity and, for the larger, 2 and -2.
+//! They are F(2x2, 3x3) and F(4x4, 3x3) with the matrices of Lavin and Gray, "Fast Algorithms for
+//! Convolutional Neural Networks" (2015): interpolation at 0, 1, -1, infinity and, for the larger,
+//! 2 and -2. The type parameters are `S`, the side of the input tile (4 or 6); `M`, the side of the
+//! output tile (2 or 4); `Y` and `X`, whether the tile is one row or one column short.
 
 use super::super::simd::Vector;
 use super::super::tile::BLOCK;
 
 /// An input tile: `S` x `S` pixels of one channel block, part of which may lie outside the image.
+/// All lengths are in floats.
 pub(crate) struct InputTile {
-    /// Pixel (0, 0) of the tile, which may lie outside the image.
+    /// Pixel (0, 0) of the tile, which may lie outside the image. Of each pixel (y, x) inside the
+    /// image, 16 floats are read from `y * row + x * 16` on.
     pub x: *const f32,
     /// Floats from one image row to the next.
     pub row: usize,
-    /// Rows of the tile inside the image: from, to.
+    /// The rows of the tile that lie inside the image: the first one, and the one after the last.
     pub rows: (usize, usize),
-    /// Columns of the tile inside the image: from, to.
+    /// The columns of the tile that lie inside the image: the first one, and the one after the
+    /// last.
     pub columns: (usize, usize),
-    /// Where the tile's line for position 0 goes.
+    /// Where the result goes: 16 floats are written from `p * position` on, for each position `p`
+    /// of the `S * S` that a tile of this kind takes part in.
     pub out: *mut f32,
-    /// Floats from one position's line to the next position's.
+    /// Floats from one position to the next.
     pub position: usize,
 }
 
 /// An output tile: `M` x `M` pixels of one channel block, part of which may lie outside the image.
+/// All lengths are in floats.
 pub(crate) struct OutputTile {
-    /// The tile's line for position 0.
+    /// The tile's products: 16 floats are read from `p * position` on, for each position `p` of the
+    /// `S * S` that a tile of this kind takes part in.
     pub product: *const f32,
-    /// Floats from one position's line to the next position's.
+    /// Floats from one position to the next.
     pub position: usize,
-    /// 16 floats.
+    /// The bias: 16 floats.
     pub bias: *const f32,
-    /// Pixel (0, 0) of the tile in the output.
+    /// Pixel (0, 0) of the tile in the output. Of each pixel (y, x) `inside`, 16 floats are written
+    /// from `y * row + x * 16` on.
     pub out: *mut f32,
-    /// The same pixel of the residual, or null.
+    /// The residual, which spans what `out` does. It may be null, or `out` itself.
     pub skip: *const f32,
     /// Floats from one output row to the next.
     pub row: usize,
-    /// Rows and columns of the tile inside the image.
+    /// How many rows and columns of the tile lie inside the image.
     pub inside: (usize, usize),
-    /// Clamp at zero.
+    /// Whether sums below zero are stored as zero.
     pub relu: bool,
 }
 
-/// The product that a line of outputs one shorter does without: its point of interpolation is -1, or -2.
+/// Returns which of the `inputs` products in a line a tile that is one shorter does without. Its
+/// point of interpolation is -1, or -2 for the larger tile.
 pub(crate) const fn omitted(inputs: usize) -> usize {
     if inputs == 4 { 2 } else { 4 }
 }
 
-/// `B^T d` for one line of `S` pixels. A short line has one pixel and one product less; the weights stay those of the
-/// full one, so their scale is made up for here.
+/// Returns `B^T d` for one line of `S` pixels. A short line has one pixel and one product less. The
+/// weights stay those of the full line, so their scale is made up for here.
+///
+/// # Safety
+/// - The target features of `V` are enabled and present.
 #[inline(always)]
 unsafe fn input_line<V: Vector, const S: usize, const SHORT: bool>(d: [V; S]) -> [V; S] {
     let mut y = d;
-    // SAFETY: only register operations; the features are the caller's duty.
+    // SAFETY: these operations have no pointers, and the caller vouches for the target features.
     unsafe {
         if S == 4 && SHORT {
             // F(1, 3) at 0, 1 and infinity.
@@ -90,12 +103,16 @@ unsafe fn input_line<V: Vector, const S: usize, const SHORT: bool>(d: [V; S]) ->
     y
 }
 
-/// `A^T m` for one line of `S` products: `M` outputs, of which a short line's last means nothing.
+/// Returns `A^T m` for one line of `S` products: `M` outputs, of which the last of a short line
+/// means nothing.
+///
+/// # Safety
+/// - The target features of `V` are enabled and present.
 #[inline(always)]
 unsafe fn output_line<V: Vector, const S: usize, const M: usize, const SHORT: bool>(
     m: [V; S],
 ) -> [V; M] {
-    // SAFETY: only register operations; the features are the caller's duty.
+    // SAFETY: these operations have no pointers, and the caller vouches for the target features.
     unsafe {
         let mut y = [V::zero(); M];
         let (sum1, difference1) = (m[1].add(m[2]), m[1].sub(m[2]));
@@ -121,17 +138,20 @@ unsafe fn output_line<V: Vector, const S: usize, const M: usize, const SHORT: bo
     }
 }
 
-/// Transforms one input tile: `B^T d B`. It may be a row (`Y`) or a column (`X`) short.
+/// Transforms one input tile: `B^T d B`.
 ///
 /// # Safety
 /// - The target features of `V` are enabled and present.
-/// - The pointers of `t` span what its fields say.
+/// - `x` and `out` of `t` span what their fields say. They do not overlap, and nobody else has
+///   access to what is written.
 #[inline(always)]
 pub(crate) unsafe fn input<V: Vector, const S: usize, const Y: bool, const X: bool>(t: &InputTile) {
     let whole = t.rows == (0, S - Y as usize) && t.columns == (0, S - X as usize);
     let mut v = 0;
     while v < BLOCK {
-        // SAFETY: this function's contract.
+        // SAFETY: `v` is a multiple of LANES below 16, and `input_lanes` asks for no more than that
+        // the tile spans what its fields say, which is this function's contract. If the tile is
+        // whole, all its pixels lie inside the image.
         unsafe {
             if whole {
                 input_lanes::<V, S, Y, X>(t, v, |_, _| true);
@@ -145,13 +165,21 @@ pub(crate) unsafe fn input<V: Vector, const S: usize, const Y: bool, const X: bo
     }
 }
 
+/// Transforms lanes `v..v + LANES` of one input tile. `inside(y, x)` says whether a pixel of the
+/// tile lies inside the image.
+///
+/// # Safety
+/// - `t` is as [`input`] asks for, and `v + LANES` is at most 16.
+/// - `inside` returns true for no other pixels than those within `t.rows` and `t.columns`.
 #[inline(always)]
 unsafe fn input_lanes<V: Vector, const S: usize, const Y: bool, const X: bool>(
     t: &InputTile,
     v: usize,
     inside: impl Fn(usize, usize) -> bool,
 ) {
-    // SAFETY: pixels inside the image are readable, every position's line is writable.
+    // SAFETY: loads are from the 16 floats of a pixel that is inside the image, which `t.x` spans.
+    // Stores are to the 16 floats of a position that this kind of tile takes part in, which `t.out`
+    // spans.
     unsafe {
         let mut half = [[V::zero(); S]; S];
         for x in 0..S - X as usize {
@@ -180,11 +208,12 @@ unsafe fn input_lanes<V: Vector, const S: usize, const Y: bool, const X: bool>(
     }
 }
 
-/// Transforms one tile of products back, `A^T m A`, and stores it with bias, residual and ReLU. It may be a row (`Y`) or a
-/// column (`X`) short.
+/// Transforms one tile of products back, `A^T m A`, and stores it with bias, residual and ReLU.
 ///
 /// # Safety
-/// As [`input`]; only pixels inside the image are read from `skip` and written.
+/// - The target features of `V` are enabled and present.
+/// - `product`, `bias`, `out` and `skip` of `t` span what their fields say. `out` overlaps nothing
+///   that is read, unless `skip` is `out`, and nobody else has access to what is written.
 #[inline(always)]
 pub(crate) unsafe fn output<
     V: Vector,
@@ -197,7 +226,9 @@ pub(crate) unsafe fn output<
 ) {
     let mut v = 0;
     while v < BLOCK {
-        // SAFETY: this function's contract.
+        // SAFETY: `v + LANES` is at most 16. Loads from the products are from positions that this
+        // kind of tile takes part in. The residual is read and the output written at pixels below
+        // `t.inside` alone. All of these are spanned by the tile's pointers.
         unsafe {
             let mut half = [[V::zero(); S]; M];
             for x in 0..S {

@@ -2,7 +2,8 @@
 
 use imgclass_kernels::LargeBlocks;
 
-/// The only test that looks at what is kept: others allocate meanwhile, so it asserts bounds that hold whatever they do.
+/// The only test that looks at what is kept: others allocate meanwhile, so it asserts bounds that
+/// hold whatever they do.
 #[test]
 #[cfg_attr(miri, ignore = "large")]
 fn large_blocks_start_on_cache_lines_and_are_kept_within_a_bound() {

@@ -1,9 +1,9 @@
-//! The CPU kernels through their public interface: every kernel on every instruction set of this machine,
-//! against sums in double precision.
+//! The CPU kernels through their public interface: every kernel on every instruction set of this
+//! machine, against sums in double precision.
 //!
 //! Under Miri only the portable instruction set exists, and the shapes are smaller. Builds with
-//! `--cfg loom` hold the models of the thread pool and nothing else, because loom's primitives only work
-//! inside a model. `docs/kernels.md` names the commands.
+//! `--cfg loom` hold the models of the thread pool and nothing else, because loom's primitives only
+//! work inside a model. `docs/kernels.md` names the commands.
 
 #[cfg(loom)]
 mod pool_model;

@@ -1,4 +1,5 @@
-//! Every convolution shape of ResNet-50, and the bits of an image in any batch and with any number of threads.
+//! Every convolution shape of ResNet-50, and the bits of an image in any batch and with any number
+//! of threads.
 
 use imgclass_kernels::{
     BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, blocked_to_nchw,
@@ -78,7 +79,8 @@ fn every_layer_of_the_network_is_right_at_288() {
     check_every_layer(288);
 }
 
-/// Asserts that each image's output bits in a batch, on any number of threads, are those of the image alone on one.
+/// Asserts that each image's output bits in a batch, on any number of threads, are those of the
+/// image alone on one.
 fn same_bits(what: &str, n: usize, forward: impl Fn(usize, &[usize]) -> Vec<f32>) {
     let images: Vec<usize> = (0..n).collect();
     let alone: Vec<Vec<u32>> = images.iter().map(|&i| bits(&forward(1, &[i]))).collect();

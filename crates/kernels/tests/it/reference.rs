@@ -1,5 +1,5 @@
-//! Naive convolutions in double precision, seeded numbers, and outputs with poison and guards. It shares no code with
-//! the kernels.
+//! Naive convolutions in double precision, seeded numbers, and outputs with poison and guards. It
+//! shares no code with the kernels.
 
 use imgclass_kernels::{
     Algorithm, BatchDims, ConvShape, Isa, PackedConv, ThreadPool, blocked_to_nchw, nchw_to_blocked,
@@ -46,7 +46,8 @@ impl Case {
         }
     }
 
-    /// The value, and the sum of absolute products behind it, of every output channel at one output pixel.
+    /// The value, and the sum of absolute products behind it, of every output channel at one output
+    /// pixel.
     pub(crate) fn exact(&self, pixel: usize) -> Vec<(f64, f64)> {
         let ConvShape {
             in_channels,
@@ -98,7 +99,8 @@ impl Case {
         (0..out_channels).map(one).collect()
     }
 
-    /// Some output pixels: all of a small image, else the corners' neighbourhoods and a coprime stride through it.
+    /// Some output pixels: all of a small image, else the corners' neighbourhoods and a coprime
+    /// stride through it.
     fn samples(&self, most: usize) -> Vec<usize> {
         let pixels = self.shape.output_dims(self.input).pixels();
         if pixels <= most {
@@ -124,9 +126,10 @@ impl Expected {
         Self { samples, values }
     }
 
-    /// Compares an NCHW output. A direct sum of k products is off by at most about k roundings of the sum of absolute
-    /// products. Winograd's products mix the pixels of a tile, so the largest such sum of the channel counts there, and
-    /// its transforms amplify: by up to 4 (2x2) and 100 (4x4) in norm, of which random numbers reach a small part.
+    /// Compares an NCHW output. A direct sum of k products is off by at most about k roundings of
+    /// the sum of absolute products. Winograd's products mix the pixels of a tile, so the largest
+    /// such sum of the channel counts there, and its transforms amplify: by up to 4 (2x2) and 100
+    /// (4x4) in norm, of which random numbers reach a small part.
     pub(crate) fn check(&self, case: &Case, algorithm: Algorithm, y: &[f32], what: &str) {
         let ConvShape {
             in_channels,
@@ -167,8 +170,8 @@ impl Expected {
     }
 }
 
-/// Runs `fill` on `len` elements poisoned with NaN between two guard zones; the output must be finite everywhere, the
-/// guards untouched.
+/// Runs `fill` on `len` elements poisoned with NaN between two guard zones; the output must be
+/// finite everywhere, the guards untouched.
 pub(crate) fn guarded(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     const GUARD: usize = 64;
     const CANARY: f32 = f32::from_bits(0x7fc0_dead);

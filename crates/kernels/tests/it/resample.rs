@@ -33,7 +33,8 @@ fn down(samples: &[u8], row_bytes: usize, rows: &[Taps]) -> Vec<u8> {
         .collect()
 }
 
-/// Taps within `length` pixels: up to as many weights as there is room for, summing to one or to nothing at all, some below zero.
+/// Taps within `length` pixels: up to as many weights as there is room for, summing to one or to
+/// nothing at all, some below zero.
 fn taps(length: usize) -> impl Strategy<Value = Taps> {
     let weights = prop::collection::vec(-0.2f64..0.8, 0..=length.min(24));
     (weights, any::<prop::sample::Index>()).prop_map(move |(weights, first)| {
