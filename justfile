@@ -66,21 +66,25 @@ pictures weights="weights/resnet50.safetensors": clients
     cp target/screenshots/page.jpg docs/page.jpg
     target/release/imgclass explain web/example.jpg --weights {{ weights }} -o docs/heatmap.png
 
-# the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code; takes long
-valgrind:
-    #!/usr/bin/env bash
-    set -euo pipefail
-    cargo test --locked --test kernels --no-run
-    tests="$(cargo test --locked --test kernels --no-run --message-format json | sed -n 's/.*"executable":"\([^"]*kernels-[^"]*\)".*/\1/p')"
-    PROPTEST_CASES=8 valgrind --quiet --error-exitcode=9 --fair-sched=yes "$tests" --test-threads=1
+# the longer proofs: miri, loom, valgrind and asan, which are also recipes of their own
+nightly:
+    .ci/nightly
 
-# the kernels' tests with the address sanitizer, on every instruction set of this processor; needs a nightly toolchain
-asan:
-    RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --test kernels --target "$(rustc -vV | sed -n 's/^host: //p')"
-
-# the kernels' portable code and threads under Miri; needs a nightly toolchain with `rustup component add miri`
+# the kernels' portable code and threads under Miri; installs a nightly toolchain
 miri:
-    MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" cargo +nightly miri test --locked --test kernels
+    .ci/nightly miri
+
+# the thread pool's protocol in all interleavings
+loom:
+    .ci/nightly loom
+
+# the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code
+valgrind:
+    .ci/nightly valgrind
+
+# the kernels' tests with the address sanitizer, on every instruction set of this processor
+asan:
+    .ci/nightly asan
 
 # the release binary for CUDA, on a machine without a GPU: builds for compute capabilities 9.0 and 7.5, then starts without a driver; 2 GB from PyPI, takes long
 check-cuda *capabilities="90 75":
