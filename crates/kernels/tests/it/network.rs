@@ -116,7 +116,7 @@ fn an_image_has_the_same_bits_in_any_batch_and_with_any_number_of_threads() {
     let n = if cfg!(miri) { 2 } else { 5 };
     for isa in Isa::available() {
         let layers: &[([usize; 5], usize)] = if cfg!(miri) {
-            &[([16, 16, 3, 1, 0], 3)]
+            &[([16, 2, 3, 1, 0], 3)]
         } else {
             &[
                 ([64, 64, 3, 1, 0], 29),
@@ -195,9 +195,11 @@ fn knowing_the_next_layers_weights_changes_no_bit() {
                 &numbers(3, channels),
             )
         };
-        for kernel in [1, 3] {
+        // Under Miri, packing a 3x3 layer takes longer than all the rest.
+        let kernels: &[usize] = if cfg!(miri) { &[1] } else { &[1, 3] };
+        for &kernel in kernels {
             let (alone, linked) = (conv(kernel), conv(kernel));
-            linked.precede(conv(3).weights());
+            linked.precede(conv(kernels[kernels.len() - 1]).weights());
             for threads in [1, 2, 3] {
                 let run = |conv: &PackedConv| {
                     bits(&conv.forward(&pool(threads), &x, dims, Some(&x), true))
