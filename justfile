@@ -66,21 +66,25 @@ pictures weights="weights/resnet50.safetensors": clients
     cp target/screenshots/page.jpg docs/page.jpg
     target/release/imgclass explain web/example.jpg --weights {{ weights }} -o docs/heatmap.png
 
+# the proofs that take longer, all or some: just nightly loom miri asan valgrind
+nightly *parts:
+    .ci/nightly {{ parts }}
+
 # the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code; takes long
-valgrind:
-    #!/usr/bin/env bash
-    set -euo pipefail
-    cargo test --locked --test kernels --no-run
-    tests="$(cargo test --locked --test kernels --no-run --message-format json | sed -n 's/.*"executable":"\([^"]*kernels-[^"]*\)".*/\1/p')"
-    PROPTEST_CASES=8 valgrind --quiet --error-exitcode=9 --fair-sched=yes "$tests" --test-threads=1
+valgrind: (nightly "valgrind")
 
 # the kernels' tests with the address sanitizer, on every instruction set of this processor; needs a nightly toolchain
-asan:
-    RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --test kernels --target "$(rustc -vV | sed -n 's/^host: //p')"
+asan: (nightly "asan")
 
-# the kernels' portable code and threads under Miri; needs a nightly toolchain with `rustup component add miri`
-miri:
-    MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" cargo +nightly miri test --locked --test kernels
+# the kernels' portable code and threads under Miri; needs a nightly toolchain
+miri: (nightly "miri")
+
+# the thread pool's protocol under the model checker loom
+loom: (nightly "loom")
+
+# the bundle that benches/gpu needs on another machine: just pack-gpu --shared REFERENCE
+pack-gpu *arguments:
+    tools/pack-gpu.sh {{ arguments }}
 
 # the release binary for CUDA, on a machine without a GPU: builds for compute capabilities 9.0 and 7.5, then starts without a driver; 2 GB from PyPI, takes long
 check-cuda *capabilities="90 75":
