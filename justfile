@@ -66,21 +66,25 @@ pictures weights="weights/resnet50.safetensors": clients
     cp target/screenshots/page.jpg docs/page.jpg
     target/release/imgclass explain web/example.jpg --weights {{ weights }} -o docs/heatmap.png
 
-# the proofs that take longer, all or some: just nightly loom miri asan valgrind
-nightly *parts:
-    .ci/nightly {{ parts }}
+# the longer proofs: miri, loom, valgrind and asan, which are also recipes of their own
+nightly:
+    .ci/nightly
 
-# the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code; takes long
-valgrind: (nightly "valgrind")
+# the kernels' portable code and threads under Miri; installs a nightly toolchain
+miri:
+    .ci/nightly miri
 
-# the kernels' tests with the address sanitizer, on every instruction set of this processor; needs a nightly toolchain
-asan: (nightly "asan")
+# the thread pool's protocol in all interleavings
+loom:
+    .ci/nightly loom
 
-# the kernels' portable code and threads under Miri; needs a nightly toolchain
-miri: (nightly "miri")
+# the kernels' tests under valgrind, which has no AVX-512: AVX2 and portable code
+valgrind:
+    .ci/nightly valgrind
 
-# the thread pool's protocol under the model checker loom
-loom: (nightly "loom")
+# the kernels' tests with the address sanitizer, on every instruction set of this processor
+asan:
+    .ci/nightly asan
 
 # the bundle that benches/gpu needs on another machine: just pack-gpu --shared REFERENCE
 pack-gpu *arguments:

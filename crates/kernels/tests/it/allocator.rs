@@ -24,8 +24,12 @@ fn large_blocks_start_on_cache_lines_and_are_kept_within_a_bound() {
 
 #[test]
 fn zeroed_blocks_are_zero_also_when_they_were_used_before() {
-    let len = if cfg!(miri) { 20_000 } else { 300_000 };
-    for _ in 0..5 {
+    let (len, rounds) = if cfg!(miri) {
+        (16_384, 2)
+    } else {
+        (300_000, 5)
+    };
+    for _ in 0..rounds {
         let used = std::hint::black_box(vec![1.0f32; len]);
         drop(used);
         assert!(vec![0.0f32; len].iter().all(|&v| v == 0.0));
@@ -35,7 +39,7 @@ fn zeroed_blocks_are_zero_also_when_they_were_used_before() {
 #[test]
 fn a_block_keeps_its_content_while_it_grows_across_the_border_of_large() {
     let mut grown: Vec<u32> = Vec::new();
-    let last = if cfg!(miri) { 40_000 } else { 1_000_000 };
+    let last = if cfg!(miri) { 17_000 } else { 1_000_000 };
     for value in 0..last {
         grown.push(value);
     }
