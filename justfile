@@ -86,6 +86,10 @@ valgrind:
 asan:
     .ci/nightly asan
 
+# the bundle that benches/gpu needs on another machine: just pack-gpu --shared REFERENCE
+pack-gpu *arguments:
+    tools/pack-gpu.sh {{ arguments }}
+
 # the release binary for CUDA, on a machine without a GPU: builds for compute capabilities 9.0 and 7.5, then starts without a driver; 2 GB from PyPI, takes long
 check-cuda *capabilities="90 75":
     tools/check-cuda.sh {{ capabilities }}
