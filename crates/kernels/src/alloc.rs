@@ -10,40 +10,44 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Smaller blocks are the system allocator's: it keeps them well, and few vectors lie in them.
+/// From this size on, in bytes, a block is large. The system allocator keeps smaller ones well, and
+/// few vectors lie in them.
 const LARGE: usize = 64 << 10;
 
-/// Most bytes kept at least, and until [`LargeBlocks::keep_for`] says more.
+/// The most bytes that are kept, until [`LargeBlocks::keep_for`] allows more.
 const KEPT_BYTES: usize = 64 << 20;
 
-/// What a forward pass leaves: 40 MB for a batch of eight, 34 MB for four, 13 MB for one.
+/// How many bytes a forward pass is counted with. It leaves 40 MB for a batch of eight, 34 MB for
+/// four, 13 MB for one.
 const PASS_BYTES: usize = 34 << 20;
 
-/// Most blocks kept: a forward pass uses about a dozen sizes.
+/// The most blocks that are kept. A forward pass uses about a dozen sizes.
 const KEPT_BLOCKS: usize = 512;
 
-/// A cache line, and the widest vector: a load from an aligned line never straddles two.
+/// The alignment of large blocks in bytes: a cache line, and the widest vector. A load of a vector
+/// from an aligned line never straddles two lines.
 const ALIGN: usize = 64;
 
-/// Sizes are rounded up to at most this many classes between a power of two and the next, so that
-/// blocks fit again. What is never touched of the last part takes address space only.
+/// How many classes of sizes there are between a power of two and the next. Sizes are rounded up to
+/// the next class, so that blocks fit again. Pages that are never touched take address space only.
 const CLASSES: usize = 8;
 
-/// The allocator: `#[global_allocator] static ALLOCATOR: LargeBlocks = LargeBlocks;`
+/// The allocator. A program selects it by
+/// `#[global_allocator] static ALLOCATOR: LargeBlocks = LargeBlocks;`.
 #[derive(Debug, Clone, Copy)]
 pub struct LargeBlocks;
 
-/// A free block, kept.
+/// A free block that is kept.
 #[derive(Clone, Copy)]
 struct Block {
     address: usize,
     size: usize,
-    /// When it was freed: the smallest is the oldest.
+    /// When it was freed, by `Kept::clock`: the smallest number is the oldest block.
     freed: u64,
 }
 
 struct Kept {
-    /// The first `count` are there.
+    /// The kept blocks are the first `count` of these.
     blocks: [Block; KEPT_BLOCKS],
     count: usize,
     bytes: usize,
@@ -73,7 +77,7 @@ impl Block {
     }
 }
 
-/// The size class of a layout, or `None` where the system allocator serves it.
+/// Returns the size class of a layout, or `None` if the system allocator serves it.
 fn class(layout: Layout) -> Option<usize> {
     // Near the limit of `Layout` rounding could pass it; no such block can exist anyway.
     let large = LARGE..isize::MAX as usize / 2;
@@ -85,21 +89,22 @@ fn class(layout: Layout) -> Option<usize> {
 }
 
 impl LargeBlocks {
-    /// Gives all kept blocks back to the system: after loading a model, whose temporary blocks
-    /// nobody needs again.
+    /// Gives all kept blocks back to the system. This is for the end of loading a model, whose
+    /// temporary blocks nobody needs again.
     pub fn release() {
         let mut kept = lock();
         while kept.drop_oldest() {}
     }
 
-    /// Sets the system allocator up for a service, where it is glibc's and the user has not done so
-    /// by `MALLOC_ARENA_MAX` or `MALLOC_MMAP_THRESHOLD_`. To be called before any other thread is
-    /// started.
+    /// Sets the system allocator up for a service, if it is glibc's, and if the user has not done
+    /// so by `MALLOC_ARENA_MAX` or `MALLOC_MMAP_THRESHOLD_`. It has to be called before any other
+    /// thread is started.
     ///
-    /// Two arenas for small blocks: else there is one for nearly each thread, and what one thread
-    /// has freed another does not find. Blocks from 1 MB on by `mmap`: else the first large
-    /// picture's end raises that bound to its size, and later large blocks break up the heap. What
-    /// each is worth: `docs/benchmarks.md`.
+    /// There are two arenas for small blocks. Otherwise there would be one for nearly each thread,
+    /// and what one thread has freed, another would not find. Blocks from 1 MB on are allocated by
+    /// `mmap`. Otherwise the end of the first large picture would raise that bound to the picture's
+    /// size, and later large blocks would break up the heap. `docs/benchmarks.md` says what each is
+    /// worth.
     pub fn set_up_system() {
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         {
@@ -121,26 +126,26 @@ impl LargeBlocks {
         }
     }
 
-    /// Keeps enough for so many forward passes at one time.
+    /// Allows to keep what `passes` forward passes at one time need.
     pub fn keep_for(passes: usize) {
         lock().most_bytes = passes.saturating_mul(PASS_BYTES).max(KEPT_BYTES);
     }
 
-    /// Bytes kept at the moment.
+    /// Returns how many bytes are kept at the moment.
     #[must_use]
     pub fn kept_bytes() -> usize {
         lock().bytes
     }
 }
 
-/// The kept blocks; their state is never left half-changed, so a poisoned lock is as good as
+/// Locks the kept blocks. Their state is never left half changed, so a poisoned lock is as good as
 /// another.
 fn lock() -> MutexGuard<'static, Kept> {
     KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Kept {
-    /// A kept block of exactly this class.
+    /// Takes a kept block of exactly this class.
     fn take(&mut self, size: usize) -> Option<*mut u8> {
         let mut kept = self.blocks[..self.count].iter();
         let at = kept.position(|block| block.size == size)?;
@@ -155,7 +160,7 @@ impl Kept {
         ptr::with_exposed_provenance_mut(block.address)
     }
 
-    /// Keeps a block, dropping older ones for it; false if it is too large to keep.
+    /// Keeps a block, and drops older ones for it. Returns false if it is too large to keep.
     fn put(&mut self, block: *mut u8, size: usize) -> bool {
         if size > self.most_bytes / 2 {
             return false;
@@ -174,7 +179,7 @@ impl Kept {
         true
     }
 
-    /// Gives the oldest block back to the system; false if there is none.
+    /// Gives the oldest block back to the system. Returns false if there is none.
     fn drop_oldest(&mut self) -> bool {
         let kept = self.blocks[..self.count].iter().enumerate();
         let Some((at, block)) = kept.min_by_key(|(_, block)| block.freed) else {

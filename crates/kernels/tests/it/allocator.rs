@@ -1,9 +1,9 @@
-//! The allocator that keeps large blocks; this test program runs on it.
+//! The allocator that keeps large blocks. This test program runs on it.
 
 use imgclass_kernels::LargeBlocks;
 
-/// The only test that looks at what is kept: others allocate meanwhile, so it asserts bounds that
-/// hold whatever they do.
+/// This is the only test that looks at what is kept. Others allocate meanwhile, so it asserts
+/// bounds that hold whatever they do.
 #[test]
 #[cfg_attr(miri, ignore = "large")]
 fn large_blocks_start_on_cache_lines_and_are_kept_within_a_bound() {

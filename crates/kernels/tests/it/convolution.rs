@@ -1,11 +1,11 @@
-//! Convolutions around every edge of the tiling.
+//! Convolutions are right around every edge of the tiling.
 
 use imgclass_kernels::{Algorithm, BatchDims, ConvShape, Isa};
 
 use crate::reference::{Case, Expected, run};
 use crate::{pool, short_tables};
 
-/// in, out, kernel, stride, padding; n, h, w.
+/// Input channels, output channels, kernel, stride, padding; then images, rows, columns.
 type Row = ([usize; 5], [usize; 3]);
 
 fn case((shape, dims): Row, residual: bool, relu: bool) -> Case {
@@ -109,13 +109,15 @@ fn winograd_is_right_for_every_remainder_of_its_tiles() {
     }
     if !cfg!(miri) {
         rows.extend([1, 2, 3, 4, 7, 8].map(|side| ([512, 40, 3, 1, 1], [2, side, side + 1])));
-        // Chunks, on one thread each and shared.
+        // These are cut into chunks, which a thread computes alone or all threads share.
         rows.extend([
             ([64, 64, 3, 1, 1], [3, 56, 56]),
-            ([64, 64, 3, 1, 1], [2, 61, 47]),
             ([40, 24, 3, 1, 1], [5, 33, 35]),
         ]);
+    }
+    if !cfg!(miri) && !short_tables() {
         rows.extend([
+            ([64, 64, 3, 1, 1], [2, 61, 47]),
             ([256, 32, 3, 1, 1], [20, 14, 14]),
             ([130, 20, 3, 1, 1], [9, 28, 28]),
         ]);

@@ -11,6 +11,8 @@ mod pool_model;
 #[cfg(not(loom))]
 mod allocator;
 #[cfg(not(loom))]
+mod buffers;
+#[cfg(not(loom))]
 mod convolution;
 #[cfg(not(loom))]
 mod network;
@@ -38,9 +40,9 @@ use imgclass_kernels::{LargeBlocks, ThreadPool};
 #[global_allocator]
 static ALLOCATOR: LargeBlocks = LargeBlocks;
 
-/// Returns whether tables are to be shorter, because a tool runs the tests that makes them some fifty
-/// times slower: `.ci/nightly` sets `SHORT_TABLES` for valgrind. Miri, which is slower still, has
-/// tables of its own.
+/// Returns whether tables are to be shorter, because a tool runs the tests that makes them some
+/// fifty times slower: `.ci/nightly` sets `SHORT_TABLES` for valgrind. Miri, which is slower still,
+/// has tables of its own.
 #[cfg(not(loom))]
 fn short_tables() -> bool {
     std::env::var_os("SHORT_TABLES").is_some()

@@ -1,5 +1,5 @@
-//! Every convolution shape of ResNet-50, and the bits of an image in any batch and with any number
-//! of threads.
+//! Every convolution shape of ResNet-50 is right, and an image has the same bits in any batch and
+//! with any number of threads.
 
 use imgclass_kernels::{
     BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, blocked_to_nchw,
@@ -9,7 +9,8 @@ use imgclass_kernels::{
 use crate::pool;
 use crate::reference::{Case, Expected, numbers, run};
 
-/// in, out, kernel, stride, and the input's share of the image side.
+/// For each layer: input channels, output channels, kernel, stride, and how many times smaller the
+/// input's side is than the image's.
 const LAYERS: [[usize; 5]; 22] = [
     [64, 64, 1, 1, 4],
     [64, 64, 3, 1, 4],
@@ -103,7 +104,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// The listed images of a set, one after the other; each `len` floats long.
+/// Returns the chosen images of a set, one after the other. Each is `len` floats long.
 fn pick(images: &[f32], len: usize, chosen: &[usize]) -> Vec<f32> {
     chosen
         .iter()
