@@ -11,13 +11,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use imgclass_kernels::{
-    BatchDims, ConvShape, Isa, LargeBlocks, PackedConv, PackedLinear, PackedStem, ThreadPool,
+    BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
     measure_peak_gflops,
 };
-
-/// As the service runs: activations on cache lines, reused.
-#[global_allocator]
-static ALLOCATOR: LargeBlocks = LargeBlocks;
 
 /// in, out, kernel, stride, side of the input.
 const LAYERS: [[usize; 5]; 22] = [

@@ -29,7 +29,6 @@
     unsafe_op_in_unsafe_fn
 )]
 
-mod alloc;
 mod buffer;
 mod buffer_pool;
 mod conv;
@@ -49,7 +48,6 @@ mod tile;
 mod window;
 mod winograd;
 
-pub use alloc::LargeBlocks;
 pub use buffer_pool::{BufferPool, PooledBuffer};
 pub use conv::{Algorithm, ConvShape, PackedConv};
 pub use isa::{Isa, UnsupportedIsa};

@@ -9,7 +9,7 @@
 mod pool_model;
 
 #[cfg(not(loom))]
-mod allocator;
+mod buffers;
 #[cfg(not(loom))]
 mod convolution;
 #[cfg(not(loom))]
@@ -31,12 +31,7 @@ mod threads;
 use std::num::NonZeroUsize;
 
 #[cfg(not(loom))]
-use imgclass_kernels::{LargeBlocks, ThreadPool};
-
-/// The service runs with this allocator too: activations start on cache lines, and are used again.
-#[cfg(not(loom))]
-#[global_allocator]
-static ALLOCATOR: LargeBlocks = LargeBlocks;
+use imgclass_kernels::ThreadPool;
 
 #[cfg(not(loom))]
 fn pool(threads: usize) -> ThreadPool {
