@@ -1,8 +1,9 @@
-//! Every layer shape of ResNet-50 at 224 on every instruction set: time, GFLOP/s and the share of
-//! the measured peak (above 100 % where Winograd saves multiplications, since operations are
-//! counted as a direct convolution's).
+//! Measures every layer shape of ResNet-50 at 224 pixels on every instruction set: the time,
+//! GFLOP/s, and the share of the measured peak. Operations are counted as those of a direct
+//! convolution, so the share can be above 100 % where Winograd saves multiplications.
 //!
-//! `cargo bench --bench kernels`; one set with `cargo bench --bench kernels -- avx512`.
+//! `cargo bench -p imgclass-kernels` runs all of them, `cargo bench -p imgclass-kernels -- avx512`
+//! those of one instruction set.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -15,7 +16,7 @@ use imgclass_kernels::{
     measure_peak_gflops,
 };
 
-/// in, out, kernel, stride, side of the input.
+/// For each layer: input channels, output channels, kernel, stride, side of the input.
 const LAYERS: [[usize; 5]; 22] = [
     [64, 64, 1, 1, 56],
     [64, 64, 3, 1, 56],

@@ -14,14 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::buffer::Buffer;
 
-/// Lengths are rounded up to at most this many classes between a power of two and the next, so that
-/// a buffer fits again. What is never touched of the last part takes address space only.
+/// How many classes of lengths there are between a power of two and the next. Lengths are rounded
+/// up to the next class, so that a buffer fits again for a layer of about the same size. Pages that
+/// are never touched take address space only.
 const CLASSES: usize = 8;
 
 /// The smallest class, in floats: one page of 4 KiB.
 const SMALLEST: usize = 1024;
 
-/// Buffers of `f32` that are kept for the next one who asks. Clones share the same buffers.
+/// Buffers of `f32` that are kept for whoever asks next. Clones of a pool share the same buffers.
 #[derive(Clone)]
 pub struct BufferPool {
     shared: Arc<Shared>,
@@ -35,7 +36,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Kept {
-    /// The buffers that nobody uses; the one that came back last stands last.
+    /// The buffers that nobody uses, in the order in which they came back.
     buffers: Vec<Buffer>,
     bytes: usize,
 }
@@ -52,7 +53,8 @@ impl BufferPool {
         }
     }
 
-    /// Returns a buffer of `len` floats, on a cache line. Its content is any numbers.
+    /// Returns a buffer of `len` floats that starts on a cache line. It holds zeros if it is fresh,
+    /// and otherwise what its last user has left.
     #[must_use]
     pub fn take(&self, len: usize) -> PooledBuffer {
         let class = class(len);
@@ -88,7 +90,8 @@ impl Shared {
 }
 
 impl Kept {
-    /// The buffer of this class that came back last: its lines are the likeliest to be in a cache.
+    /// Takes the buffer of this class that came back last: its lines are the likeliest to be in a
+    /// cache.
     fn take(&mut self, class: usize) -> Option<Buffer> {
         let at = self
             .buffers
@@ -112,7 +115,7 @@ impl Kept {
     }
 }
 
-/// Floats from a [`BufferPool`], to which they go back when this is dropped.
+/// A buffer from a [`BufferPool`]. It goes back to the pool when it is dropped.
 pub struct PooledBuffer {
     buffer: Buffer,
     len: usize,
@@ -147,7 +150,7 @@ impl Drop for PooledBuffer {
     }
 }
 
-/// The length of the buffer that serves a request for `len` floats.
+/// Returns the length of the buffer that serves a request for `len` floats.
 fn class(len: usize) -> usize {
     let len = len.max(SMALLEST);
     len.next_multiple_of(len.next_power_of_two() / (2 * CLASSES))

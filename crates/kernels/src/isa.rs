@@ -179,20 +179,20 @@ macro_rules! kernels {
                 unsafe { tile::indirect::<$vector, MR, $vectors>(t) }
             }
             /// # Safety
-            /// As [`super::super::stem::tile`].
+            /// As [`crate::stem::tile`].
             $(#[$feature])?
             pub(super) unsafe fn stem<const MR: usize>(t: &StemTile) {
                 // SAFETY: the tile is as `stem::tile` asks for, and this function enables the
                 // vector's features.
-                unsafe { super::super::stem::tile::<$vector, MR, $vectors>(t) }
+                unsafe { crate::stem::tile::<$vector, MR, $vectors>(t) }
             }
             /// # Safety
-            /// As [`super::super::stem::max_pool`].
+            /// As [`crate::stem::max_pool`].
             $(#[$feature])?
             pub(super) unsafe fn max_pool(row: &PoolRow) {
                 // SAFETY: the row is as `stem::max_pool` asks for, and this function enables the
                 // vector's features.
-                unsafe { super::super::stem::max_pool::<$vector>(row) }
+                unsafe { crate::stem::max_pool::<$vector>(row) }
             }
             /// # Safety
             /// The processor has the target features.
@@ -200,7 +200,7 @@ macro_rules! kernels {
             pub(super) unsafe fn chains() -> (f32, u64) {
                 // SAFETY: this function enables the vector's features, and its caller vouches for
                 // their presence.
-                unsafe { super::super::peak::chains::<$vector>() }
+                unsafe { crate::peak::chains::<$vector>() }
             }
             /// # Safety
             /// As [`transform::input`].

@@ -15,9 +15,9 @@
 //! | `layout`, `resample` | conversions of activations; the two passes of a resize |
 //! | `pack` | weights in the order in which the micro-kernels read them |
 //! | `gemm`, `winograd`, `window` | how a layer is cut into tasks and tiles |
-//! | `tile`, `simd`, `isa` | the micro-kernels, the vectors they are written over, and the instruction sets they are compiled for |
+//! | `tile`, `simd`, `isa` | the micro-kernels, their vectors, and the instruction sets |
 //! | `pool`, `sync` | the threads that run tasks |
-//! | `buffer`, `buffer_pool`, `alloc` | the memory that they work on |
+//! | `buffer`, `buffer_pool` | the memory that they work on |
 //! | `peak` | the speed that this machine could reach |
 //!
 //! Layers are where the checks are: their functions are safe, assert every length, and hand the

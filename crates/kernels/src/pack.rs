@@ -22,8 +22,8 @@ impl Weights {
     }
 }
 
-/// Matrices of weights as panels of `width` output channels each:
-/// `[matrix][panel][input block][tap][16][width]`. Where the channels do not fill a block or a panel there are zeros. Only
+/// Matrices of weights as panels of `width` output channels each: `[matrix][panel][input
+/// block][tap][16][width]`. Where the channels do not fill a block or a panel there are zeros. Only
 /// Winograd's layers have more than one matrix: one for each position.
 #[derive(Debug)]
 pub(crate) struct Panels {

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::super::layout::BatchDims;
+use crate::layout::BatchDims;
 
 /// How many tiles cover one dimension of an image: first the full ones, then those one pixel
 /// shorter.

@@ -6,8 +6,8 @@
 //! 2 and -2. The type parameters are `S`, the side of the input tile (4 or 6); `M`, the side of the
 //! output tile (2 or 4); `Y` and `X`, whether the tile is one row or one column short.
 
-use super::super::simd::Vector;
-use super::super::tile::BLOCK;
+use crate::simd::Vector;
+use crate::tile::BLOCK;
 
 /// An input tile: `S` x `S` pixels of one channel block, part of which may lie outside the image.
 /// All lengths are in floats.

@@ -33,6 +33,14 @@ use std::num::NonZeroUsize;
 #[cfg(not(loom))]
 use imgclass_kernels::ThreadPool;
 
+/// Returns whether tables are to be shorter, because a tool runs the tests that makes them some
+/// fifty times slower: `.ci/nightly` sets `SHORT_TABLES` for valgrind. Miri, which is slower still,
+/// has tables of its own.
+#[cfg(not(loom))]
+fn short_tables() -> bool {
+    std::env::var_os("SHORT_TABLES").is_some()
+}
+
 #[cfg(not(loom))]
 fn pool(threads: usize) -> ThreadPool {
     ThreadPool::new(NonZeroUsize::new(threads).expect("a thread count above zero"))

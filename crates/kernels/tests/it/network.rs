@@ -1,5 +1,5 @@
-//! Every convolution shape of ResNet-50, and the bits of an image in any batch and with any number
-//! of threads.
+//! Every convolution shape of ResNet-50 is right, and an image has the same bits in any batch and
+//! with any number of threads.
 
 use imgclass_kernels::{
     BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, blocked_to_nchw,
@@ -9,7 +9,8 @@ use imgclass_kernels::{
 use crate::pool;
 use crate::reference::{Case, Expected, numbers, run};
 
-/// in, out, kernel, stride, and the input's share of the image side.
+/// For each layer: input channels, output channels, kernel, stride, and how many times smaller the
+/// input's side is than the image's.
 const LAYERS: [[usize; 5]; 22] = [
     [64, 64, 1, 1, 4],
     [64, 64, 3, 1, 4],
@@ -103,7 +104,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-/// The listed images of a set, one after the other; each `len` floats long.
+/// Returns the chosen images of a set, one after the other. Each is `len` floats long.
 fn pick(images: &[f32], len: usize, chosen: &[usize]) -> Vec<f32> {
     chosen
         .iter()
@@ -116,7 +117,7 @@ fn an_image_has_the_same_bits_in_any_batch_and_with_any_number_of_threads() {
     let n = if cfg!(miri) { 2 } else { 5 };
     for isa in Isa::available() {
         let layers: &[([usize; 5], usize)] = if cfg!(miri) {
-            &[([16, 16, 3, 1, 0], 3)]
+            &[([16, 2, 3, 1, 0], 3)]
         } else {
             &[
                 ([64, 64, 3, 1, 0], 29),
@@ -195,9 +196,11 @@ fn knowing_the_next_layers_weights_changes_no_bit() {
                 &numbers(3, channels),
             )
         };
-        for kernel in [1, 3] {
+        // Under Miri, packing a 3x3 layer takes longer than all the rest.
+        let kernels: &[usize] = if cfg!(miri) { &[1] } else { &[1, 3] };
+        for &kernel in kernels {
             let (alone, linked) = (conv(kernel), conv(kernel));
-            linked.precede(conv(3).weights());
+            linked.precede(conv(kernels[kernels.len() - 1]).weights());
             for threads in [1, 2, 3] {
                 let run = |conv: &PackedConv| {
                     bits(&conv.forward(&pool(threads), &x, dims, Some(&x), true))

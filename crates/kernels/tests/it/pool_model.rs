@@ -142,8 +142,9 @@ fn a_panic_reaches_the_caller_when_all_tasks_are_over() {
     });
 }
 
-/// Two callers share one helper. The second one may come while the first is in the middle of a job. Three
-/// threads have too many interleavings to try all of them, so this tries the first hundred thousand.
+/// Two callers share one helper. The second one may come while the first is in the middle of a job.
+/// Three threads have too many interleavings to try all of them, so this tries the first hundred
+/// thousand.
 #[test]
 fn two_callers_at_the_same_time_each_run_all_their_tasks() {
     let mut exploration = exploration(1);

@@ -1,4 +1,4 @@
-//! Random shapes.
+//! Convolutions of random shapes are right.
 #![cfg(not(miri))]
 
 use imgclass_kernels::{BatchDims, ConvShape, Isa};

@@ -1,5 +1,5 @@
-//! Naive convolutions in double precision, seeded numbers, and outputs with poison and guards. It
-//! shares no code with the kernels.
+//! What the kernels are compared with: naive convolutions in double precision, which share no code
+//! with them. Also seeded numbers, and outputs with poison and guards.
 
 use imgclass_kernels::{
     Algorithm, BatchDims, ConvShape, Isa, PackedConv, ThreadPool, blocked_to_nchw, nchw_to_blocked,
@@ -8,7 +8,7 @@ use imgclass_kernels::{
 /// The unit roundoff of single precision.
 const UNIT: f64 = 1.0 / (1 << 24) as f64;
 
-/// Uniform numbers in [-1, 1), the same for the same seed (SplitMix64).
+/// Returns uniform numbers in [-1, 1), the same for the same seed. The generator is SplitMix64.
 pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mut next = || {
@@ -21,7 +21,7 @@ pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// One layer with its operands, all NCHW and OIHW.
+/// One layer with its operands. Activations are NCHW and weights OIHW.
 pub(crate) struct Case {
     pub(crate) shape: ConvShape,
     pub(crate) input: BatchDims,
@@ -46,8 +46,8 @@ impl Case {
         }
     }
 
-    /// The value, and the sum of absolute products behind it, of every output channel at one output
-    /// pixel.
+    /// Returns, for every output channel at one output pixel, the value and the sum of the absolute
+    /// products that it is made of.
     pub(crate) fn exact(&self, pixel: usize) -> Vec<(f64, f64)> {
         let ConvShape {
             in_channels,
@@ -99,8 +99,8 @@ impl Case {
         (0..out_channels).map(one).collect()
     }
 
-    /// Some output pixels: all of a small image, else the corners' neighbourhoods and a coprime
-    /// stride through it.
+    /// Returns which output pixels are compared: all of a small image. Of a larger one they are
+    /// some near its corners, and about `most` that lie an odd number of pixels apart.
     fn samples(&self, most: usize) -> Vec<usize> {
         let pixels = self.shape.output_dims(self.input).pixels();
         if pixels <= most {
@@ -113,7 +113,7 @@ impl Case {
     }
 }
 
-/// What every instruction set's answer for a case is held against.
+/// What the output of every instruction set for a case is compared with.
 pub(crate) struct Expected {
     samples: Vec<usize>,
     values: Vec<Vec<(f64, f64)>>,
@@ -170,8 +170,8 @@ impl Expected {
     }
 }
 
-/// Runs `fill` on `len` elements poisoned with NaN between two guard zones; the output must be
-/// finite everywhere, the guards untouched.
+/// Runs `fill` on `len` elements that are poisoned with NaN and lie between two guard zones.
+/// Asserts that the output is finite everywhere and that the guards are untouched.
 pub(crate) fn guarded(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     const GUARD: usize = 64;
     const CANARY: f32 = f32::from_bits(0x7fc0_dead);
@@ -195,7 +195,7 @@ pub(crate) fn guarded(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     out
 }
 
-/// The case's NCHW output by one instruction set, through guarded memory.
+/// Returns the case's NCHW output by one instruction set, which is computed in guarded memory.
 pub(crate) fn run(case: &Case, isa: Isa, pool: &ThreadPool) -> (Vec<f32>, Algorithm) {
     let conv = PackedConv::new(isa, case.shape, &case.weight, &case.bias);
     let output = conv.output_dims(case.input);

@@ -1,4 +1,4 @@
-//! The passes of a resize against sums in 64 bits, bit for bit, on every instruction set.
+//! The passes of a resize give the same bits as sums in 64 bits, on every instruction set.
 #![cfg(not(miri))]
 
 use imgclass_kernels::{FRACTION_BITS, Isa, Taps, resample_across, resample_down};
@@ -10,7 +10,7 @@ fn clip(sum: i64) -> u8 {
     ((sum + ONE / 2) >> FRACTION_BITS).clamp(0, 255) as u8
 }
 
-/// Sample `channel` of what `taps` make of pixels that lie `step` apart from `start` on.
+/// Returns what `taps` make of the samples that lie `step` apart from `start` on.
 fn sum(samples: &[u8], taps: &Taps, start: usize, step: usize) -> u8 {
     let at = |i: usize| i64::from(samples[start + (taps.first + i) * step]);
     let weights = taps.weights.iter().enumerate();
@@ -33,8 +33,8 @@ fn down(samples: &[u8], row_bytes: usize, rows: &[Taps]) -> Vec<u8> {
         .collect()
 }
 
-/// Taps within `length` pixels: up to as many weights as there is room for, summing to one or to
-/// nothing at all, some below zero.
+/// Makes taps within `length` pixels. They have as many weights as there is room for, or fewer,
+/// some of them below zero; the weights sum to anything from nothing to almost two.
 fn taps(length: usize) -> impl Strategy<Value = Taps> {
     let weights = prop::collection::vec(-0.2f64..0.8, 0..=length.min(24));
     (weights, any::<prop::sample::Index>()).prop_map(move |(weights, first)| {
@@ -48,7 +48,7 @@ fn taps(length: usize) -> impl Strategy<Value = Taps> {
     })
 }
 
-/// Width, height, samples, columns and rows.
+/// Makes cases: width, height, samples, columns and rows.
 fn cases() -> impl Strategy<Value = (usize, usize, Vec<u8>, Vec<Taps>, Vec<Taps>)> {
     (1usize..40, 1usize..20).prop_flat_map(|(width, height)| {
         (

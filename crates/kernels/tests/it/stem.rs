@@ -1,11 +1,11 @@
-//! The stem against a naive convolution and max-pool.
+//! The stem is compared with a naive convolution and max-pool.
 
 use imgclass_kernels::{BatchDims, ConvShape, Isa, PackedStem, blocked_to_nchw};
 
 use crate::pool;
 use crate::reference::{Case, guarded, numbers};
 
-/// The stem in double precision, NCHW, with the largest sum of absolute products.
+/// Returns the stem's output in double precision, NCHW, and the largest sum of absolute products.
 fn exact(case: &Case) -> (Vec<f64>, f64) {
     let conv = case.shape.output_dims(case.input);
     let channels = case.shape.out_channels;

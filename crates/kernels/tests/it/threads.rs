@@ -1,4 +1,4 @@
-//! The thread pool: every task once, panics, concurrent callers.
+//! The thread pool: every task runs once, panics reach the caller, and callers share the threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -76,7 +76,7 @@ fn concurrent_callers_each_run_all_their_tasks() {
     assert_eq!(total.load(Ordering::Relaxed), 3 * rounds * 28);
 }
 
-/// Waits until a caller would have so many threads.
+/// Waits until a caller could count on `threads` threads.
 fn until_available(pool: &ThreadPool, threads: usize) {
     while pool.available() != threads {
         std::thread::yield_now();
@@ -100,7 +100,7 @@ fn as_many_callers_as_threads_have_a_thread_each() {
             });
         }
     });
-    // Their cores are kept for them for a moment.
+    // The cores of callers that have left are kept for them for a moment.
     until_available(&pool, 3);
 }
 
@@ -133,7 +133,7 @@ fn a_caller_counts_once_however_often_it_enters() {
     let elsewhere = other.enter();
     assert_eq!(other.available(), 2);
     drop(elsewhere);
-    // In the wrong order: the inner one is then without meaning.
+    // This is the wrong order: the inner guard then has no seat any more.
     drop(outer);
     let done = AtomicUsize::new(0);
     one.for_each(20, |_| {
@@ -154,7 +154,7 @@ fn helpers_spread_over_callers_that_come_and_go() {
             let (pool, total) = (&pool, &total);
             scope.spawn(move || {
                 for round in 0..rounds {
-                    // Some stay for several jobs, others come anew for each.
+                    // Some callers hold their seat for several jobs, others take one for each job.
                     let _seat = (round % caller == 0).then(|| pool.enter());
                     for _ in 0..3 {
                         pool.for_each(17, |index| {

@@ -9,7 +9,7 @@
 //!
 //! | part | what it holds |
 //! |---|---|
-//! | this file | the public pool; seats: who may compute, and which memory lies there |
+//! | `pool.rs` | the public pool; seats: who may compute, and which memory lies there |
 //! | [`board`] | one caller's job: who works on it, which tasks are left |
 //! | [`helper`] | the helper threads: when they work, when they sleep, who wakes them |
 //!
