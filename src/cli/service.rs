@@ -10,7 +10,6 @@ use crate::service::{Answer, Ask, Observer, Service, ServiceError};
 use imgclass_checkpoint::WeightsSource;
 use imgclass_checkpoint::hub::HubConfig;
 use imgclass_fetch::FetchError;
-use imgclass_kernels::LargeBlocks;
 use imgclass_network::Classifier;
 
 /// Loads the model and starts the service.
@@ -38,9 +37,6 @@ pub(super) async fn load_classifier(args: &ModelArgs) -> Result<Classifier, Fail
     let options = args.model_options();
     let classifier =
         tokio::task::spawn_blocking(move || Classifier::load(&source, &options)).await??;
-    // The blocks that loading has used have other sizes than those that forward passes ask for.
-    LargeBlocks::release();
-    LargeBlocks::keep_for(classifier.info().passes);
     log_loaded(&classifier);
     Ok(classifier)
 }

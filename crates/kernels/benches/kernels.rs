@@ -12,13 +12,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use imgclass_kernels::{
-    BatchDims, ConvShape, Isa, LargeBlocks, PackedConv, PackedLinear, PackedStem, ThreadPool,
+    BatchDims, ConvShape, Isa, PackedConv, PackedLinear, PackedStem, ThreadPool,
     measure_peak_gflops,
 };
-
-/// The service runs with this allocator too: activations start on cache lines, and are used again.
-#[global_allocator]
-static ALLOCATOR: LargeBlocks = LargeBlocks;
 
 /// For each layer: input channels, output channels, kernel, stride, side of the input.
 const LAYERS: [[usize; 5]; 22] = [

@@ -17,7 +17,7 @@
 //! | `gemm`, `winograd`, `window` | how a layer is cut into tasks and tiles |
 //! | `tile`, `simd`, `isa` | the micro-kernels, their vectors, and the instruction sets |
 //! | `pool`, `sync` | the threads that run tasks |
-//! | `buffer`, `buffer_pool`, `alloc` | the memory that they work on |
+//! | `buffer`, `buffer_pool` | the memory that they work on |
 //! | `peak` | the speed that this machine could reach |
 //!
 //! Layers are where the checks are: their functions are safe, assert every length, and hand the
@@ -29,7 +29,6 @@
     unsafe_op_in_unsafe_fn
 )]
 
-mod alloc;
 mod buffer;
 mod buffer_pool;
 mod conv;
@@ -49,7 +48,6 @@ mod tile;
 mod window;
 mod winograd;
 
-pub use alloc::LargeBlocks;
 pub use buffer_pool::{BufferPool, PooledBuffer};
 pub use conv::{Algorithm, ConvShape, PackedConv};
 pub use isa::{Isa, UnsupportedIsa};

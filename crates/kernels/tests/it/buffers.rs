@@ -72,3 +72,20 @@ fn buffers_may_come_back_on_other_threads() {
     let kept = pool.kept_bytes();
     assert!((3 * 8000..=MEGABYTE).contains(&kept), "{kept} bytes");
 }
+
+#[test]
+fn buffers_that_are_lent_at_one_time_never_share_memory() {
+    let pool = BufferPool::new(1 << 20);
+    for _ in 0..3 {
+        let mut buffers: Vec<_> = (0..6).map(|_| pool.take(2000)).collect();
+        for (number, buffer) in buffers.iter_mut().enumerate() {
+            buffer.fill(number as f32);
+        }
+        for (number, buffer) in buffers.iter().enumerate() {
+            assert!(
+                buffer.iter().all(|&value| value == number as f32),
+                "buffer {number}"
+            );
+        }
+    }
+}

@@ -9,8 +9,6 @@
 mod pool_model;
 
 #[cfg(not(loom))]
-mod allocator;
-#[cfg(not(loom))]
 mod buffers;
 #[cfg(not(loom))]
 mod convolution;
@@ -33,12 +31,7 @@ mod threads;
 use std::num::NonZeroUsize;
 
 #[cfg(not(loom))]
-use imgclass_kernels::{LargeBlocks, ThreadPool};
-
-/// The service runs with this allocator too: activations start on cache lines, and are used again.
-#[cfg(not(loom))]
-#[global_allocator]
-static ALLOCATOR: LargeBlocks = LargeBlocks;
+use imgclass_kernels::ThreadPool;
 
 /// Returns whether tables are to be shorter, because a tool runs the tests that makes them some
 /// fifty times slower: `.ci/nightly` sets `SHORT_TABLES` for valgrind. Miri, which is slower still,

@@ -1,0 +1,40 @@
+//! Sets glibc's memory allocator up for a service that runs for months. It is a crate of its own,
+//! because the setting takes one call of a C function, and every crate above the kernels forbids
+//! `unsafe` code.
+
+/// glibc's `M_MMAP_THRESHOLD`, from its `malloc.h`: the size in bytes from which blocks are mapped.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const M_MMAP_THRESHOLD: std::ffi::c_int = -3;
+
+/// glibc's `M_ARENA_MAX`, from its `malloc.h`: the most arenas for small blocks.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const M_ARENA_MAX: std::ffi::c_int = -8;
+
+/// Sets the allocator up, where it is glibc's and where the user has not done so by
+/// `MALLOC_ARENA_MAX` or `MALLOC_MMAP_THRESHOLD_`. Call it before any other thread is started.
+///
+/// - Two arenas serve small blocks. Otherwise there is one for nearly each thread, and what one
+///   thread has freed is not found by another.
+/// - Blocks from 1 MB on are mapped. Otherwise the first large picture raises that bound to its own
+///   size when it is freed, and later large blocks break up the heap.
+///
+/// `docs/benchmarks.md` says what each of the two is worth.
+pub fn set_up() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use std::ffi::c_int;
+        unsafe extern "C" {
+            fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        }
+        for (variable, parameter, value) in [
+            ("MALLOC_ARENA_MAX", M_ARENA_MAX, 2),
+            ("MALLOC_MMAP_THRESHOLD_", M_MMAP_THRESHOLD, 1 << 20),
+        ] {
+            if std::env::var_os(variable).is_none() {
+                // SAFETY: this is glibc's own function by its own signature, with two integers. It may be
+                // called at any time, and where it fails it changes nothing.
+                unsafe { mallopt(parameter, value) };
+            }
+        }
+    }
+}
