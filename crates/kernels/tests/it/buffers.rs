@@ -60,9 +60,10 @@ fn the_pool_keeps_no_more_bytes_than_it_was_made_for_and_drops_the_oldest_first(
 #[test]
 fn buffers_may_come_back_on_other_threads() {
     let pool = BufferPool::new(MEGABYTE);
+    // All are taken before the first comes back, so they are three.
+    let buffers = [pool.take(2000), pool.take(2000), pool.take(2000)];
     std::thread::scope(|scope| {
-        for thread in 0..3 {
-            let mut buffer = pool.take(2000);
+        for (thread, mut buffer) in buffers.into_iter().enumerate() {
             scope.spawn(move || {
                 buffer.fill(thread as f32);
                 assert!(buffer.iter().all(|&v| v == thread as f32));
