@@ -20,6 +20,7 @@ COPY crates/engine/Cargo.toml crates/engine/
 COPY crates/fetch/Cargo.toml crates/fetch/
 COPY crates/image/Cargo.toml crates/image/
 COPY crates/kernels/Cargo.toml crates/kernels/
+COPY crates/malloc/Cargo.toml crates/malloc/
 COPY crates/network/Cargo.toml crates/network/
 COPY crates/test-support/Cargo.toml crates/test-support/
 COPY tools/empty-sources.sh tools/
