@@ -102,6 +102,8 @@ pub struct AccessArgs {
     #[arg(long, value_name = "FILE", env = "IMGCLASS_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
+    // This text is the option's help, where angle brackets would show.
+    #[allow(rustdoc::bare_urls)]
     /// An origin whose web pages may call the interface, such as https://example.com, or * for all
     /// (repeatable) [default: none]
     #[arg(
