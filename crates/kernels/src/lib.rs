@@ -1,6 +1,6 @@
 //! The CPU kernels of ResNet: convolutions, pooling, the sums of an image's resize, and the threads
-//! and buffers that they run on. This crate knows no network, no tensor library and no file. It is
-//! the only crate of the service with `unsafe` code.
+//! and buffers that they run on. This crate knows no network, no tensor library and no file. It has
+//! the service's `unsafe` code, but for one call in `imgclass-malloc`.
 //!
 //! Activations are `[channels/16][images * height * width][16]` throughout ([`nchw_to_blocked`]).
 //! The stem reads planar pixels, and [`global_average_pool`] returns rows. On one instruction set,

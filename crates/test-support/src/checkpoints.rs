@@ -32,7 +32,6 @@ pub fn tensors(architecture: &Architecture, classes: usize) -> Tensors {
 }
 
 /// The same with half-precision numbers.
-#[allow(dead_code, reason = "not every test needs them")]
 pub fn halved(tensors: Tensors) -> Tensors {
     let half = |(name, dims, _, bytes): (String, Vec<usize>, Dtype, Vec<u8>)| {
         let floats = bytes
@@ -49,7 +48,6 @@ pub fn halved(tensors: Tensors) -> Tensors {
 }
 
 /// What transformers calls torchvision's tensors, written down here a second time.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn in_transformers(name: &str) -> String {
     let parts: Vec<&str> = name.split('.').collect();
     match parts[..] {
@@ -81,14 +79,12 @@ pub fn in_transformers(name: &str) -> String {
 }
 
 /// The same tensors under other names.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn renamed(tensors: Tensors, name: impl Fn(&str) -> String) -> Tensors {
     let rename = |(old, dims, dtype, bytes): (String, _, _, _)| (name(&old), dims, dtype, bytes);
     tensors.into_iter().map(rename).collect()
 }
 
 /// A safetensors file.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn safetensors(tensors: &Tensors) -> Vec<u8> {
     let views = tensors.iter().map(|(name, dims, dtype, bytes)| {
         let view = TensorView::new(*dtype, dims.clone(), bytes).expect("a tensor");
@@ -98,7 +94,6 @@ pub fn safetensors(tensors: &Tensors) -> Vec<u8> {
 }
 
 /// A zip archive whose members are stored, as PyTorch and Keras write them.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn zip(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     let stored =
@@ -111,7 +106,6 @@ pub fn zip(members: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// `torch.save(state_dict, ...)`, byte by byte: protocol 2, one storage a tensor.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn pth(tensors: &Tensors) -> Vec<u8> {
     let mut pickle = b"\x80\x02".to_vec();
     pickle.extend(pickled_dict(tensors));
@@ -120,7 +114,6 @@ pub fn pth(tensors: &Tensors) -> Vec<u8> {
 }
 
 /// PyTorch's archive around a pickle and the tensors' numbers.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn archived(pickle: &[u8], tensors: &Tensors) -> Vec<u8> {
     let names: Vec<String> = (0..tensors.len())
         .map(|i| format!("archive/data/{i}"))
@@ -138,7 +131,6 @@ pub fn archived(pickle: &[u8], tensors: &Tensors) -> Vec<u8> {
 }
 
 /// An ordered dictionary of tensors, without the pickle's head and end.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn pickled_dict(tensors: &Tensors) -> Vec<u8> {
     let mut p = b"ccollections\nOrderedDict\n)R(".to_vec();
     for (key, (name, dims, dtype, bytes)) in tensors.iter().enumerate() {
@@ -171,7 +163,6 @@ pub fn pickled_dict(tensors: &Tensors) -> Vec<u8> {
 }
 
 /// BINUNICODE.
-#[allow(dead_code, reason = "not every test needs it")]
 pub fn text(text: &str) -> Vec<u8> {
     let mut p = vec![b'X'];
     p.extend((text.len() as u32).to_le_bytes());
