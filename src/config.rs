@@ -49,10 +49,9 @@ impl ServiceArgs {
     pub fn service_options(&self, model: &ModelInfo) -> ServiceOptions {
         ServiceOptions {
             fetch: self.fetch.config(),
-            image: self.limits.image_limits(),
+            decode: self.limits.decode_options(self.model.threads()),
             engine: self.limits.engine_options(model),
             request_timeout: *self.limits.request_timeout,
-            decode_threads: self.model.threads(),
         }
     }
 }

@@ -13,6 +13,7 @@ use prometheus::{
 use thiserror::Error;
 
 use crate::service::{self, Phase, Service};
+use imgclass_decode::Cause;
 
 /// Why the metrics cannot be set up or written.
 #[derive(Debug, Error)]
@@ -43,6 +44,7 @@ pub struct Metrics {
     batch_size: Histogram,
     jobs_dropped: [IntCounter; 2],
     worker_panics: IntCounter,
+    decode_workers_replaced: IntCounterVec,
     connections: IntGauge,
     connections_total: IntCounter,
     levels: Levels,
@@ -115,6 +117,19 @@ impl Maker<'_> {
         self.keep(HistogramVec::new(options, labels)?)
     }
 
+    /// Makes the counter of decode workers, with a series for each cause from the start.
+    fn decode_workers_replaced(&self) -> Result<IntCounterVec, MetricsError> {
+        let counter = self.counters(
+            "imgclass_decode_workers_replaced_total",
+            "Decode workers that were ended or had ended, and were replaced, by cause.",
+            &["cause"],
+        )?;
+        for cause in Cause::ALL {
+            counter.with_label_values(&[cause.name()]);
+        }
+        Ok(counter)
+    }
+
     /// Makes a gauge that is always 1; the information is in its labels.
     fn info(&self, name: &str, help: &str, labels: &[(&str, &str)]) -> Result<(), MetricsError> {
         let mut options = Opts::new(name, help);
@@ -182,6 +197,7 @@ impl Metrics {
                 "imgclass_worker_panics_total",
                 "Panics of the model's workers; each failed its batch.",
             )?,
+            decode_workers_replaced: make.decode_workers_replaced()?,
             connections: make.gauge("imgclass_connections", "Open connections.")?,
             connections_total: make
                 .counter("imgclass_connections_total", "Connections accepted.")?,
@@ -330,6 +346,14 @@ impl imgclass_engine::Observer for Metrics {
 
     fn worker_panicked(&self) {
         self.worker_panics.inc();
+    }
+}
+
+impl imgclass_decode::Observer for Metrics {
+    fn worker_replaced(&self, cause: Cause) {
+        self.decode_workers_replaced
+            .with_label_values(&[cause.name()])
+            .inc();
     }
 }
 

@@ -10,13 +10,11 @@
 //! [`Service::predictions`] and [`Service::explain`] turn the output into classes and heat maps.
 //! The HTTP routes and the command line both call this module, which knows neither HTTP nor files.
 
-mod decoding;
 mod error;
 mod explain;
 mod phases;
 mod request;
 
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,18 +23,18 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tracing::{Instrument, info_span};
 
-use self::decoding::Decoders;
 use self::phases::PhaseClock;
 use imgclass_checkpoint::{ClassError, Labels};
+use imgclass_decode::{Begun, Confinement, DecodeOptions, Decoders, Prepared};
 use imgclass_engine::{Engine, EngineError, EngineOptions, Place, Refusal, Slot, WorkerHealth};
 use imgclass_fetch::{FetchConfig, Fetcher};
-use imgclass_image::{Encoded, ImageError, Limits, Preprocessing, Preprocessor};
+use imgclass_image::{Preprocessing, Preprocessor};
 use imgclass_network::head;
 use imgclass_network::{Classifier, Input, ModelInfo, Network};
 
 pub use error::{NotReady, ServiceError, StartError};
 pub use explain::{ExplainError, Explanation, View};
-pub use phases::{Observer, Phase, Phases};
+pub use phases::{NoObserver, Observer, Phase, Phases};
 pub use request::{Answer, Ask, Prediction, Source};
 
 /// The bounds of the service; `config` explains each of them and sets its default.
@@ -44,22 +42,19 @@ pub use request::{Answer, Ask, Prediction, Source};
 pub struct ServiceOptions {
     /// How images are fetched from URLs.
     pub fetch: FetchConfig,
-    /// How large an image may be. `max_decoded_bytes` also bounds the memory of all images that are
-    /// being decoded at one time, together.
-    pub image: Limits,
+    /// How large an image may be, and how and where images are decoded.
+    pub decode: DecodeOptions,
     /// How many requests are admitted, how many images wait, and how they are batched.
     pub engine: EngineOptions,
     /// How long a request may take from its admission to its answer.
     pub request_timeout: Duration,
-    /// How many images are decoded at one time.
-    pub decode_threads: NonZeroUsize,
 }
 
 /// Answers requests about images. It is built once and shared by all requests.
 pub struct Service {
     fetcher: Fetcher,
-    limits: Limits,
-    preprocessor: Arc<Preprocessor>,
+    max_pixels: u64,
+    preprocessor: Preprocessor,
     decoders: Decoders,
     engine: Engine,
     observer: Arc<dyn Observer>,
@@ -79,7 +74,7 @@ enum Fetched {
 
 /// Starting.
 impl Service {
-    /// Warms the model up, then starts its workers and the decoding threads.
+    /// Warms the model up, then starts its workers and those that decode.
     ///
     /// # Errors
     /// [`StartError`] where a part cannot be set up, or where the model fails on the images of its
@@ -105,12 +100,13 @@ impl Service {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let preprocessing = classifier.info().checkpoint.preprocessing.clone();
+        let preprocessor = Preprocessor::new(preprocessing)?;
+        let decoders = Decoders::start(&options.decode, preprocessor.clone(), observer.clone())?;
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
-            limits: options.image,
-            preprocessor: Arc::new(Preprocessor::new(preprocessing)?),
-            decoders: Decoders::new(options.decode_threads, options.image.max_decoded_bytes)
-                .map_err(StartError::Decoders)?,
+            max_pixels: options.decode.limits.max_pixels,
+            preprocessor,
+            decoders,
             engine: Engine::start(network, options.engine, observer.clone())?,
             observer,
             classifier,
@@ -210,50 +206,54 @@ impl Service {
         }
     }
 
-    /// Waits for a place in the model's queue and makes the network's input.
+    /// Makes the network's input, with a place for it in the model's queue.
     ///
-    /// The place comes first because decoded images are large: there are never more of them than
-    /// the queue has places. The [`View`] is that of an encoded image; it holds the picture itself
-    /// where `keep_picture` is set.
+    /// The place comes first, so that there are never more inputs than the queue has places. Only a
+    /// costly picture gives its place back until it is decoded: others must not wait behind it. The
+    /// [`View`] is that of an encoded image; it holds the picture itself where `keep_picture` is
+    /// set.
     async fn decode(
         &self,
         fetched: Fetched,
         keep_picture: bool,
     ) -> Result<(Slot, Input, Option<View>), ServiceError> {
-        let slot = self.engine.slot().await;
-        let slot = slot.map_err(|error| self.engine_error(error))?;
-        match fetched {
-            Fetched::Prepared(input) => Ok((slot, input, None)),
-            Fetched::Encoded(bytes) => {
-                let preparing = self.prepare(bytes, keep_picture);
-                let (input, view) = preparing.instrument(info_span!("decode")).await?;
-                Ok((slot, input, Some(view)))
+        let slot = self.slot().await?;
+        let bytes = match fetched {
+            Fetched::Prepared(input) => return Ok((slot, input, None)),
+            Fetched::Encoded(bytes) => bytes,
+        };
+        let decoding = async {
+            let keep_picture = keep_picture.then_some(View::MAX_SIDE);
+            match self.decoders.begin(bytes, keep_picture).await? {
+                Begun::Prepared(prepared) => Ok((slot, prepared)),
+                Begun::Costly(costly) => {
+                    drop(slot);
+                    let finished = self.decoders.finish(costly).await?;
+                    Ok((self.slot().await?, finished.prepared))
+                }
             }
-        }
+        };
+        let decoded: Result<_, ServiceError> = decoding.instrument(info_span!("decode")).await;
+        let (slot, prepared) = decoded?;
+        let (input, view) = self.input(prepared);
+        Ok((slot, input, Some(view)))
     }
 
-    /// Decodes, resizes and crops an image as soon as a decoding thread and the memory are free.
-    async fn prepare(
-        &self,
-        bytes: Bytes,
-        keep_picture: bool,
-    ) -> Result<(Input, View), ServiceError> {
-        // The header alone says whether the image is within the limits and how much memory it
-        // takes.
-        let encoded = Encoded::open(bytes, &self.limits)?;
-        let memory = encoded.info().decoded_bytes;
-        let preprocessor = self.preprocessor.clone();
-        let takes_pixels = self.classifier.takes_pixels();
-        let work = move || -> Result<(Input, View), ImageError> {
-            let picture = encoded.decode()?;
-            let input = if takes_pixels {
-                Input::Pixels(preprocessor.pixels(&picture))
-            } else {
-                Input::Planar(preprocessor.apply(&picture))
-            };
-            Ok((input, View::of(picture, &preprocessor, keep_picture)))
+    /// Waits for a place in the model's queue.
+    async fn slot(&self) -> Result<Slot, ServiceError> {
+        let slot = self.engine.slot().await;
+        slot.map_err(|error| self.engine_error(error))
+    }
+
+    /// Returns a decoded picture as the network takes it.
+    fn input(&self, prepared: Prepared) -> (Input, View) {
+        let view = View::of(prepared.size, prepared.picture, &self.preprocessor);
+        let input = if self.classifier.takes_pixels() {
+            Input::Pixels(prepared.pixels)
+        } else {
+            Input::Planar(self.preprocessor.normalise(&prepared.pixels))
         };
-        Ok(self.decoders.run(memory, work).await??)
+        (input, view)
     }
 
     fn engine_error(&self, error: EngineError) -> ServiceError {
@@ -333,7 +333,12 @@ impl Service {
 
     /// Returns how many pixels an image may have.
     pub fn max_pixels(&self) -> u64 {
-        self.limits.max_pixels
+        self.max_pixels
+    }
+
+    /// Returns which limits hold for the processes that decode; `None` where there are none.
+    pub fn confinement(&self) -> Option<&Confinement> {
+        self.decoders.confinement()
     }
 
     /// Returns how many images all workers together run at one time, at most.

@@ -6,6 +6,7 @@ use poem::http::StatusCode;
 use super::problem::{Failure, RETRY_AFTER, RETRY_AFTER_RESTART};
 use crate::service::{ExplainError, NotReady, ServiceError};
 use imgclass_checkpoint::ClassError;
+use imgclass_decode::DecodeError;
 use imgclass_engine::{EngineError, Refusal};
 use imgclass_fetch::FetchError;
 use imgclass_image::ImageError;
@@ -29,7 +30,7 @@ impl From<ServiceError> for Failure {
         match error {
             ServiceError::Refused(refusal) => refusal.into(),
             ServiceError::Fetch(error) => error.into(),
-            ServiceError::Image(error) => error.into(),
+            ServiceError::Decode(error) => error.into(),
             ServiceError::Engine(error) => error.into(),
             ServiceError::DeadlinePassed(limit) => Self::new(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -40,7 +41,6 @@ impl From<ServiceError> for Failure {
                     limit.as_secs_f64()
                 ),
             ),
-            ServiceError::Internal(reason) => Self::internal_because(reason),
         }
     }
 }
@@ -82,6 +82,29 @@ impl From<FetchError> for Failure {
             FetchError::Busy { .. } => {
                 Self::unavailable("overloaded", "Overloaded", detail, RETRY_AFTER)
             }
+        }
+    }
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        let detail = error.to_string();
+        match error {
+            DecodeError::Image(error) => error.into(),
+            // The workers' keeper has logged which input it was.
+            DecodeError::Overran(_) | DecodeError::OutOfMemory | DecodeError::Killed => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "image-too-costly",
+                "The image is too costly to decode",
+                detail,
+            ),
+            DecodeError::Crashed => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid-image",
+                "The image is damaged",
+                detail,
+            ),
+            DecodeError::NoWorker(_) => Self::internal_because(error),
         }
     }
 }

@@ -23,8 +23,7 @@ use self::selection::{NameSet, Shard};
 use super::inputs::{self, Input};
 use super::{Failure, block_on, progress, service};
 use crate::config::ServiceArgs;
-use crate::service::{Ask, Service};
-use imgclass_engine::NoObserver;
+use crate::service::{Ask, NoObserver, Service};
 
 /// The arguments of `imgclass classify`.
 #[derive(Debug, Args)]

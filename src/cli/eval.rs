@@ -21,8 +21,7 @@ use self::report::EvalReport;
 use self::score::{Evaluation, Judged};
 use super::{Failure, block_on, output, progress, service};
 use crate::config::ServiceArgs;
-use crate::service::{Ask, Service};
-use imgclass_engine::NoObserver;
+use crate::service::{Ask, NoObserver, Service};
 
 /// The arguments of `imgclass eval`.
 #[derive(Debug, Args)]

@@ -9,8 +9,7 @@ use clap::Args;
 
 use super::{Failure, block_on, inputs, output, service};
 use crate::config::ServiceArgs;
-use crate::service::Ask;
-use imgclass_engine::NoObserver;
+use crate::service::{Ask, NoObserver};
 
 /// The arguments of `imgclass explain`.
 #[derive(Debug, Args)]

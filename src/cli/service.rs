@@ -19,10 +19,21 @@ pub(super) async fn start(
 ) -> Result<Service, Failure> {
     let classifier = load_classifier(&args.model).await?;
     let options = args.service_options(classifier.info());
-    Ok(
-        tokio::task::spawn_blocking(move || Service::start(classifier, &options, observer))
-            .await??,
-    )
+    let starting =
+        tokio::task::spawn_blocking(move || Service::start(classifier, &options, observer));
+    let service = starting.await??;
+    log_decoding(&service);
+    Ok(service)
+}
+
+/// Says what holds the processes that decode.
+fn log_decoding(service: &Service) {
+    match service.confinement() {
+        Some(limits) => tracing::info!(%limits, "images are decoded in processes of their own"),
+        None => tracing::warn!(
+            "images are decoded in this process, which a hostile image can end or keep busy"
+        ),
+    }
 }
 
 /// Finds the weights, downloads them from the hub if necessary, and loads them.

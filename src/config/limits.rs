@@ -1,11 +1,13 @@
 //! Options that bound how many requests and images are worked on at one time, and their memory.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
 
 use super::values::{parse_batch_delay, parse_decode_memory, parse_duration, whole_number_parser};
+use imgclass_decode::{DecodeOptions, Isolation};
 use imgclass_engine::EngineOptions;
 use imgclass_image::Limits;
 use imgclass_network::ModelInfo;
@@ -88,6 +90,21 @@ pub struct LimitArgs {
         env = "IMGCLASS_MAX_DECODED_BYTES"
     )]
     pub max_decoded_bytes: ByteSize,
+
+    /// The longest time for decoding one image; a slower one is answered 422
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        value_parser = parse_duration,
+        env = "IMGCLASS_DECODE_TIMEOUT"
+    )]
+    pub decode_timeout: humantime::Duration,
+
+    /// Decode in the service's own process, without protection against hostile images; only for
+    /// debugging
+    #[arg(long, env = "IMGCLASS_NO_DECODE_SANDBOX")]
+    pub no_decode_sandbox: bool,
 }
 
 /// The largest width or height of an image in pixels, which is JPEG's own limit.
@@ -117,12 +134,21 @@ const QUEUE_CAPACITY: usize = 64;
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 impl LimitArgs {
-    /// Returns the limits of one image and of all decoding.
-    pub(super) fn image_limits(&self) -> Limits {
-        Limits {
-            max_pixels: self.max_pixels,
-            max_side: MAX_SIDE,
-            max_decoded_bytes: self.max_decoded_bytes.as_u64(),
+    /// Returns how images are decoded, `workers` at one time.
+    pub(super) fn decode_options(&self, workers: NonZeroUsize) -> DecodeOptions {
+        DecodeOptions {
+            workers,
+            timeout: *self.decode_timeout,
+            limits: Limits {
+                max_pixels: self.max_pixels,
+                max_side: MAX_SIDE,
+                max_decoded_bytes: self.max_decoded_bytes.as_u64(),
+            },
+            isolation: if self.no_decode_sandbox {
+                Isolation::None
+            } else {
+                Isolation::best()
+            },
         }
     }
 

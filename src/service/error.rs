@@ -1,11 +1,11 @@
 //! Why the service does not answer, does not start, or is not ready.
 
-use std::io;
 use std::time::Duration;
 
+use imgclass_decode::DecodeError;
 use imgclass_engine::{EngineError, EngineStartError, Refusal};
 use imgclass_fetch::{FetchError, SetupError};
-use imgclass_image::{ImageError, PreprocessingError};
+use imgclass_image::PreprocessingError;
 use thiserror::Error;
 
 /// Why an image has no answer.
@@ -19,16 +19,13 @@ pub enum ServiceError {
     Fetch(#[from] FetchError),
     /// The bytes are not an image that can be decoded within the limits.
     #[error(transparent)]
-    Image(#[from] ImageError),
+    Decode(#[from] DecodeError),
     /// The request's deadline passed. Holds the time that it had.
     #[error("the deadline of {0:?} passed")]
     DeadlinePassed(Duration),
     /// The engine did not run the image.
     #[error(transparent)]
     Engine(EngineError),
-    /// The service itself failed, for example because a decoding task panicked.
-    #[error("internal error: {0}")]
-    Internal(&'static str),
 }
 
 /// Why the service cannot start.
@@ -40,9 +37,9 @@ pub enum StartError {
     /// The checkpoint's preprocessing cannot be carried out.
     #[error("the checkpoint's preprocessing cannot be carried out: {0}")]
     Preprocessing(#[from] PreprocessingError),
-    /// The operating system gave no threads for decoding.
-    #[error("the decoding threads cannot start: {0}")]
-    Decoders(io::Error),
+    /// The workers that decode cannot start.
+    #[error(transparent)]
+    Decoders(#[from] imgclass_decode::StartError),
     /// The engine cannot start, or the model failed on the images of its warm-up.
     #[error(transparent)]
     Engine(#[from] EngineStartError),

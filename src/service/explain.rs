@@ -23,12 +23,15 @@ impl View {
     /// at most.
     pub const MAX_SIDE: u32 = 1024;
 
-    pub(super) fn of(picture: RgbImage, preprocessor: &Preprocessor, keep: bool) -> Self {
-        let size = (picture.width(), picture.height());
+    pub(super) fn of(
+        size: (u32, u32),
+        picture: Option<RgbImage>,
+        preprocessor: &Preprocessor,
+    ) -> Self {
         Self {
             size,
             region: preprocessor.region(size),
-            picture: keep.then(|| picture.fitted(Self::MAX_SIDE)),
+            picture,
         }
     }
 }

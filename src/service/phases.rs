@@ -6,14 +6,12 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use imgclass_engine::NoObserver;
-
 /// One part of the time that an image takes; a field of [`Phases`] has the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// From the URL to its bytes. Takes no time where the request carried the image.
     Fetch,
-    /// Waiting for a place before the model, for memory and for a decoding thread; then decoding
+    /// Waiting for a place before the model, for memory and for a decode worker; then decoding
     /// and resizing.
     Decode,
     /// Waiting in the model's queue for a batch.
@@ -42,7 +40,7 @@ pub struct Phases {
 /// Receives what the service measures; the metrics implement it.
 ///
 /// Its functions are called on the path of a request: they must be quick and must not panic.
-pub trait Observer: imgclass_engine::Observer {
+pub trait Observer: imgclass_engine::Observer + imgclass_decode::Observer {
     /// Is called at the end of each phase, also where the phase failed.
     ///
     /// An image that fails has no later phases, except [`Phase::Total`]: that one is passed for
@@ -50,6 +48,12 @@ pub trait Observer: imgclass_engine::Observer {
     fn phase_finished(&self, _phase: Phase, _took: Duration) {}
 }
 
+/// Observes nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl imgclass_engine::Observer for NoObserver {}
+impl imgclass_decode::Observer for NoObserver {}
 impl Observer for NoObserver {}
 
 /// Measures the phases of one image.

@@ -9,6 +9,7 @@ mod bad_clients;
 mod cli;
 mod contract;
 mod convert;
+mod decoding;
 mod devices;
 mod families;
 mod images;

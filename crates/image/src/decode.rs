@@ -15,6 +15,7 @@ use ::image::codecs::{
 };
 use ::image::metadata::Orientation;
 use ::image::{ExtendedColorType, ImageDecoder};
+use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -26,7 +27,7 @@ const NO_PIXELS: &str = "it has no pixels";
 const TABLES: u64 = 512 << 10;
 
 /// How large a picture may be. All three limits are checked against its header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// The largest number of pixels, width times height.
     pub max_pixels: u64,
@@ -37,7 +38,7 @@ pub struct Limits {
 }
 
 /// What the header of a picture tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageInfo {
     /// The format of its bytes.
     pub format: Format,
@@ -339,7 +340,11 @@ fn check(info: &ImageInfo, limits: &Limits) -> Result<(), ImageError> {
         ),
     ];
     match measures.into_iter().find(|(_, found, limit)| found > limit) {
-        Some((what, found, limit)) => Err(ImageError::TooLarge { what, found, limit }),
+        Some((what, found, limit)) => Err(ImageError::TooLarge {
+            what: what.into(),
+            found,
+            limit,
+        }),
         None => Ok(()),
     }
 }

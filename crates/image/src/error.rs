@@ -1,12 +1,15 @@
 //! The errors of pictures and of preprocessing. An [`ImageError`] holds nothing that the sender of
 //! the picture must not read.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::Format;
 
 /// A picture is refused. Every text may be shown to whoever sent the picture.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum ImageError {
     /// The bytes are in no format that is decoded here (HTTP: 415).
     #[error("{found} is not supported; send {}", Format::LIST)]
@@ -19,7 +22,7 @@ pub enum ImageError {
     #[error("the image's {what} is {found}, over the limit of {limit}; send a smaller one")]
     TooLarge {
         /// The measure that is too large, with its unit.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// The value of that measure for this picture.
         found: u64,
         /// The largest value allowed.

@@ -13,8 +13,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// A height and a width in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     /// Rows.
     pub height: u32,
@@ -47,7 +49,7 @@ impl fmt::Display for Size {
 }
 
 /// The size that a picture is resized to before the crop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Resize {
     /// The shorter side gets this many pixels. The longer side keeps the proportions and is rounded
     /// down, as torchvision's `Resize(n)` and timm's crop mode "center" do it.
@@ -61,7 +63,7 @@ pub enum Resize {
 ///
 /// The names of [`Display`](fmt::Display) and [`FromStr`] are those of timm's and torchvision's
 /// configurations: `bilinear`, `bicubic` and `lanczos`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Filter {
     /// The triangle filter, of support 1.
     Bilinear,
@@ -98,7 +100,7 @@ impl FromStr for Filter {
 
 /// The position of a centre crop when the number of pixels to spare is odd. It only decides which
 /// of the two sides loses one pixel more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CropOffset {
     /// The offset is half of the spare pixels, with a half rounded to the even number: torchvision
     /// and timm.
@@ -108,7 +110,7 @@ pub enum CropOffset {
 }
 
 /// The order of the network's input channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Channels {
     /// Red, green, blue.
     Rgb,
@@ -127,7 +129,7 @@ impl fmt::Display for Channels {
 }
 
 /// The scale of the channels' values before they are normalised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scale {
     /// Values are from 0 to 1.
     Unit,
@@ -160,7 +162,7 @@ impl Scale {
 /// };
 /// assert_eq!(larger_input.mean, [0.485, 0.456, 0.406]);
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Preprocessing {
     /// The size that the picture is resized to.
     pub resize: Resize,

@@ -101,8 +101,7 @@ impl Preprocessor {
     /// Returns the network's input: planar `[3, crop height, crop width]`, normalised.
     #[must_use]
     pub fn apply(&self, picture: &RgbImage) -> Vec<f32> {
-        let cropped = self.crop(picture);
-        self.normalise(&cropped)
+        self.normalise(&self.pixels(picture))
     }
 
     /// Returns the network's input before it is normalised: red, green, blue, interleaved
@@ -122,6 +121,28 @@ impl Preprocessor {
         let row_bytes = cropped.row_bytes();
         for (to, from) in rows.zip(cropped.pixels.chunks_exact(row_bytes)) {
             to[3 * cropped.across.black_before..][..row_bytes].copy_from_slice(from);
+        }
+        input
+    }
+
+    /// Normalises the `pixels` of [`Preprocessor::pixels`], and returns them as planes: `[3, crop
+    /// height, crop width]`.
+    #[must_use]
+    pub fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
+        let (pixels, _) = pixels.as_chunks::<3>();
+        let mut input = Vec::with_capacity(3 * pixels.len());
+        for channel in 0..3 {
+            // In torchvision's order of operations and in its precision, once for each value of a
+            // byte.
+            let divisor = 255.0 / f32::from(self.settings.scale.maximum());
+            let (mean, std) = (self.settings.mean[channel], self.settings.std[channel]);
+            let value: [f32; 256] =
+                std::array::from_fn(|byte| (byte as f32 / divisor - mean) / std);
+            let sample = match self.settings.channels {
+                Channels::Rgb => channel,
+                Channels::Bgr => 2 - channel,
+            };
+            input.extend(pixels.iter().map(|pixel| value[usize::from(pixel[sample])]));
         }
         input
     }
@@ -163,35 +184,6 @@ impl Preprocessor {
             CropAxis::new(width, resized_width, crop_width, offset),
             CropAxis::new(height, resized_height, crop_height, offset),
         )
-    }
-
-    /// Turns interleaved bytes into planar numbers, with black where the crop is larger.
-    fn normalise(&self, cropped: &Cropped) -> Vec<f32> {
-        let (height, width) = self.settings.crop.dims();
-        let mut input = Vec::with_capacity(3 * height * width);
-        for channel in 0..3 {
-            // In torchvision's order of operations and in its precision, once for each value of a
-            // byte.
-            let divisor = 255.0 / f32::from(self.settings.scale.maximum());
-            let (mean, std) = (self.settings.mean[channel], self.settings.std[channel]);
-            let value: [f32; 256] =
-                std::array::from_fn(|byte| (byte as f32 / divisor - mean) / std);
-            let sample = match self.settings.channels {
-                Channels::Rgb => channel,
-                Channels::Bgr => 2 - channel,
-            };
-            let plane_end = input.len() + height * width;
-            input.resize(input.len() + cropped.down.black_before * width, value[0]);
-            for row in cropped.pixels.chunks_exact(cropped.row_bytes()) {
-                let row_end = input.len() + width;
-                input.resize(input.len() + cropped.across.black_before, value[0]);
-                let (pixels, _) = row.as_chunks::<3>();
-                input.extend(pixels.iter().map(|pixel| value[usize::from(pixel[sample])]));
-                input.resize(row_end, value[0]);
-            }
-            input.resize(plane_end, value[0]);
-        }
-        input
     }
 }
 

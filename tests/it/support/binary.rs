@@ -108,6 +108,11 @@ impl Running {
         )
     }
 
+    /// Returns the process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM.
     #[cfg(unix)]
     pub(crate) fn signal(&self) {

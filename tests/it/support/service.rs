@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Parser;
 use imgclass::api::{ApiState, app};
 use imgclass::config::{HttpLimits, ServiceArgs};
-use imgclass::service::{Observer, Service, ServiceOptions};
-use imgclass_engine::NoObserver;
+use imgclass::service::{NoObserver, Observer, Service, ServiceOptions};
+use imgclass_decode::Isolation;
 use imgclass_network::{Classifier, Network};
 use poem::http::StatusCode;
 use poem::test::{TestClient, TestResponse};
@@ -37,7 +37,12 @@ pub(crate) fn options(classifier: &Classifier, arguments: &[&str]) -> ServiceOpt
         service: ServiceArgs,
     }
     let arguments = Arguments::parse_from([&["test"], arguments].concat());
-    arguments.service.service_options(classifier.info())
+    let mut options = arguments.service.service_options(classifier.info());
+    // This process is the test's, so the workers need the program itself.
+    if let Isolation::Processes { program } = &mut options.decode.isolation {
+        *program = Some(env!("CARGO_BIN_EXE_imgclass").into());
+    }
+    options
 }
 
 /// Starts a service with the options of a command line.

@@ -1,0 +1,95 @@
+//! The process of a worker: it confines itself, then decodes one picture after the other until the
+//! service closes the socket.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use imgclass_image::Preprocessor;
+
+use crate::WORKER_ARGUMENT;
+use crate::confinement::Confinement;
+use crate::protocol::{self, FromWorker, ToWorker};
+use crate::work::{Outcome, Task, Work};
+
+/// Runs as a worker if the program was started as one, and returns how the process ends. Programs
+/// that start [`Decoders`](crate::Decoders) call this first.
+#[must_use]
+pub fn run_if_asked() -> Option<ExitCode> {
+    let asked = std::env::args_os().nth(1)? == WORKER_ARGUMENT;
+    asked.then(|| match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("imgclass: {WORKER_ARGUMENT} is for the service itself: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn serve() -> io::Result<()> {
+    // A decoder that distributes rows by rayon would start threads.
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .use_current_thread()
+        .build_global()
+        .map_err(io::Error::other)?;
+    // The socket is the standard input, which the service has connected.
+    let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let ToWorker::Setup {
+        limits,
+        preprocessing,
+    } = protocol::read(&socket)?
+    else {
+        return Err(protocol::invalid("the first frame is no set-up"));
+    };
+    let preprocessor = Preprocessor::new(preprocessing).map_err(io::Error::other)?;
+    let work = Work {
+        limits,
+        preprocessor,
+    };
+    let confinement = Confinement::enter()?;
+    socket.write_all(&protocol::frame(&FromWorker::Ready(confinement))?)?;
+    loop {
+        match protocol::read(&socket) {
+            Ok(ToWorker::Task(task)) => answer(&work, &task, &mut socket)?,
+            Ok(ToWorker::Setup { .. }) => {
+                return Err(protocol::invalid("a second set-up"));
+            }
+            // The service has ended, or wants this worker no more.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads the picture of a task, decodes it, and answers.
+fn answer(work: &Work, task: &Task, socket: &mut UnixStream) -> io::Result<()> {
+    // The service has allowed the address space for it.
+    let length = usize::try_from(task.encoded_bytes).map_err(io::Error::other)?;
+    let mut encoded = vec![0; length];
+    socket.read_exact(&mut encoded)?;
+    let (header, prepared) = match work.perform(&encoded, task) {
+        Outcome::Costly(info) => (FromWorker::Costly(info), None),
+        Outcome::Refused(error) => (FromWorker::Refused(error), None),
+        Outcome::Prepared(prepared) => {
+            let picture = prepared.picture.as_ref();
+            let header = FromWorker::Prepared {
+                size: prepared.size,
+                picture: picture.map(|picture| (picture.width(), picture.height())),
+            };
+            (header, Some(prepared))
+        }
+    };
+    drop(encoded);
+    let mut frame = protocol::frame(&header)?;
+    if let Some(prepared) = prepared {
+        frame.extend_from_slice(&prepared.pixels);
+        socket.write_all(&frame)?;
+        if let Some(picture) = prepared.picture {
+            socket.write_all(picture.data())?;
+        }
+        return Ok(());
+    }
+    socket.write_all(&frame)
+}
