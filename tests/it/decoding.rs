@@ -28,8 +28,11 @@ impl Observer for Replaced {
 }
 
 impl Replaced {
+    /// Returns the causes, without that of pictures that a busy machine has moved between lanes.
     fn causes(&self) -> Vec<Cause> {
-        self.0.lock().expect("no panic").clone()
+        let mut causes = self.0.lock().expect("no panic").clone();
+        causes.retain(|cause| *cause != Cause::Slow);
+        causes
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::error::StartError;
 use crate::pool::Shared;
 #[cfg(unix)]
 use crate::process::{Launch, Process};
@@ -33,11 +34,15 @@ pub(crate) enum Start {
 }
 
 impl Start {
-    fn worker(&self) -> io::Result<Worker> {
+    fn worker(&self) -> Result<Worker, StartError> {
         match self {
             #[cfg(unix)]
-            Self::Process(launch) => Process::start(launch).map(Worker::Process),
-            Self::Thread(work) => Thread::start(work.clone()).map(Worker::Thread),
+            Self::Process(launch) => Process::start(launch)
+                .map(Worker::Process)
+                .map_err(StartError::Worker),
+            Self::Thread(work) => Thread::start(work.clone())
+                .map(Worker::Thread)
+                .map_err(StartError::Thread),
         }
     }
 }
@@ -59,7 +64,14 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// Starts the thread, which starts `count` workers and gives them to `shared`.
-    pub(crate) fn start(start: Start, count: usize, shared: Arc<Shared>) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// [`StartError`] where the thread or a worker does not start.
+    pub(crate) fn start(
+        start: Start,
+        count: usize,
+        shared: Arc<Shared>,
+    ) -> Result<Self, StartError> {
         let (errands, to_do) = mpsc::channel::<Replacement>();
         let (started, outcome) = mpsc::channel();
         let thread = thread::Builder::new()
@@ -76,8 +88,9 @@ impl Keeper {
                     replace(replacement, &start, &shared);
                 }
                 shared.end();
-            })?;
-        let lost = |_| Err(io::Error::other("the keeper of the decode workers ended"));
+            })
+            .map_err(StartError::Thread)?;
+        let lost = |_| Err(StartError::Thread(io::Error::other("it ended as it began")));
         outcome.recv().unwrap_or_else(lost)?;
         Ok(Self {
             errands: Some(errands),

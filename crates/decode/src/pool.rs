@@ -178,14 +178,14 @@ impl Decoders {
             limits: options.limits,
             preprocessor,
         };
-        let (start, failed) = how_to_start(options, &work)?;
+        let start = how_to_start(options, &work)?;
         let shared = Arc::new(Shared {
             idle: Mutex::default(),
             free: Semaphore::new(0),
             closed: AtomicBool::new(false),
         });
         let count = options.workers.get().max(2);
-        let keeper = Keeper::start(start, count, shared.clone()).map_err(failed)?;
+        let keeper = Keeper::start(start, count, shared.clone())?;
         let confinement = shared.idle().first().and_then(Worker::confinement).cloned();
         let kib = usize::try_from(options.limits.max_decoded_bytes / KIB).unwrap_or(usize::MAX);
         let kib = kib.min(Semaphore::MAX_PERMITS);
@@ -453,27 +453,23 @@ impl Drop for Lease<'_> {
     }
 }
 
-/// Returns how workers are started, and which error it is where they are not.
-fn how_to_start(
-    options: &DecodeOptions,
-    work: &Work,
-) -> Result<(Start, fn(std::io::Error) -> StartError), StartError> {
+/// Returns how workers are started.
+fn how_to_start(options: &DecodeOptions, work: &Work) -> Result<Start, StartError> {
     match &options.isolation {
         #[cfg(unix)]
         Isolation::Processes { program } => {
             let program = program.clone().map_or_else(process::own_program, Ok);
-            let launch = Launch {
+            Ok(Start::Process(Launch {
                 program: program.map_err(StartError::Worker)?,
                 limits: options.limits,
                 preprocessing: work.preprocessor.settings().clone(),
                 crop_bytes: work.crop_bytes(),
-            };
-            Ok((Start::Process(launch), StartError::Worker))
+            }))
         }
         #[cfg(not(unix))]
         Isolation::Processes { .. } => Err(StartError::Worker(std::io::Error::other(
             "this system has no worker processes",
         ))),
-        Isolation::None => Ok((Start::Thread(work.clone()), StartError::Thread)),
+        Isolation::None => Ok(Start::Thread(work.clone())),
     }
 }
