@@ -107,7 +107,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Health(args) => health::run(&args),
     };
     outcome.unwrap_or_else(|failure| {
-        eprintln!("imgclass: {failure}");
+        eprintln!("imgclass: {}", output::printable(&failure.to_string()));
         ExitCode::FAILURE
     })
 }

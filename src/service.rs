@@ -30,7 +30,7 @@ use imgclass_engine::{Engine, EngineError, EngineOptions, Place, Refusal, Slot, 
 use imgclass_fetch::{FetchConfig, Fetcher};
 use imgclass_image::{Preprocessing, Preprocessor};
 use imgclass_network::head;
-use imgclass_network::{Classifier, Input, ModelInfo, Network};
+use imgclass_network::{Classifier, Input, ModelInfo, Network, Output};
 
 pub use error::{NotReady, ServiceError, StartError};
 pub use explain::{ExplainError, Explanation, View};
@@ -169,6 +169,7 @@ impl Service {
     ) -> Result<Answer, ServiceError> {
         let deadline = admitted + self.request_timeout;
         let mut clock = PhaseClock::new(admitted, &*self.observer);
+        let prepared = matches!(source, Source::Prepared(_));
         let steps = async {
             // Fetch: a URL becomes the bytes behind it.
             let fetching = self.fetch(source).instrument(info_span!("fetch"));
@@ -185,6 +186,9 @@ impl Service {
             let done = done.map_err(|error| self.engine_error(error))?;
             clock.record(Phase::Queue, done.queued);
             clock.record(Phase::Inference, done.inference);
+            if !is_finite(&done.output) {
+                return Err(ServiceError::NotFinite { prepared });
+            }
             Ok((done.output, view))
         };
         let outcome = tokio::time::timeout_at(deadline.into(), steps)
@@ -271,11 +275,16 @@ impl Service {
         top_k: usize,
         min_probability: f32,
     ) -> Vec<Prediction> {
-        head::top_k(&head::softmax(logits), top_k)
+        head::top_k(&self.probabilities(logits), top_k)
             .into_iter()
             .take_while(|(_, probability)| *probability >= min_probability)
             .map(|(index, probability)| self.prediction(index, probability))
             .collect()
+    }
+
+    /// Returns the probability of each class by its index. `logits` has one number per class.
+    pub fn probabilities(&self, logits: &[f32]) -> Vec<f32> {
+        head::probabilities(logits, self.model().checkpoint.probabilities)
     }
 
     fn prediction(&self, index: usize, probability: f32) -> Prediction {
@@ -287,6 +296,14 @@ impl Service {
             probability,
         }
     }
+}
+
+/// Returns whether all numbers of an output are finite. Finite inputs and weights can give numbers
+/// beyond `f32`, of which no probability can be made.
+fn is_finite(output: &Output) -> bool {
+    let rest = [&output.features, &output.feature_map];
+    let rest = rest.into_iter().flatten().flatten();
+    output.logits.iter().chain(rest).all(|x| x.is_finite())
 }
 
 /// What is loaded, and within which bounds it works.

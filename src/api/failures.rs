@@ -41,6 +41,13 @@ impl From<ServiceError> for Failure {
                     limit.as_secs_f64()
                 ),
             ),
+            ServiceError::NotFinite { prepared: true } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "input-out-of-range",
+                "The input is out of range",
+                error.to_string(),
+            ),
+            ServiceError::NotFinite { prepared: false } => Self::internal_because(error),
         }
     }
 }

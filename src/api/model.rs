@@ -128,6 +128,9 @@ pub(super) struct ModelDescription {
     threads: usize,
     /// How many classes there are.
     classes: usize,
+    /// `exclusive` where an image is of one class, so that the probabilities of all classes sum to 1 (softmax); `independent` where each class has
+    /// a probability of its own (the logistic function), as in checkpoints for several labels or for one class.
+    probabilities: String,
     /// Whose names the classes have: `imagenet-1k`, `checkpoint`, `file` (the operator's), or `numbered`.
     labels: String,
     /// How images are prepared.
@@ -216,6 +219,7 @@ fn describe(name: &str, service: &Service, limits: Limits) -> ModelDescription {
         instruction_set: info.isa.clone(),
         threads: info.threads,
         classes: info.checkpoint.classes,
+        probabilities: info.checkpoint.probabilities.to_string(),
         labels: service.labels().source().to_string(),
         preprocessing: PreprocessingDescription::new(service.preprocessing()),
         limits,

@@ -23,6 +23,7 @@ use super::options::{DEFAULT_TOP_K, shortest};
 use super::problem::{Failure, Problem};
 use super::state::ApiState;
 use crate::service::{Answer, Ask, Explanation, Phases, Service};
+use imgclass_checkpoint::Probabilities;
 use imgclass_network::head;
 
 /// The opacity of the colours over a picture, where the request does not say it.
@@ -81,6 +82,12 @@ pub(super) enum ExplainResponse {
     ),
 }
 
+/// Returns what an answer says of its probabilities: nothing where they sum to 1.
+fn independence(service: &Service) -> Option<String> {
+    let kind = service.model().checkpoint.probabilities;
+    (kind == Probabilities::Independent).then(|| kind.to_string())
+}
+
 pub(super) struct ImageRoutes;
 
 #[OpenApi]
@@ -123,6 +130,7 @@ impl ImageRoutes {
         };
         Ok(ClassifyResponse::Ok(
             Json(ClassifyAnswer {
+                probabilities: independence(service),
                 results: results.into_iter().map(result).collect(),
             }),
             server_timing(&phases),

@@ -21,7 +21,7 @@ use self::results::{ImageResult, ResultFormat, ResultWriter};
 use self::resume::OpenOutput;
 use self::selection::{NameSet, Shard};
 use super::inputs::{self, Input};
-use super::{Failure, block_on, progress, service};
+use super::{Failure, block_on, output, progress, service};
 use crate::config::ServiceArgs;
 use crate::service::{Ask, NoObserver, Service};
 
@@ -163,7 +163,8 @@ async fn classify(args: &ClassifyArgs) -> Result<ExitCode, Failure> {
     while let Some((name, result)) = results.next().await {
         all_succeeded &= result.is_ok();
         if let (Err(reason), OnError::Skip | OnError::Stop) = (&result, args.on_error) {
-            bar.suspend(|| eprintln!("imgclass: {}: {reason}", name.escape_debug()));
+            let line = format!("imgclass: {name}: {reason}");
+            bar.suspend(|| eprintln!("{}", output::printable(&line)));
             if args.on_error == OnError::Stop {
                 break;
             }

@@ -72,7 +72,7 @@ async fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     output::print(format!(
         "{}: {} (class {}), {:.2} %\n",
         args.output.display(),
-        class.label,
+        output::printable(&class.label),
         class.index,
         class.probability * 100.0
     ))?;

@@ -131,26 +131,47 @@ fn list(hub: &HubConfig) -> Result<String, Failure> {
             [] => String::new(),
             names => format!(" ({})", names.join(", ")),
         };
-        format!(
-            "{}  {}{names}  {}  {size}  {}\n",
+        let line = format!(
+            "{}  {}{names}  {}  {size}  {}",
             weights.model, weights.revision, weights.file, weights.written
-        )
+        );
+        output::printable(&line).into_owned() + "\n"
     });
     Ok(lines.collect())
 }
 
-/// Converts a file, and returns a line that says what was written.
+/// How many names of what a file holds beside its weights are shown.
+const SHOWN_NAMES: usize = 20;
+
+/// Converts a file, and returns lines that say what was written and what was left out.
 fn convert(args: &ConvertArgs) -> Result<String, Failure> {
     let beside = || args.file.with_extension("safetensors");
     let output = args.output.clone().unwrap_or_else(beside);
     let converted = imgclass_checkpoint::convert(&args.file, &output, &args.overrides.overrides())?;
-    Ok(format!(
+    let mut text = format!(
         "{}: {}, {} classes; {} says how images are prepared\n",
-        converted.weights.display(),
+        output::printable(&converted.weights.display().to_string()),
         converted.architecture,
         converted.classes,
-        converted.config.display()
-    ))
+        output::printable(&converted.config.display().to_string())
+    );
+    for note in converted.notes {
+        text += &format!("{note}\n");
+    }
+    if !converted.left_out.is_empty() {
+        let (shown, rest) = converted
+            .left_out
+            .split_at(converted.left_out.len().min(SHOWN_NAMES));
+        let more = match rest.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        text += &format!(
+            "left out, because inference does not need it: {}{more}\n",
+            shown.join(", ")
+        );
+    }
+    Ok(text)
 }
 
 /// Checks all of a checkpoint, and returns what it is.
@@ -185,7 +206,10 @@ fn verify(args: &VerifyArgs, hub: &HubConfig) -> Result<String, Failure> {
         .unwrap_or("none: computed by a formula");
     let mut text = format!(
         "{}: whole, {}, {} classes, {}, sha256 {sha256}\n",
-        info.id, info.architecture, info.classes, info.stored_type
+        output::printable(&info.id),
+        info.architecture,
+        info.classes,
+        info.stored_type
     );
     if let Some(declared) = declared {
         text += &format!("the hub declared sha256 {declared}: the same\n");

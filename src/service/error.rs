@@ -26,6 +26,20 @@ pub enum ServiceError {
     /// The engine did not run the image.
     #[error(transparent)]
     Engine(EngineError),
+    /// The network's numbers for an image are not finite.
+    #[error(
+        "the network's numbers for this {} are not finite{}",
+        if *prepared { "input" } else { "image" },
+        if *prepared {
+            ": its values are too large"
+        } else {
+            ": the weights are damaged, or too large for the type that is computed in (--dtype)"
+        }
+    )]
+    NotFinite {
+        /// Whether the request had prepared the input itself, so that its values are to blame.
+        prepared: bool,
+    },
 }
 
 /// Why the service cannot start.

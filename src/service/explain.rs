@@ -43,6 +43,9 @@ pub enum ExplainError {
     /// the caller did not ask for what it needs.
     #[error("the answer does not hold what an explanation of class {0} needs")]
     Incomplete(usize),
+    /// The map of this class has numbers beyond `f32`.
+    #[error("the class activation map of class {0} is not finite: the weights are damaged")]
+    NotFinite(usize),
     /// The picture cannot be drawn.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -64,13 +67,14 @@ impl Service {
     /// probable one if `class` is `None`.
     ///
     /// # Errors
-    /// [`ExplainError::Incomplete`] where the answer has no feature map or there is no such class.
+    /// [`ExplainError::Incomplete`] where the answer has no feature map or there is no such class,
+    /// [`ExplainError::NotFinite`] where the map overflows.
     pub fn explain(
         &self,
         answer: Answer,
         class: Option<usize>,
     ) -> Result<Explanation, ExplainError> {
-        let probabilities = head::softmax(&answer.output.logits);
+        let probabilities = self.probabilities(&answer.output.logits);
         let top = || {
             head::top_k(&probabilities, 1)
                 .first()
@@ -80,6 +84,9 @@ impl Service {
         let incomplete = || ExplainError::Incomplete(class);
         let map = self.classifier.class_activation_map(&answer.output, class);
         let (map, view) = map.zip(answer.view).ok_or_else(incomplete)?;
+        if !map.iter().all(|x| x.is_finite()) {
+            return Err(ExplainError::NotFinite(class));
+        }
         let probability = probabilities.get(class).copied().ok_or_else(incomplete)?;
         let width = self.map_size().1.max(1);
         Ok(Explanation {

@@ -5,6 +5,8 @@
 mod header;
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -13,8 +15,15 @@ use sha2::{Digest, Sha256};
 
 use crate::architecture::Architecture;
 use crate::error::CheckpointError;
+use crate::hub::shard_advice;
+use crate::labels::MAX_CLASSES;
 use crate::naming::Naming;
 use crate::tensors::TensorSource;
+use crate::text::shown;
+
+/// The largest file that is read, in bytes. It is the hub's bound on weights, too. ResNet-152 in f64
+/// has 482 MB.
+pub(crate) const MAX_BYTES: u64 = 2 << 30;
 
 /// A whole safetensors file in memory, whose structure has been checked.
 #[derive(Debug)]
@@ -31,20 +40,24 @@ impl Checkpoint {
     /// Reads the whole file and checks its structure.
     ///
     /// # Errors
-    /// [`CheckpointError::Unreadable`], or [`CheckpointError::NotSafetensors`] for a file that is
-    /// cut off, of another format, or has two tensors of one name.
+    /// [`CheckpointError::Unreadable`]; [`CheckpointError::NotWeights`] for a folder, a part of split
+    /// weights and other programs' files; [`CheckpointError::NotSafetensors`] for a file that is cut
+    /// off, of an unknown format, or has two tensors of one name.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let bytes = std::fs::read(path).map_err(|reason| CheckpointError::Unreadable {
-            path: path.to_owned(),
-            reason,
-        })?;
+        Self::from_bytes(path, read_file(path)?)
+    }
+
+    /// Does what [`Checkpoint::open`] does with a file that has been read. `path` is for errors.
+    pub(super) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, CheckpointError> {
         let invalid = |reason: String| CheckpointError::NotSafetensors {
             path: path.to_owned(),
             reason,
         };
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| invalid(e.to_string()))?;
+        header::check_length(&bytes).map_err(invalid)?;
+        let tensors =
+            SafeTensors::deserialize(&bytes).map_err(|e| invalid(shown(&e.to_string())))?;
         if let Some(name) = header::find_repeated_name(&bytes) {
-            return Err(invalid(format!("tensor `{name}` is there twice")));
+            return Err(invalid(format!("tensor `{}` is there twice", shown(&name))));
         }
         let names = tensors.names();
         let naming = Naming::detect(&names);
@@ -70,6 +83,11 @@ impl Checkpoint {
             architecture,
             ..self
         }
+    }
+
+    /// Returns the whole file.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>, CheckpointError> {
@@ -102,14 +120,16 @@ impl Checkpoint {
     pub fn classes(&self) -> Result<usize, CheckpointError> {
         let name = self.last_layer();
         let tensors = self.tensors()?;
+        let features = self.architecture.features();
         let found = match tensors.tensor(&name) {
-            Ok(view) => match view.shape() {
-                &[classes, _] if classes > 0 => return Ok(classes),
-                other => format!("shape {other:?}"),
+            Ok(view) => match *view.shape() {
+                [classes, inputs] if (1..=MAX_CLASSES).contains(&classes) && inputs == features => {
+                    return Ok(classes);
+                }
+                ref other => format!("shape {other:?}"),
             },
             Err(_) => describe_missing(&tensors, &name),
         };
-        let features = self.architecture.features();
         let expected = format!("the last layer, [classes, {features}]");
         Err(self.misfit(&name, expected, found))
     }
@@ -151,11 +171,73 @@ impl Checkpoint {
         CheckpointError::Tensor {
             origin: self.path.display().to_string(),
             architecture: self.architecture.title(),
-            tensor: tensor.to_owned(),
+            tensor: shown(tensor),
             expected,
             found,
         }
     }
+}
+
+/// Reads a whole file of bounded size. The error for anything that is not one safetensors file says
+/// what to do with it.
+fn read_file(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    let unreadable = |reason| CheckpointError::Unreadable {
+        path: path.to_owned(),
+        reason,
+    };
+    let unsuitable = |reason: String| CheckpointError::NotWeights {
+        path: path.to_owned(),
+        reason,
+    };
+    if path.is_dir() {
+        return Err(unsuitable(describe_folder(path)));
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if let Some(advice) = shard_advice(&name) {
+        return Err(unsuitable(advice.to_owned()));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    bytes.reserve_exact(usize::try_from(size.min(MAX_BYTES)).unwrap_or(0));
+    let mut file = file.take(MAX_BYTES + 1);
+    file.read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(unsuitable(format!(
+            "it has more than {MAX_BYTES} bytes, which no ResNet needs"
+        )));
+    }
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x89HDF") {
+        return Err(unsuitable(format!(
+            "it is a file of PyTorch or Keras: turn it into a safetensors file with `imgclass weights \
+             convert {}`",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Says which file of a folder could be meant.
+fn describe_folder(folder: &Path) -> String {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names
+        .filter(|name| name.ends_with(".safetensors"))
+        .collect();
+    names.sort();
+    let advice = match &names[..] {
+        [] => "holds no *.safetensors file: name a file".to_owned(),
+        [one] => format!("holds one: name it, {}", folder.join(one).display()),
+        [first, ..] => match names.iter().find_map(|name| shard_advice(name)) {
+            Some(advice) => return format!("it is a folder, and {advice}"),
+            None => format!(
+                "holds {} of them: name one, such as {}",
+                names.len(),
+                folder.join(first).display()
+            ),
+        },
+    };
+    format!("it is a folder, not a safetensors file; it {advice}")
 }
 
 /// The tensors of a checkpoint, which are checked one by one, and a record of those that were
@@ -185,14 +267,17 @@ impl CheckedTensors<'_> {
             Some(name) => Err(self.checkpoint.misfit(
                 name,
                 "no tensor of this name".to_owned(),
-                "one: is it another network's file?".to_owned(),
+                match find_relative(&names) {
+                    Some(relative) => format!("one: it looks like {relative}"),
+                    None => "one: is it another network's file?".to_owned(),
+                },
             )),
         }
     }
 
     /// Reads and checks the tensor that the file calls `name`.
     fn read_checked(&self, name: &str, dims: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-        let expected = || format!("shape {dims:?} of F32, F16 or BF16");
+        let expected = || format!("shape {dims:?} of F32, F16, BF16 or F64");
         let misfit = |found: String| self.checkpoint.misfit(name, expected(), found);
         let view = self
             .tensors
@@ -223,16 +308,34 @@ impl CheckedTensors<'_> {
 /// Describes a missing tensor: by the file's own name for it, if only a wrapper's prefix differs,
 /// else by the file's first name.
 fn describe_missing(tensors: &SafeTensors<'_>, name: &str) -> String {
-    let suffix = format!(".{name}");
     let names = tensors.names();
+    if let Some(relative) = find_relative(&names) {
+        return format!("no such tensor: it looks like {relative}");
+    }
+    let suffix = format!(".{name}");
     let candidates = names.iter().filter(|other| other.ends_with(&suffix));
     // Fewest parts first: `module.conv1.weight` is meant rather than `layer1.0.conv1.weight`.
     if let Some(other) = candidates.min_by_key(|other| other.split('.').count()) {
-        return format!("no such tensor, but one named `{other}`");
+        return format!("no such tensor, but one named `{}`", shown(other));
     }
     let (count, first) = (names.len(), names.iter().min());
-    let first = first.map_or_else(String::new, |first| format!(" such as `{first}`"));
+    let first = first.map_or_else(String::new, |first| format!(" such as `{}`", shown(first)));
     format!("no such tensor among its {count}{first}")
+}
+
+/// Returns the relative of our networks that tensors show by their names.
+fn find_relative(names: &[&str]) -> Option<&'static str> {
+    let ends = |end: &str| names.iter().any(|name| name.ends_with(end));
+    let has = |part: &str| names.iter().any(|name| name.contains(part));
+    if ends("conv1.0.weight") {
+        Some("a ResNet-C, -D or -S, whose stem has several convolutions")
+    } else if ends(".filt") {
+        Some("a network with blurred pooling, such as timm's resnetblur")
+    } else if has(".se.fc") || has(".se_module.") || has(".se.conv") {
+        Some("a network with squeeze-and-excitation, such as timm's seresnet")
+    } else {
+        None
+    }
 }
 
 /// Returns little-endian numbers of a floating-point type as `f32`; `None` for other types.
@@ -250,6 +353,14 @@ fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
                 .0
                 .iter()
                 .map(|b| f32::from_le_bytes(*b))
+                .collect(),
+        ),
+        // A number that f32 cannot hold becomes infinite, which is refused.
+        Dtype::F64 => Some(
+            data.as_chunks::<8>()
+                .0
+                .iter()
+                .map(|b| f64::from_le_bytes(*b) as f32)
                 .collect(),
         ),
         Dtype::F16 => Some(halves(|bits| half::f16::from_bits(bits).to_f32())),

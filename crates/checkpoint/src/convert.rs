@@ -1,8 +1,9 @@
 //! Converts the weights files of PyTorch and Keras into safetensors with a configuration.
 //!
-//! No code in a file is run. Numbers change only where the other form demands it. The results are
-//! written to a temporary folder beside the output, loaded from there as a user would load them,
-//! and moved to their places only if the whole network has been checked.
+//! No code in a file is run. Numbers change only where the other form demands it. What a file costs
+//! in memory is a small multiple of its size, whatever it says about itself. The whole network is
+//! checked before anything is written. Then the results go to a temporary folder beside the output,
+//! are loaded from there as a user would load them, and move to their places.
 
 mod archive;
 mod config;
@@ -11,6 +12,7 @@ mod pickle;
 mod pytorch;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,14 +21,13 @@ use safetensors::{Dtype, View};
 use tempfile::TempDir;
 
 use crate::architecture::Architecture;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, MAX_BYTES};
 use crate::error::CheckpointError;
 use crate::hub::{CONFIG_FILE, PREPROCESSOR_FILE};
 use crate::opening::{CheckpointInfo, OpenCheckpoint, Overrides};
 use crate::source::WeightsSource;
-
-/// The largest file that is read, in bytes. It is the hub's bound on weights, too.
-const MAX_BYTES: u64 = 2 << 30;
+use crate::tensors::TensorSource;
+use crate::text::shown;
 
 /// What a conversion has written.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,18 +40,23 @@ pub struct Converted {
     pub architecture: Architecture,
     /// The number of classes.
     pub classes: usize,
+    /// Where the weights were found in the file, if there was a choice: one sentence each, without
+    /// the full stop.
+    pub notes: Vec<String>,
+    /// The names of what the file holds beside the network's weights.
+    pub left_out: Vec<String>,
 }
 
 /// A tensor as it will be written.
-struct StoredTensor {
+struct StoredTensor<'a> {
     name: String,
     dims: Vec<usize>,
     dtype: Dtype,
     /// Little-endian, row-major.
-    bytes: Vec<u8>,
+    bytes: Cow<'a, [u8]>,
 }
 
-impl StoredTensor {
+impl StoredTensor<'_> {
     fn from_f32(name: String, dims: Vec<usize>, values: &[f32]) -> Self {
         Self {
             name,
@@ -61,7 +67,7 @@ impl StoredTensor {
     }
 }
 
-impl View for &StoredTensor {
+impl View for &StoredTensor<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -80,9 +86,12 @@ impl View for &StoredTensor {
 }
 
 /// The weights of another program's file.
-struct ForeignWeights {
-    tensors: Vec<StoredTensor>,
-    origin: Origin,
+struct ForeignTensors<'a> {
+    tensors: Vec<StoredTensor<'a>>,
+    /// As in [`Converted`].
+    notes: Vec<String>,
+    /// As in [`Converted`].
+    left_out: Vec<String>,
 }
 
 /// The program that wrote a file. It decides about a network where nothing else does.
@@ -112,15 +121,32 @@ pub fn convert(
         reason,
     };
     let target = Target::new(input, output, overrides).map_err(failed)?;
-    let foreign = read_foreign(input).map_err(failed)?;
+    let (file, origin) = read_foreign(input).map_err(failed)?;
+    let foreign = match origin {
+        Origin::PyTorch => pytorch::read_tensors(&file),
+        Origin::Keras => keras::read_tensors(&file),
+    };
+    let ForeignTensors {
+        tensors,
+        notes,
+        left_out,
+    } = foreign.map_err(failed)?;
+    let serialized = serialize(&tensors).map_err(failed)?;
+    drop(tensors);
+    drop(file);
+    // The path stands in errors: "the weights in it do not fit ...".
+    let checkpoint = Checkpoint::from_bytes(Path::new("in it"), serialized);
+    let checkpoint = checkpoint.map_err(|e| failed(e.to_string()))?;
+    check_whole(&checkpoint).map_err(|e| failed(e.to_string()))?;
     // Beside the output, so that the last step is a change of name.
     let stage = Stage::new(output)?;
-    let views = foreign.tensors.iter().map(|t| (t.name.as_str(), t));
-    safetensors::serialize_to_file(views, None, &stage.weights())
-        .map_err(|e| failed(e.to_string()))?;
+    std::fs::write(stage.weights(), checkpoint.bytes()).map_err(|e| unwritten(output, &e))?;
     let loaded = target
-        .write_config(&stage, foreign.origin, overrides)
-        .and_then(|()| load(&stage))
+        .write_config(&stage, &checkpoint, origin, overrides)
+        .and_then(|()| {
+            drop(checkpoint);
+            load(&stage)
+        })
         // The file that is named there will be gone.
         .map_err(|e| {
             failed(
@@ -135,7 +161,35 @@ pub fn convert(
         config: target.config,
         architecture: loaded.architecture,
         classes: loaded.classes,
+        notes,
+        left_out,
     })
+}
+
+/// Returns the bytes of the safetensors file.
+fn serialize(tensors: &[StoredTensor<'_>]) -> Result<Vec<u8>, String> {
+    if tensors.is_empty() {
+        return Err("there are no weights in it".to_owned());
+    }
+    let mut seen = HashSet::new();
+    if let Some(twice) = tensors.iter().find(|tensor| !seen.insert(&*tensor.name)) {
+        return Err(format!(
+            "its tensor `{}` is there twice",
+            shown(&twice.name)
+        ));
+    }
+    let views = tensors.iter().map(|tensor| (&*tensor.name, tensor));
+    safetensors::serialize(views, None).map_err(|e| e.to_string())
+}
+
+/// Checks every tensor against the network that the names show.
+fn check_whole(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    let classes = checkpoint.classes()?;
+    let tensors = checkpoint.checked_tensors()?;
+    for (name, dims) in checkpoint.architecture().tensors(classes) {
+        tensors.tensor(&name, &dims)?;
+    }
+    tensors.check_all_taken()
 }
 
 /// Loads the staged checkpoint as `--weights` does, up to the network itself. What does not load is
@@ -189,13 +243,13 @@ impl Target {
     fn write_config(
         &self,
         stage: &Stage,
+        checkpoint: &Checkpoint,
         origin: Origin,
         overrides: &Overrides,
     ) -> Result<(), CheckpointError> {
         let config = stage.0.path().join(CONFIG_FILE);
         let Some(beside) = &self.given_config else {
-            let checkpoint = Checkpoint::open(&stage.weights())?;
-            let text = config::make_config(&checkpoint, origin, overrides)?;
+            let text = config::make_config(checkpoint, origin, overrides)?;
             return std::fs::write(&config, text).map_err(|e| unwritten(&config, &e));
         };
         copy(beside, &config)?;
@@ -247,8 +301,11 @@ impl Stage {
 }
 
 /// Reads another program's file, which is recognised by its first bytes.
-fn read_foreign(input: &Path) -> Result<ForeignWeights, String> {
-    let mut file = File::open(input).map_err(|e| e.to_string())?;
+fn read_foreign(input: &Path) -> Result<(Vec<u8>, Origin), String> {
+    if input.is_dir() {
+        return Err("it is a folder: name the file in it".to_owned());
+    }
+    let file = File::open(input).map_err(|e| e.to_string())?;
     let size = file.metadata().map_err(|e| e.to_string())?.len();
     if size > MAX_BYTES {
         return Err(format!(
@@ -256,6 +313,8 @@ fn read_foreign(input: &Path) -> Result<ForeignWeights, String> {
         ));
     }
     let mut bytes = Vec::new();
+    // A pipe's size is not known before it has been read.
+    let mut file = file.take(MAX_BYTES);
     file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     let origin = match bytes.get(..4) {
         Some(b"PK\x03\x04") if keras::is_archive(&bytes) => Origin::Keras,
@@ -275,14 +334,7 @@ fn read_foreign(input: &Path) -> Result<ForeignWeights, String> {
             );
         }
     };
-    let tensors = match origin {
-        Origin::PyTorch => pytorch::read_tensors(&bytes)?,
-        Origin::Keras => keras::read_tensors(bytes)?,
-    };
-    if tensors.is_empty() {
-        return Err("there are no weights in it".to_owned());
-    }
-    Ok(ForeignWeights { tensors, origin })
+    Ok((bytes, origin))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), CheckpointError> {

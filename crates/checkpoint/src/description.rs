@@ -7,9 +7,11 @@ mod transformers;
 
 pub(super) use timm::ImgclassFields;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use imgclass_image::Preprocessing;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::architecture::Architecture;
@@ -19,6 +21,55 @@ use crate::labels::Label;
 /// The largest configuration that is read, in bytes. No configuration in use has a tenth of it; a
 /// larger file is something else.
 const MAX_BYTES: u64 = 4 << 20;
+
+/// What the classes of a checkpoint exclude, in transformers' words. It decides how logits become
+/// probabilities, together with the number of classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum ProblemType {
+    /// A picture belongs to one of the classes.
+    #[default]
+    #[serde(rename = "single_label_classification")]
+    SingleLabel,
+    /// A picture can belong to several classes, or to none.
+    #[serde(rename = "multi_label_classification")]
+    MultiLabel,
+    /// The outputs were trained as numbers. transformers' pipeline for pictures treats them as it
+    /// treats classes.
+    #[serde(rename = "regression")]
+    Regression,
+}
+
+/// How the logits of an image become probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Probabilities {
+    /// By softmax: the classes exclude each other, and their probabilities sum to 1.
+    #[default]
+    Exclusive,
+    /// By the logistic function of each logit: each class has a probability of its own.
+    Independent,
+}
+
+/// Shows the kind as `/v1/model` does.
+impl fmt::Display for Probabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Exclusive => "exclusive",
+            Self::Independent => "independent",
+        })
+    }
+}
+
+impl ProblemType {
+    /// Returns how transformers' pipeline for pictures makes probabilities of this many logits. The
+    /// softmax of a single logit would be 1 for every picture.
+    pub fn probabilities(self, classes: usize) -> Probabilities {
+        if self == Self::MultiLabel || classes == 1 {
+            Probabilities::Independent
+        } else {
+            Probabilities::Exclusive
+        }
+    }
+}
 
 /// What a checkpoint's configuration says. The default is that of a checkpoint without one.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -31,6 +82,8 @@ pub struct Description {
     pub classes: Option<(usize, &'static str)>,
     /// The names of the classes, if they are given.
     pub labels: Option<Vec<Label>>,
+    /// What the classes exclude.
+    pub problem_type: ProblemType,
 }
 
 impl Description {

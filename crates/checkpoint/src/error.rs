@@ -18,6 +18,14 @@ pub enum CheckpointError {
         /// What the system said.
         reason: std::io::Error,
     },
+    /// A path leads to something other than one safetensors file.
+    #[error("the weights {path} cannot be loaded: {reason}")]
+    NotWeights {
+        /// What was asked for.
+        path: PathBuf,
+        /// What it is, and what to do.
+        reason: String,
+    },
     /// A file is not whole, or no safetensors file.
     #[error(
         "the weights file {path} is not a whole safetensors file ({reason}); copy or download it \

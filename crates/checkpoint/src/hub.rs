@@ -5,25 +5,27 @@
 //! (`models--owner--name/{blobs,refs,snapshots}`): what another tool has downloaded is used, and
 //! what is downloaded here serves the others.
 //!
-//! Transfers go through the `hf-hub` crate. This module adds what that crate leaves out:
+//! Where the rules are:
 //!
 //! - A revision is pinned to one commit before any file is fetched.
-//! - Every phase has a time limit.
+//! - Every name that an answer holds is checked before it becomes part of a path: commits, file
+//!   names and entity tags.
+//! - Every phase has a time limit, and every answer a largest size.
 //! - Sizes and digests are compared with those that the hub declared.
 //! - Only one process at a time fills a repository.
+//! - A cache that cannot be written serves what it has.
 //! - "Offline" means that not even a client is built.
 //!
-//! [`fetch`] asks `transfer` for the files that `cache` does not have; `ranged` goes on with
-//! downloads that broke off, and `watch` ends those that stall or grow too large.
+//! [`fetch`] asks `remote` what there is and lets `transfer` download what `cache` does not have.
+//! `names` has the checks.
 
 mod cache;
 mod config;
 mod error;
 mod list;
 mod names;
-mod ranged;
+mod remote;
 mod transfer;
-mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +34,8 @@ use cache::{CachedRepo, Snapshot};
 pub use config::{HubConfig, HubLimits};
 pub use error::HubError;
 pub use list::{CachedWeights, list};
-use transfer::Remote;
+pub(crate) use names::shard_advice;
+use remote::{Listing, Remote};
 
 /// The name of the file that describes a checkpoint. In timm's form it includes the preprocessing.
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -98,8 +101,8 @@ pub struct Verified {
 ///
 /// The weights are `file` if one is named, else `model.safetensors`, else the only `*.safetensors`
 /// file at the top of the repository, else `resnet50.safetensors`. A hub that is out of reach or
-/// failing, and a download that breaks off, are no errors while the cache holds the revision: that
-/// copy is used, with a warning in the log.
+/// failing, a download that breaks off, and a cache that cannot be written are no errors while the
+/// cache holds the revision: that copy is used, with a warning in the log.
 ///
 /// It must run on a multi-threaded Tokio runtime.
 ///
@@ -117,7 +120,7 @@ pub async fn fetch(
     let repo = CachedRepo::new(&config.cache_dir, model_id);
     let local = repo.resolve(&revision, file);
     if config.offline {
-        return take_local(config, model_id, &revision, local);
+        return take_local(config, &repo, model_id, &revision, file, local);
     }
     if let Some(snapshot) = &local
         && names::is_commit(&revision)
@@ -128,12 +131,12 @@ pub async fn fetch(
     match fetch_online(config, &repo, model_id, &revision, file, progress).await {
         Ok(files) => Ok(files),
         Err(error) => match local {
-            Some(snapshot) if error.is_transient() => {
+            Some(snapshot) if error.is_transient() || error.is_about_cache() => {
                 tracing::warn!(
                     model = model_id,
                     commit = snapshot.files.revision,
                     cause = error.brief(),
-                    "the hub cannot be used now: going on with the cached checkpoint"
+                    "the newest checkpoint cannot be fetched now: going on with the cached one"
                 );
                 Ok(snapshot.files)
             }
@@ -153,8 +156,9 @@ pub fn cached(
     file: Option<&str>,
 ) -> Result<CheckpointFiles, HubError> {
     let revision = names::check(model_id, revision)?;
-    let local = CachedRepo::new(&config.cache_dir, model_id).resolve(&revision, file);
-    take_local(config, model_id, &revision, local)
+    let repo = CachedRepo::new(&config.cache_dir, model_id);
+    let local = repo.resolve(&revision, file);
+    take_local(config, &repo, model_id, &revision, file, local)
 }
 
 /// Reads the whole cached checkpoint and compares it with what the hub declared when it was
@@ -193,8 +197,10 @@ pub fn verify_cached(
 /// Returns the cached files, or an error if there are none.
 fn take_local(
     config: &HubConfig,
+    repo: &CachedRepo,
     model_id: &str,
     revision: &str,
+    file: Option<&str>,
     local: Option<Snapshot>,
 ) -> Result<CheckpointFiles, HubError> {
     let Some(snapshot) = local else {
@@ -202,6 +208,7 @@ fn take_local(
             model: model_id.to_owned(),
             revision: revision.to_owned(),
             cache_dir: config.cache_dir.clone(),
+            commits: repo.commits(file),
         });
     };
     if snapshot.unsettled.contains(&CONFIG_FILE) {
@@ -228,24 +235,26 @@ async fn fetch_online(
     let listing = remote.listing(file).await?;
     let (commit, weights) = (&listing.commit, &listing.weights);
     let there = || repo.at_commit(commit, Some(weights));
-    if let Some(snapshot) = there()
-        && snapshot.unsettled.is_empty()
-    {
-        repo.point_ref(revision, commit)?;
+    let lacks = |snapshot: &Snapshot| {
+        let wanted = |name: &&&str| listing.descriptions.contains(*name);
+        snapshot.unsettled.iter().find(wanted).is_some()
+    };
+    if let Some(snapshot) = there().filter(|snapshot| !lacks(snapshot)) {
+        // A cache that another user or a container's image has filled may be read-only.
+        let noted = note_contents(repo, &listing).and_then(|()| repo.point_ref(revision, commit));
+        if let Err(error) = noted {
+            tracing::debug!(cause = error.brief(), "the hub cache cannot be written");
+        }
         return Ok(snapshot.files);
     }
 
     let _only_us = repo.lock().await?;
     // Whoever held the lock may have brought what was missing, so each file is looked for again.
     // Descriptions first, so that weights in a snapshot mean that they are there too.
-    for name in DESCRIPTIONS {
-        if listing.descriptions.contains(&name) {
-            transfer::ensure(&remote, repo, commit, name, None).await?;
-        } else {
-            repo.note_absent(commit, name)?;
-        }
+    for name in &listing.descriptions {
+        transfer::ensure(&remote, repo, commit, name, None).await?;
     }
-    repo.note_choice(commit, &listing.choice)?;
+    note_contents(repo, &listing)?;
     transfer::ensure(&remote, repo, commit, weights, progress).await?;
     // Last: a branch must not point at a commit that is not all there.
     repo.point_ref(revision, commit)?;
@@ -255,5 +264,17 @@ async fn fetch_online(
             model: model_id.to_owned(),
             revision: listing.commit.clone(),
             cache_dir: config.cache_dir.clone(),
+            commits: Vec::new(),
         })
+}
+
+/// Records which descriptions a commit does not have and which of its weights are meant, for later
+/// calls without the hub.
+fn note_contents(repo: &CachedRepo, listing: &Listing) -> Result<(), HubError> {
+    for name in DESCRIPTIONS {
+        if !listing.descriptions.contains(&name) {
+            repo.note_absent(&listing.commit, name)?;
+        }
+    }
+    repo.note_choice(&listing.commit, &listing.choice)
 }

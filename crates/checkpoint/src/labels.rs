@@ -9,6 +9,10 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+/// The most classes that a checkpoint may have. ImageNet-21k has 21,841, and no classifier of
+/// pictures in use has more than some 100,000.
+pub(crate) const MAX_CLASSES: usize = 200_000;
+
 const IMAGENET: &str = include_str!("imagenet_labels.tsv");
 
 /// The names of one class.
@@ -33,6 +37,11 @@ impl Label {
             name,
             names,
         }
+    }
+
+    /// Makes the label of a class that has no name.
+    pub(super) fn numbered(index: usize) -> Self {
+        Self::plain(&format!("class {index}"))
     }
 
     /// Makes a label of a class's key in a checkpoint, as a rule a WordNet id, and the names that
@@ -172,9 +181,8 @@ impl Labels {
 
     /// Returns `class 0`, `class 1`, ... for a checkpoint whose classes have no names.
     pub fn numbered(classes: usize) -> Self {
-        let labels = (0..classes).map(|index| Label::plain(&format!("class {index}")));
         Self {
-            labels: labels.collect(),
+            labels: (0..classes).map(Label::numbered).collect(),
             source: LabelSource::Numbered,
         }
     }

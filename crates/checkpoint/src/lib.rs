@@ -39,11 +39,12 @@ mod opening;
 mod preprocessing;
 mod source;
 mod tensors;
+mod text;
 
 pub use architecture::{Architecture, Block, Variant};
 pub use checkpoint::{CheckedTensors, Checkpoint};
 pub use convert::{Converted, convert};
-pub use description::Description;
+pub use description::{Description, Probabilities, ProblemType};
 pub use error::CheckpointError;
 pub use labels::{ClassError, Label, LabelSource, Labels};
 pub use opening::{CheckpointInfo, OpenCheckpoint, Overrides, Weights};
@@ -53,3 +54,4 @@ pub use source::{
     WeightsSource,
 };
 pub use tensors::TensorSource;
+pub use text::printable;

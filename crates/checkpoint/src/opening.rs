@@ -7,7 +7,7 @@ use imgclass_image::Preprocessing;
 
 use crate::architecture::{Architecture, Variant};
 use crate::checkpoint::Checkpoint;
-use crate::description::Description;
+use crate::description::{Description, Probabilities};
 use crate::error::CheckpointError;
 use crate::formula::FormulaWeights;
 use crate::labels::{self, Label, LabelSource, Labels};
@@ -46,6 +46,8 @@ pub struct CheckpointInfo {
     pub preprocessing: Preprocessing,
     /// How many classes there are.
     pub classes: usize,
+    /// How logits become probabilities.
+    pub probabilities: Probabilities,
 }
 
 /// A checkpoint whose files have been read and whose descriptions have been checked.
@@ -133,6 +135,9 @@ impl OpenCheckpoint {
             None => Description::default(),
         };
         let checkpoint = Checkpoint::open(&files.weights)?;
+        if description.architecture.is_none() {
+            warn_of_relatives(&files.weights, &files.model);
+        }
         let said = description
             .architecture
             .unwrap_or(checkpoint.architecture());
@@ -163,6 +168,7 @@ impl OpenCheckpoint {
                 architecture,
                 preprocessing: preset.unwrap_or(description.preprocessing),
                 classes,
+                probabilities: description.problem_type.probabilities(classes),
             },
             labels: choose_labels(own, overrides.labels.as_deref(), classes)?,
             weights: Weights::Checkpoint(checkpoint),
@@ -186,9 +192,26 @@ impl OpenCheckpoint {
                 architecture: override_variant(architecture, overrides),
                 preprocessing: preset.preprocessing(),
                 classes: RANDOM_CLASSES,
+                probabilities: Probabilities::Exclusive,
             },
             labels: choose_labels(None, overrides.labels.as_deref(), RANDOM_CLASSES)?,
         })
+    }
+}
+
+/// Relatives of our networks that have the same tensors, by the names that timm gives them.
+const RELATIVES: [&str; 2] = ["resnetaa", "resnetblur"];
+
+/// Warns where only a name tells that weights are those of another network, because no
+/// configuration says which they are of.
+fn warn_of_relatives(weights: &Path, model: &str) {
+    let name = format!("{}/{model}", weights.display()).to_lowercase();
+    if let Some(relative) = RELATIVES.iter().find(|relative| name.contains(**relative)) {
+        tracing::warn!(
+            weights = %weights.display(),
+            "by its name this is a {relative}, whose tensors look like a ResNet's; without its \
+             config.json it is taken for a ResNet, and its classes will be wrong"
+        );
     }
 }
 

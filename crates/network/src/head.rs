@@ -1,7 +1,22 @@
-//! From logits to answers: softmax, top-k and the class activation map. All are pure functions over
-//! slices.
+//! From logits to answers: probabilities, top-k and the class activation map. All are pure functions
+//! over slices.
 
 use std::cmp::Ordering;
+
+use imgclass_checkpoint::Probabilities;
+
+/// Returns the probabilities of some logits, one per class, as the checkpoint wants them made.
+pub fn probabilities(logits: &[f32], kind: Probabilities) -> Vec<f32> {
+    match kind {
+        Probabilities::Exclusive => softmax(logits),
+        Probabilities::Independent => logits.iter().copied().map(logistic).collect(),
+    }
+}
+
+/// Returns the logistic function of a logit: the probability of a class that no other excludes.
+fn logistic(logit: f32) -> f32 {
+    (1.0 / (1.0 + (-f64::from(logit)).exp())) as f32
+}
 
 /// Returns the softmax of some logits: one probability per class. The maximum is subtracted first,
 /// so that large logits do not overflow; the sum is an `f64`.

@@ -20,6 +20,8 @@ pub enum Fault {
     Body(Vec<u8>),
     /// The whole file in spite of a `Range` header.
     IgnoreRange,
+    /// Another value of a header of the answer.
+    Header(&'static str, &'static str),
     /// Nothing at all comes, for longer than any test waits.
     Silence,
 }
@@ -201,6 +203,13 @@ fn answer(stream: &TcpStream, shared: &Arc<Mutex<State>>) -> io::Result<()> {
         let fault = next_fault(&mut state, &request);
         (reply_to(&state, &request, &body, fault.as_ref()), fault)
     };
+    let mut reply = reply;
+    if let Some(Fault::Header(name, value)) = &fault {
+        reply
+            .headers
+            .retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        reply.headers.push((*name, (*value).to_owned()));
+    }
     if matches!(fault, Some(Fault::Silence)) {
         thread::sleep(Duration::from_secs(60));
         return Ok(());

@@ -322,7 +322,7 @@ fn output(
 ) -> OutputTensor {
     let row = |answer: &Answer| match wanted.name.as_str() {
         "logits" => answer.output.logits.clone(),
-        "probabilities" => head::softmax(&answer.output.logits),
+        "probabilities" => service.probabilities(&answer.output.logits),
         _ => answer.output.features.clone().unwrap_or_default(),
     };
     let rows = answers.iter().map(row);

@@ -11,7 +11,7 @@ use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid, t
 use crate::api::images::{check_count, decode_base64};
 use crate::api::options::shortest;
 use crate::api::state::ApiState;
-use crate::service::{Answer, Ask, Source};
+use crate::service::{Answer, Ask, Service, Source};
 use imgclass_network::head;
 
 /// The only signature; requests may leave it out.
@@ -140,7 +140,10 @@ pub(super) async fn predict(
     });
     let sources = sources.collect::<Result<_>>()?;
     let answers = answer_all(service, sources, Ask::default()).await?;
-    let predictions: Vec<(usize, Vec<f64>)> = answers.iter().map(prediction).collect();
+    let predictions: Vec<(usize, Vec<f64>)> = answers
+        .iter()
+        .map(|answer| prediction(service, answer))
+        .collect();
     Ok(Json(if rows {
         let rows = predictions.into_iter();
         let rows = rows.map(
@@ -154,8 +157,8 @@ pub(super) async fn predict(
 }
 
 /// Returns the most probable class, and the probabilities of all classes by their index.
-fn prediction(answer: &Answer) -> (usize, Vec<f64>) {
-    let probabilities = head::softmax(&answer.output.logits);
+fn prediction(service: &Service, answer: &Answer) -> (usize, Vec<f64>) {
+    let probabilities = service.probabilities(&answer.output.logits);
     let class = head::top_k(&probabilities, 1)
         .first()
         .map_or(0, |top| top.0);

@@ -170,7 +170,7 @@ pub(super) struct ClassEntry {
     wnid: Option<String>,
     /// The short English name, which several classes may share.
     label: String,
-    /// From 0 to 1; over all classes they sum to 1.
+    /// From 0 to 1. Over all classes they sum to 1, unless the answer says that they are independent.
     probability: f64,
 }
 
@@ -200,6 +200,10 @@ pub(in crate::api) struct ClassifyResult {
 #[derive(Debug, Object)]
 #[oai(example)]
 pub(in crate::api) struct ClassifyAnswer {
+    /// `independent` where classes do not exclude each other, so that each has a probability of its own; absent where the probabilities of all
+    /// classes sum to 1.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) probabilities: Option<String>,
     /// As many as there were images.
     pub(super) results: Vec<ClassifyResult>,
 }
@@ -217,6 +221,7 @@ impl Example for ClassifyAnswer {
             entry(101, "n01871265", "tusker", 0.11),
         ];
         Self {
+            probabilities: None,
             results: vec![ClassifyResult {
                 predictions: Some(predictions),
                 error: None,

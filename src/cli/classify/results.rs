@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::parquet::PartWriter;
+use crate::cli::output::{guard_cell, printable};
 use crate::service::Prediction;
 
 /// The format of results.
@@ -113,12 +114,8 @@ fn write_table(
     result: &Result<ImageResult, String>,
     bars: bool,
 ) -> io::Result<()> {
-    // A terminal obeys escape sequences, and a file's name may contain some.
-    let file: String = file
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
-    writeln!(out, "{file}")?;
+    // A terminal obeys escape sequences, and names of files and classes may contain some.
+    writeln!(out, "{}", printable(file))?;
     match result {
         Ok(result) => {
             for prediction in &result.predictions {
@@ -133,11 +130,11 @@ fn write_table(
                     prediction.probability * 100.0,
                     prediction.wnid.as_deref().unwrap_or("-"),
                     prediction.index,
-                    prediction.label
+                    printable(&prediction.label)
                 )?;
             }
         }
-        Err(error) => writeln!(out, "  error: {error}")?,
+        Err(error) => writeln!(out, "  error: {}", printable(error))?,
     }
     out.flush()
 }
@@ -237,18 +234,21 @@ fn write_csv_rows(
             let rows = result.predictions.iter().enumerate();
             let rows = rows.map(|(i, prediction)| {
                 [
-                    file.to_owned(),
+                    guard_cell(file).into_owned(),
                     (i + 1).to_string(),
                     prediction.index.to_string(),
                     prediction.wnid.clone().unwrap_or_default(),
-                    prediction.label.clone(),
+                    guard_cell(&printable(&prediction.label)).into_owned(),
                     prediction.probability.to_string(),
                     String::new(),
                 ]
             });
             write_csv(out, rows)
         }
-        Err(error) => write_csv(out, [[file, "", "", "", "", "", error]]),
+        Err(error) => {
+            let (file, error) = (guard_cell(file), printable(error));
+            write_csv(out, [[&*file, "", "", "", "", "", &*guard_cell(&error)]])
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::parquet::{self, PartWriter};
 use super::results::{COLUMNS, ResultFormat, ResultWriter, csv_error};
 use super::selection::{NameSet, Shard};
+use crate::cli::output::unguard_cell;
 
 /// An output that is ready for results.
 pub(super) struct OpenOutput {
@@ -157,7 +158,7 @@ fn read_finished_csv(file: &mut File, finished: &mut NameSet) -> io::Result<u64>
             Err(error) => return Err(csv_error(error)),
         }
         cut_off = record.len() != COLUMNS.len();
-        let name = record.get(0).unwrap_or_default();
+        let name = unguard_cell(record.get(0).unwrap_or_default());
         if open.last().is_none_or(|(last, _)| last != name) {
             open.push((name.to_owned(), start));
             if open.len() > 2 {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde::Serialize;
 
 use super::score::{BINS, Evaluation, ScoreTally};
+use crate::cli::output::printable;
 use crate::service::Service;
 
 /// The number of pairs of confused classes in a report.
@@ -119,7 +120,7 @@ impl EvalReport {
             // Writing to a `String` cannot fail.
             let _ = writeln!(text, "{label:<28}{value}");
         };
-        line("model", self.model.clone());
+        line("model", printable(&self.model).into_owned());
         line("images", self.images.to_string());
         line("top-1", percent(self.top1));
         line("top-5", percent(self.top5));
@@ -131,7 +132,10 @@ impl EvalReport {
         line("\nmost confused", String::new());
         for pair in self.confusions.iter().take(SHOWN) {
             let what = format!("{} taken for {}", pair.label, pair.taken_for_label);
-            line(&format!("  {} x", pair.images), what);
+            line(
+                &format!("  {} x", pair.images),
+                printable(&what).into_owned(),
+            );
         }
         line("\nworst classes", "images   top-1     top-5".to_owned());
         for class in self.classes.iter().take(SHOWN) {
@@ -141,13 +145,11 @@ impl EvalReport {
                 percent(class.top1),
                 percent(class.top5)
             );
-            line(&format!("  {:<25.25}", class.label), numbers);
+            line(&format!("  {:<25.25}", printable(&class.label)), numbers);
         }
         for failure in &self.failures {
-            line(
-                "\nfailed",
-                format!("{}: {}", failure.file.escape_debug(), failure.error),
-            );
+            let what = format!("{}: {}", failure.file, failure.error);
+            line("\nfailed", printable(&what).into_owned());
         }
         text
     }

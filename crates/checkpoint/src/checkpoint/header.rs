@@ -1,10 +1,34 @@
-//! Finds a name that is twice in the header of a safetensors file. The safetensors crate does not
-//! look for this and keeps the last of the two.
+//! Checks the header of a safetensors file before and after the safetensors crate reads it. The
+//! crate accepts headers of 100 MB, and of two tensors of one name it keeps the last.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+
+/// The largest header that is read, in bytes. That of a ResNet-152 has 0.1 MB; a header in memory
+/// takes some ten times its size.
+const MAX_HEADER_BYTES: u64 = 8 << 20;
+
+/// Checks that the header is of a size that a network of ours can have.
+pub(super) fn check_length(file: &[u8]) -> Result<(), String> {
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return Err(format!("it has only {} bytes", file.len()));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > rest.len() as u64 {
+        return Err(format!(
+            "its header should have {length} bytes, but {} follow",
+            rest.len()
+        ));
+    }
+    if length > MAX_HEADER_BYTES {
+        return Err(format!(
+            "its header has {length} bytes; that of a ResNet has less than {MAX_HEADER_BYTES}"
+        ));
+    }
+    Ok(())
+}
 
 /// Returns a tensor's name that the header of a well-formed safetensors file holds more than once.
 pub(super) fn find_repeated_name(file: &[u8]) -> Option<String> {

@@ -4,12 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use hdf5_reader::dataset::Dataset;
 use hdf5_reader::group::Group;
 use hdf5_reader::{Hdf5File, OpenOptions};
 use serde::Deserialize;
 
-use super::StoredTensor;
-use super::archive::{list_members, read_member};
+use super::archive::Archive;
+use super::{ForeignTensors, StoredTensor};
+use crate::text::shown;
 
 /// The member of a `.keras` archive that holds the weights.
 const ARCHIVED_WEIGHTS: &str = "model.weights.h5";
@@ -18,31 +20,43 @@ const ARCHIVED_WEIGHTS: &str = "model.weights.h5";
 /// round.
 const MAX_DEPTH: usize = 12;
 
-/// The most numbers that are read, which is a gigabyte of them. A ResNet-152 has 60 million, but
+/// The most numbers that are read, which is half a gigabyte of them. A ResNet-152 has 60 million, but
 /// links can show the same ones again and again.
-const MAX_NUMBERS: usize = 256 << 20;
+const MAX_NUMBERS: usize = 128 << 20;
+
+/// The most groups and datasets that are looked at. A ResNet-152 has 2,000, and its optimizer's
+/// state, where it is not at the root, twice as many. Links can show the same ones again and again.
+const MAX_VISITS: usize = 50_000;
 
 /// The variables of one layer by their names: dimensions and values.
 type Variables = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// Returns whether a zip archive is one of Keras'.
 pub(super) fn is_archive(bytes: &[u8]) -> bool {
-    list_members(bytes).is_ok_and(|names| names.iter().any(|name| name == ARCHIVED_WEIGHTS))
+    Archive::read(bytes).is_ok_and(|archive| archive.find(ARCHIVED_WEIGHTS).is_some())
 }
 
 /// Reads the network's tensors from a `.h5` file or a `.keras` archive.
-pub(super) fn read_tensors(bytes: Vec<u8>) -> Result<Vec<StoredTensor>, String> {
+pub(super) fn read_tensors(bytes: &[u8]) -> Result<ForeignTensors<'_>, String> {
     let (weights, names) = if bytes.starts_with(b"PK") {
-        let names = read_layer_names(&read_member(&bytes, "config.json")?)?;
-        (read_member(&bytes, ARCHIVED_WEIGHTS)?, names)
+        let archive = Archive::read(bytes)?;
+        let names = read_layer_names(archive.member("config.json")?)?;
+        (archive.member(ARCHIVED_WEIGHTS)?, names)
     } else {
         (bytes, HashMap::new())
     };
     let options = OpenOptions::default().with_max_read_bytes(size_of::<f32>() * MAX_NUMBERS);
-    let file = Hdf5File::from_vec_with_options(weights, options).map_err(|e| e.to_string())?;
-    let mut layers = BTreeMap::new();
+    let file =
+        Hdf5File::from_vec_with_options(weights.to_vec(), options).map_err(|e| e.to_string())?;
+    let mut reader = Reader {
+        names: &names,
+        layers: BTreeMap::new(),
+        visits: 0,
+        numbers: 0,
+    };
     let root = file.root_group().map_err(|e| e.to_string())?;
-    collect_variables(&root, &mut Vec::new(), &names, &mut layers)?;
+    reader.collect_variables(&root, &mut Vec::new())?;
+    let mut layers = reader.layers;
     if names.is_empty() && layers.contains_key("batch_normalization") {
         return Err(
             "its layers have numbers for names, as in Keras 3's .weights.h5: save the whole model, \
@@ -52,12 +66,27 @@ pub(super) fn read_tensors(bytes: Vec<u8>) -> Result<Vec<StoredTensor>, String> 
     }
     fold_biases(&mut layers)?;
     let mut tensors = Vec::new();
-    for (name, variables) in layers {
+    let mut owners = HashMap::new();
+    for (layer, variables) in layers {
         for (variable, (dims, values)) in variables {
-            tensors.push(convert_variable(&name, &variable, dims, &values)?);
+            let tensor = convert_variable(&layer, &variable, dims, &values)?;
+            if let Some(other) = owners.insert(tensor.name.clone(), layer.clone()) {
+                return Err(format!(
+                    "its layers `{}` and `{}` would both be `{}`: a ResNet of ours has one dense \
+                     layer, so a model with a further one cannot be converted",
+                    shown(&other),
+                    shown(&layer),
+                    tensor.name
+                ));
+            }
+            tensors.push(tensor);
         }
     }
-    Ok(tensors)
+    Ok(ForeignTensors {
+        tensors,
+        notes: Vec::new(),
+        left_out: Vec::new(),
+    })
 }
 
 /// Reads the names of the layers. A Keras 3 archive numbers its layers by class
@@ -110,53 +139,79 @@ fn to_snake_case(class: &str) -> String {
     text
 }
 
-/// Reads every variable below a group, by its layer.
-fn collect_variables(
-    group: &Group,
-    path: &mut Vec<String>,
-    names: &HashMap<String, String>,
-    layers: &mut BTreeMap<String, Variables>,
-) -> Result<(), String> {
-    if path.len() > MAX_DEPTH {
-        return Err(format!(
-            "its groups are nested too deep at {}",
-            path.join("/")
-        ));
-    }
-    let (groups, datasets) = group.members().map_err(|e| e.to_string())?;
-    for dataset in datasets {
-        let read =
-            |e: &dyn std::fmt::Display| format!("{}/{}: {e}", path.join("/"), dataset.name());
-        let variable = dataset.name().trim_end_matches(":0").to_owned();
-        let Some(layer) = find_layer(path, names) else {
+/// Reads the variables of a file, within a budget.
+struct Reader<'a> {
+    /// The layers' own names, as [`read_layer_names`] has them.
+    names: &'a HashMap<String, String>,
+    layers: BTreeMap<String, Variables>,
+    visits: usize,
+    numbers: usize,
+}
+
+impl Reader<'_> {
+    /// Reads every variable below a group, by its layer.
+    fn collect_variables(&mut self, group: &Group, path: &mut Vec<String>) -> Result<(), String> {
+        if path.len() > MAX_DEPTH {
+            let path = shown(&path.join("/"));
+            return Err(format!("its groups are nested too deep at {path}"));
+        }
+        let (groups, datasets) = group.members().map_err(|e| e.to_string())?;
+        self.visits += 1 + groups.len() + datasets.len();
+        if self.visits > MAX_VISITS {
             return Err(format!(
-                "it has weights at {}/{}, which no Keras ResNet has: is it another network's file?",
-                path.join("/"),
-                dataset.name()
+                "it has more than {MAX_VISITS} groups and datasets, more than any ResNet: do links \
+                 lead to the same ones again and again?"
             ));
-        };
-        let values = dataset.read_array::<f32>().map_err(|e| read(&e))?;
+        }
+        for dataset in datasets {
+            self.read_variable(&dataset, path)?;
+        }
+        for inner in groups {
+            // What the optimizer kept is no part of the network.
+            if path.is_empty() && ["optimizer_weights", "optimizer"].contains(&inner.name()) {
+                continue;
+            }
+            path.push(inner.name().to_owned());
+            self.collect_variables(&inner, path)?;
+            path.pop();
+        }
+        Ok(())
+    }
+
+    fn read_variable(&mut self, dataset: &Dataset, path: &[String]) -> Result<(), String> {
+        let place = || shown(&format!("{}/{}", path.join("/"), dataset.name()));
+        let layer = find_layer(path, self.names).ok_or_else(|| {
+            format!(
+                "it has weights at {}, which no Keras ResNet has: is it another network's file?",
+                place()
+            )
+        })?;
+        let sides = dataset.shape().iter().copied();
+        let count = sides.fold(1u64, u64::saturating_mul);
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.numbers = self.numbers.saturating_add(count);
+        if self.numbers > MAX_NUMBERS {
+            return Err(format!(
+                "it has more numbers than any ResNet, at {}",
+                place()
+            ));
+        }
+        let values = dataset
+            .read_array::<f32>()
+            .map_err(|e| format!("{}: {e}", place()))?;
         let dims = values.shape().to_vec();
         let values: Vec<f32> = values.iter().copied().collect();
-        layers
-            .entry(layer)
-            .or_default()
-            .insert(variable, (dims, values));
-        let all = layers.values().flat_map(BTreeMap::values);
-        if all.map(|(_, values)| values.len()).sum::<usize>() > MAX_NUMBERS {
-            return Err("it has more numbers than any ResNet".to_owned());
+        let variable = dataset.name().trim_end_matches(":0").to_owned();
+        let variables = self.layers.entry(layer.clone()).or_default();
+        if variables.insert(variable, (dims, values)).is_some() {
+            return Err(format!(
+                "the variable at {} is there twice in layer `{}`",
+                place(),
+                shown(&layer)
+            ));
         }
+        Ok(())
     }
-    for inner in groups {
-        // What the optimizer kept is no part of the network.
-        if path.is_empty() && ["optimizer_weights", "optimizer"].contains(&inner.name()) {
-            continue;
-        }
-        path.push(inner.name().to_owned());
-        collect_variables(&inner, path, names, layers)?;
-        path.pop();
-    }
-    Ok(())
 }
 
 /// Returns the layer that a path leads to: the innermost part that names one, so that a network
@@ -258,11 +313,13 @@ fn convert_variable(
     variable: &str,
     dims: Vec<usize>,
     values: &[f32],
-) -> Result<StoredTensor, String> {
+) -> Result<StoredTensor<'static>, String> {
     let unknown = || {
         format!(
-            "layer {layer} has a variable {variable} of shape {dims:?}, which no Keras ResNet has: is \
-             it another network's file?"
+            "layer {} has a variable {} of shape {dims:?}, which no Keras ResNet has: is it another \
+             network's file?",
+            shown(layer),
+            shown(variable)
         )
     };
     let known = to_torchvision(layer);

@@ -1,16 +1,146 @@
-//! Reads a pickle by candle's reader, which builds inert values and calls nothing. This module adds
-//! bounds, so that no pickle can exhaust memory or the stack, and refuses everything that names
-//! code beyond what weights are made of.
+//! Reads a pickle into inert values: numbers, texts, lists, dictionaries, and the names of whatever
+//! code it would have run. Nothing is run.
+//!
+//! All values are in one list and refer to each other by their index, so a value that a pickle uses
+//! again and again is there once, nothing is ever copied, and neither depth nor cycles cost
+//! anything. Each opcode makes at most one value, so a bound on opcodes bounds everything.
+//!
+//! A file that names code beyond what weights and usual training records are made of is refused,
+//! although nothing of it would be run: it is another program's model, or an attack on whoever loads
+//! it with PyTorch.
 
-use candle_core::pickle::{Object, Stack};
+use std::collections::HashMap;
 
-/// The modules, and of each the functions and classes, that tensors are written with
-/// (`torch/_weights_only_unpickler.py` has a longer list).
-const HARMLESS: [(&str, &[&str]); 5] = [
+/// The largest pickle that is read, in bytes. Numbers of tensors are not in it; that of a training
+/// state with its optimizer has some 2 MB.
+const MAX_BYTES: usize = 32 << 20;
+
+/// The most opcodes that are carried out. Each makes at most one value. A ResNet-152 with its
+/// optimizer's state has some 500,000.
+const MAX_STEPS: usize = 4 << 20;
+
+/// The index of a value in its [`Pickle`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ref(u32);
+
+/// A value. Sets are lists here, and what is neither a number nor a text is [`Value::Other`].
+#[derive(Debug)]
+pub(super) enum Value<'a> {
+    None,
+    Int(i64),
+    Text(&'a str),
+    Tuple(Vec<Ref>),
+    List(Vec<Ref>),
+    Dict(Vec<(Ref, Ref)>),
+    /// A class or function by its name.
+    Global {
+        module: &'a str,
+        name: &'a str,
+    },
+    /// What a function or class would have returned for these arguments.
+    Call {
+        function: Ref,
+        arguments: Ref,
+    },
+    /// What the archive holds beside the pickle, by its description.
+    Persistent(Ref),
+    Other,
+}
+
+/// The values of a pickle.
+#[derive(Debug)]
+pub(super) struct Pickle<'a> {
+    values: Vec<Value<'a>>,
+    /// The value that the pickle describes.
+    pub(super) root: Ref,
+}
+
+impl<'a> Pickle<'a> {
+    /// Reads a pickle of protocol 2 to 5.
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, String> {
+        if bytes.len() > MAX_BYTES {
+            return Err(format!(
+                "its pickle has {} bytes; one of weights has less than {MAX_BYTES}",
+                bytes.len()
+            ));
+        }
+        let mut machine = Machine {
+            rest: bytes,
+            values: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        };
+        let root = machine.run()?;
+        Ok(Self {
+            values: machine.values,
+            root,
+        })
+    }
+
+    pub(super) fn get(&self, at: Ref) -> &Value<'a> {
+        self.values.get(at.0 as usize).unwrap_or(&Value::Other)
+    }
+
+    pub(super) fn text(&self, at: Ref) -> Option<&'a str> {
+        match self.get(at) {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Returns a number that is not negative.
+    pub(super) fn count(&self, at: Ref) -> Option<usize> {
+        match self.get(at) {
+            Value::Int(number) => usize::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn tuple(&self, at: Ref) -> Option<&[Ref]> {
+        match self.get(at) {
+            Value::Tuple(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    pub(super) fn dict(&self, at: Ref) -> Option<&[(Ref, Ref)]> {
+        match self.get(at) {
+            Value::Dict(pairs) => Some(pairs),
+            _ => None,
+        }
+    }
+
+    /// Returns the name of a class or function, without its module.
+    pub(super) fn global(&self, at: Ref) -> Option<&'a str> {
+        match self.get(at) {
+            Value::Global { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Returns the name of the function and the arguments of a call.
+    pub(super) fn call(&self, at: Ref) -> Option<(&'a str, &[Ref])> {
+        match self.get(at) {
+            Value::Call {
+                function,
+                arguments,
+            } => Some((self.global(*function)?, self.tuple(*arguments)?)),
+            _ => None,
+        }
+    }
+}
+
+/// The names that tensors are written with (`torch/_weights_only_unpickler.py` has a longer list).
+const WEIGHTS: [(&str, &[&str]); 6] = [
     ("collections", &["OrderedDict", "defaultdict"]),
     (
         "torch._utils",
-        &["_rebuild_tensor_v2", "_rebuild_parameter"],
+        &[
+            "_rebuild_tensor_v2",
+            "_rebuild_parameter",
+            "_rebuild_parameter_with_state",
+        ],
     ),
     (
         "torch",
@@ -26,87 +156,114 @@ const HARMLESS: [(&str, &[&str]); 5] = [
             "ByteStorage",
             "BoolStorage",
             "Size",
+            "Tensor",
+            "device",
+            "dtype",
+            "float32",
+            "float16",
+            "bfloat16",
+            "float64",
+            "int64",
         ],
     ),
     ("torch.storage", &["UntypedStorage", "TypedStorage"]),
     ("torch.nn.parameter", &["Parameter"]),
+    ("torch._tensor", &["_rebuild_from_type_v2"]),
 ];
 
-/// The opcodes that name code in ways that candle's reader does not know: INST, OBJ, EXT1 to EXT4,
-/// NEWOBJ_EX, STACK_GLOBAL.
-const CODE: [u8; 7] = [b'i', b'o', 0x82, 0x83, 0x84, 0x92, 0x93];
+/// The names in which training programs keep their records beside the weights: options, numbers,
+/// times, paths.
+const RECORDS: [(&str, &[&str]); 19] = [
+    ("argparse", &["Namespace"]),
+    ("types", &["SimpleNamespace"]),
+    ("collections", &["Counter", "deque"]),
+    (
+        "builtins",
+        &[
+            "set",
+            "frozenset",
+            "complex",
+            "bytearray",
+            "slice",
+            "list",
+            "dict",
+            "tuple",
+            "int",
+            "float",
+            "str",
+            "bool",
+            "bytes",
+            "object",
+            "range",
+        ],
+    ),
+    (
+        "__builtin__",
+        &[
+            "set",
+            "frozenset",
+            "complex",
+            "bytearray",
+            "slice",
+            "list",
+            "dict",
+            "tuple",
+            "int",
+            "float",
+            "str",
+            "bool",
+            "unicode",
+            "object",
+            "xrange",
+        ],
+    ),
+    ("_codecs", &["encode"]),
+    ("copyreg", &["_reconstructor"]),
+    ("copy_reg", &["_reconstructor"]),
+    (
+        "datetime",
+        &["datetime", "date", "time", "timedelta", "timezone"],
+    ),
+    (
+        "pathlib",
+        &[
+            "Path",
+            "PosixPath",
+            "WindowsPath",
+            "PurePath",
+            "PurePosixPath",
+            "PureWindowsPath",
+        ],
+    ),
+    ("pathlib._local", &["Path", "PosixPath", "WindowsPath"]),
+    (
+        "numpy",
+        &["dtype", "ndarray", "float64", "float32", "int64", "bool_"],
+    ),
+    ("numpy.core.multiarray", &["scalar", "_reconstruct"]),
+    ("numpy._core.multiarray", &["scalar", "_reconstruct"]),
+    ("easydict", &["EasyDict"]),
+    ("yacs.config", &["CfgNode"]),
+    (
+        "torch.nn.modules.loss",
+        &[
+            "CrossEntropyLoss",
+            "BCEWithLogitsLoss",
+            "NLLLoss",
+            "MSELoss",
+            "BCELoss",
+            "L1Loss",
+            "KLDivLoss",
+        ],
+    ),
+    ("pytorch_lightning.utilities.parsing", &["AttributeDict"]),
+    ("lightning_fabric.utilities.data", &["AttributeDict"]),
+];
 
-/// The deepest nesting that is read. A state dictionary's tensors are nested 8 deep; candle's
-/// values recurse when they are copied and dropped.
-const MAX_DEPTH: usize = 64;
-
-/// The most values that are looked at, which are no fewer than are ever copied. A ResNet-152 with
-/// its optimizer's state has some 400,000.
-const MAX_VALUES: usize = 2 << 20;
-
-/// Reads the object that a pickle describes.
-pub(super) fn read_object(mut bytes: &[u8]) -> Result<Object, String> {
-    let mut stack = Stack::empty();
-    let mut budget = MAX_VALUES;
-    loop {
-        check_opcode(bytes)?;
-        let ended = stack.read(&mut bytes);
-        if ended.map_err(|e| describe_damage(&e))? {
-            break;
-        }
-        let Some(top) = stack.stack().last() else {
-            continue;
-        };
-        if let Object::Class {
-            module_name,
-            class_name,
-        } = top
-        {
-            check_class(module_name, class_name)?;
-        }
-        budget = spend(top, budget, MAX_DEPTH)
-            .ok_or("its pickle is too large or too deep for one of weights")?;
-    }
-    stack.finalize().map_err(|e| describe_damage(&e))
-}
-
-/// Shortens the error of candle's reader, which may show a whole object and a backtrace after it.
-fn describe_damage(error: &candle_core::Error) -> String {
-    let text = error.to_string();
-    let shown: String = text
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .chars()
-        .take(120)
-        .collect();
-    format!("its pickle is damaged, or not of the protocol 2 that torch.save writes: {shown}")
-}
-
-/// Refuses what candle's reader would trust: lengths beyond the end, and integers of more than 64
-/// bits.
-fn check_opcode(bytes: &[u8]) -> Result<(), String> {
-    match *bytes {
-        [] => Err("its pickle ends in the middle".to_owned()),
-        [code, ..] if CODE.contains(&code) => Err(refusal("code (by opcode)")),
-        [b'X', a, b, c, d, ref rest @ ..]
-            if u32::from_le_bytes([a, b, c, d]) as usize > rest.len() =>
-        {
-            Err("its pickle ends in the middle of a text".to_owned())
-        }
-        [0x8a, length, ..] if length > 8 => {
-            Err("its pickle has an integer of more than 64 bits".to_owned())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Refuses a function or class that is none of [`HARMLESS`].
-fn check_class(module: &str, name: &str) -> Result<(), String> {
-    let known = HARMLESS
-        .iter()
-        .any(|(known, names)| *known == module && names.contains(&name));
-    if known {
+/// Refuses a function or class that is in neither list.
+fn check_global(module: &str, name: &str) -> Result<(), String> {
+    let mut known = WEIGHTS.iter().chain(&RECORDS);
+    if known.any(|(of, names)| *of == module && names.contains(&name)) {
         return Ok(());
     }
     let shown: String = format!("{module}.{name}").chars().take(120).collect();
@@ -115,31 +272,375 @@ fn check_class(module: &str, name: &str) -> Result<(), String> {
 
 fn refusal(what: &str) -> String {
     format!(
-        "its pickle names {what:?}, which is not part of plain weights; nothing in it was run. \
-         Save the model's state_dict() alone: torch.save(model.state_dict(), ...)"
+        "its pickle names {what:?}, which is neither part of plain weights nor of usual training \
+         records; nothing in it was run. Save the model's state_dict() alone: \
+         torch.save(model.state_dict(), ...)"
     )
 }
 
-/// Takes one off the budget for every value within and returns the rest; `None` if the budget is
-/// used up, or the nesting is too deep.
-fn spend(object: &Object, budget: usize, depth: usize) -> Option<usize> {
-    let budget = budget.checked_sub(1)?;
-    let depth = depth.checked_sub(1)?;
-    let all = |budget: usize, objects: &[Object]| {
-        objects
-            .iter()
-            .try_fold(budget, |budget, object| spend(object, budget, depth))
-    };
-    match object {
-        Object::Tuple(items) | Object::List(items) => all(budget, items),
-        Object::Dict(pairs) => pairs.iter().try_fold(budget, |budget, (key, value)| {
-            spend(value, spend(key, budget, depth)?, depth)
-        }),
-        Object::Reduce { callable, args } | Object::Build { callable, args } => {
-            spend(args, spend(callable, budget, depth)?, depth)
+/// The machine that a pickle is a program for.
+struct Machine<'a> {
+    rest: &'a [u8],
+    values: Vec<Value<'a>>,
+    stack: Vec<Ref>,
+    /// Heights of the stack.
+    marks: Vec<usize>,
+    memo: HashMap<u32, Ref>,
+}
+
+impl<'a> Machine<'a> {
+    fn run(&mut self) -> Result<Ref, String> {
+        for _ in 0..MAX_STEPS {
+            match self.byte()? {
+                b'.' => return self.pop(),
+                code => self.step(code)?,
+            }
         }
-        Object::PersistentLoad(id) => spend(id, budget, depth),
-        Object::Unicode(text) => budget.checked_sub(text.len() / 16),
-        _ => Some(budget),
+        Err(format!(
+            "its pickle has more than {MAX_STEPS} steps, too many for one of weights"
+        ))
     }
+
+    /// Carries out one opcode (`Lib/pickletools.py` of CPython describes them).
+    fn step(&mut self, code: u8) -> Result<(), String> {
+        match code {
+            // PROTO, FRAME
+            0x80 => self.take(1).map(drop),
+            0x95 => self.take(8).map(drop),
+            // MARK, POP, POP_MARK, DUP
+            b'(' => {
+                self.marks.push(self.stack.len());
+                Ok(())
+            }
+            b'0' => self.pop_any(),
+            b'1' => self.pop_to_mark().map(drop),
+            b'2' => {
+                let top = self.top()?;
+                self.stack.push(top);
+                Ok(())
+            }
+            // NONE, NEWTRUE, NEWFALSE
+            b'N' => self.push(Value::None),
+            0x88 | 0x89 => self.push(Value::Other),
+            // BININT, BININT1, BININT2, LONG1, LONG4
+            b'J' => {
+                let number = i32::from_le_bytes(self.array()?);
+                self.push(Value::Int(number.into()))
+            }
+            b'K' => {
+                let number = self.byte()?;
+                self.push(Value::Int(number.into()))
+            }
+            b'M' => {
+                let number = u16::from_le_bytes(self.array()?);
+                self.push(Value::Int(number.into()))
+            }
+            0x8a => {
+                let length = self.byte()?;
+                self.push_long(length.into())
+            }
+            0x8b => {
+                let length = self.length::<4>()?;
+                self.push_long(length)
+            }
+            // BINFLOAT
+            b'G' => {
+                self.take(8)?;
+                self.push(Value::Other)
+            }
+            // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+            0x8c => self.push_text::<1>(),
+            b'X' => self.push_text::<4>(),
+            0x8d => self.push_text::<8>(),
+            // SHORT_BINSTRING, BINSTRING: texts of Python 2
+            b'U' => self.push_text::<1>(),
+            b'T' => self.push_text::<4>(),
+            // SHORT_BINBYTES, BINBYTES, BINBYTES8, BYTEARRAY8
+            b'C' => self.push_bytes::<1>(),
+            b'B' => self.push_bytes::<4>(),
+            0x8e | 0x96 => self.push_bytes::<8>(),
+            // EMPTY_TUPLE, TUPLE, TUPLE1, TUPLE2, TUPLE3
+            b')' => self.push(Value::Tuple(Vec::new())),
+            b't' => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::Tuple(items))
+            }
+            0x85..=0x87 => {
+                let count = usize::from(code - 0x84);
+                let mut items = Vec::with_capacity(count);
+                for _ in 0..count {
+                    items.push(self.pop()?);
+                }
+                items.reverse();
+                self.push(Value::Tuple(items))
+            }
+            // EMPTY_LIST, EMPTY_SET, LIST, FROZENSET
+            b']' | 0x8f => self.push(Value::List(Vec::new())),
+            b'l' | 0x91 => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::List(items))
+            }
+            // APPEND, APPENDS, ADDITEMS
+            b'a' => {
+                let item = self.pop()?;
+                self.extend_list(vec![item])
+            }
+            b'e' | 0x90 => {
+                let items = self.pop_to_mark()?;
+                self.extend_list(items)
+            }
+            // EMPTY_DICT, DICT, SETITEM, SETITEMS
+            b'}' => self.push(Value::Dict(Vec::new())),
+            b'd' => {
+                let items = self.pop_to_mark()?;
+                self.push(Value::Dict(pairs(&items)))
+            }
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.extend_dict(&[key, value])
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.extend_dict(&items)
+            }
+            // GLOBAL, STACK_GLOBAL
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.push_global(module, name)
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                match (self.value(module), self.value(name)) {
+                    (Some(&Value::Text(module)), Some(&Value::Text(name))) => {
+                        self.push_global(module, name)
+                    }
+                    _ => Err(refusal("code (by values)")),
+                }
+            }
+            // REDUCE, NEWOBJ, NEWOBJ_EX, BUILD
+            b'R' | 0x81 => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.push_call(function, arguments)
+            }
+            0x92 => {
+                let (_named, arguments, function) = (self.pop()?, self.pop()?, self.pop()?);
+                self.push_call(function, arguments)
+            }
+            // The attributes of an object say nothing about tensors.
+            b'b' => self.pop().map(drop),
+            // BINPERSID
+            b'Q' => {
+                let id = self.pop()?;
+                self.push(Value::Persistent(id))
+            }
+            // BINGET, LONG_BINGET, BINPUT, LONG_BINPUT, MEMOIZE
+            b'h' => {
+                let key = self.byte()?;
+                self.recall(key.into())
+            }
+            b'j' => {
+                let key = u32::from_le_bytes(self.array()?);
+                self.recall(key)
+            }
+            b'q' => {
+                let key = self.byte()?;
+                self.memorise(key.into())
+            }
+            b'r' => {
+                let key = u32::from_le_bytes(self.array()?);
+                self.memorise(key)
+            }
+            0x94 => {
+                let key = u32::try_from(self.memo.len()).unwrap_or(u32::MAX);
+                self.memorise(key)
+            }
+            // INST, OBJ, EXT1, EXT2, EXT4: further ways to name code.
+            b'i' | b'o' | 0x82..=0x84 => Err(refusal("code (by opcode)")),
+            other => Err(format!(
+                "its pickle is damaged, or not of the protocols 2 to 5 that torch.save writes: opcode \
+                 {other:#04x}"
+            )),
+        }
+    }
+
+    fn push(&mut self, value: Value<'a>) -> Result<(), String> {
+        // There are no more values than steps.
+        self.stack
+            .push(Ref(u32::try_from(self.values.len()).unwrap_or(u32::MAX)));
+        self.values.push(value);
+        Ok(())
+    }
+
+    fn push_long(&mut self, length: usize) -> Result<(), String> {
+        let bytes = self.take(length)?;
+        if length > 8 {
+            return Err("its pickle has an integer of more than 64 bits".to_owned());
+        }
+        let negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
+        let mut all = [if negative { 0xff } else { 0 }; 8];
+        all[..length].copy_from_slice(bytes);
+        self.push(Value::Int(i64::from_le_bytes(all)))
+    }
+
+    fn push_text<const N: usize>(&mut self) -> Result<(), String> {
+        let length = self.length::<N>()?;
+        if length > self.rest.len() {
+            return Err("its pickle ends in the middle of a text".to_owned());
+        }
+        let bytes = self.take(length)?;
+        // A text that is no UTF-8 names no tensor.
+        self.push(std::str::from_utf8(bytes).map_or(Value::Other, Value::Text))
+    }
+
+    fn push_bytes<const N: usize>(&mut self) -> Result<(), String> {
+        let length = self.length::<N>()?;
+        self.take(length)?;
+        self.push(Value::Other)
+    }
+
+    fn push_global(&mut self, module: &'a str, name: &'a str) -> Result<(), String> {
+        check_global(module, name)?;
+        self.push(Value::Global { module, name })
+    }
+
+    /// Pushes what a call would have returned. Calls of dictionaries' classes give a dictionary.
+    fn push_call(&mut self, function: Ref, arguments: Ref) -> Result<(), String> {
+        let is_dict = matches!(
+            self.value(function),
+            Some(Value::Global {
+                module: "collections",
+                name: "OrderedDict" | "defaultdict"
+            })
+        );
+        if !is_dict {
+            return self.push(Value::Call {
+                function,
+                arguments,
+            });
+        }
+        // Python 2 passes the pairs as the one argument.
+        let items = match self.value(arguments) {
+            Some(Value::Tuple(arguments)) => arguments.first().copied(),
+            _ => None,
+        };
+        let items = match items.and_then(|items| self.value(items)) {
+            Some(Value::List(items)) => items.iter().filter_map(|pair| match self.value(*pair) {
+                Some(Value::List(pair) | Value::Tuple(pair)) => match pair[..] {
+                    [key, value] => Some((key, value)),
+                    _ => None,
+                },
+                _ => None,
+            }),
+            _ => return self.push(Value::Dict(Vec::new())),
+        };
+        let pairs = items.collect();
+        self.push(Value::Dict(pairs))
+    }
+
+    fn value(&self, at: Ref) -> Option<&Value<'a>> {
+        self.values.get(at.0 as usize)
+    }
+
+    fn extend_list(&mut self, mut items: Vec<Ref>) -> Result<(), String> {
+        let top = self.top()?;
+        // Other containers are records, whose content is not looked at.
+        if let Some(Value::List(list)) = self.values.get_mut(top.0 as usize) {
+            list.append(&mut items);
+        }
+        Ok(())
+    }
+
+    fn extend_dict(&mut self, items: &[Ref]) -> Result<(), String> {
+        let top = self.top()?;
+        if let Some(Value::Dict(dict)) = self.values.get_mut(top.0 as usize) {
+            dict.extend(pairs(items));
+        }
+        Ok(())
+    }
+
+    fn memorise(&mut self, key: u32) -> Result<(), String> {
+        let top = self.top()?;
+        self.memo.insert(key, top);
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u32) -> Result<(), String> {
+        let missing = || format!("its pickle uses value {key}, which it has not kept");
+        let value = self.memo.get(&key).copied().ok_or_else(missing)?;
+        self.stack.push(value);
+        Ok(())
+    }
+
+    fn top(&self) -> Result<Ref, String> {
+        self.stack.last().copied().ok_or_else(empty)
+    }
+
+    fn pop(&mut self) -> Result<Ref, String> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= floor {
+            return Err(empty());
+        }
+        self.stack.pop().ok_or_else(empty)
+    }
+
+    /// Removes the topmost value, or the topmost mark where nothing is above it.
+    fn pop_any(&mut self) -> Result<(), String> {
+        match self.marks.last() {
+            Some(height) if *height == self.stack.len() => {
+                self.marks.pop();
+                Ok(())
+            }
+            _ => self.pop().map(drop),
+        }
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Ref>, String> {
+        let height = self.marks.pop().ok_or_else(empty)?;
+        Ok(self.stack.split_off(height.min(self.stack.len())))
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8], String> {
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(length)
+            .ok_or("its pickle ends in the middle")?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let bytes = self.take(N)?;
+        bytes
+            .first_chunk()
+            .copied()
+            .ok_or_else(|| "its pickle ends in the middle".to_owned())
+    }
+
+    /// Reads a length of `N` bytes.
+    fn length<const N: usize>(&mut self) -> Result<usize, String> {
+        let mut wide = [0; 8];
+        wide[..N].copy_from_slice(self.take(N)?);
+        usize::try_from(u64::from_le_bytes(wide)).map_err(|e| e.to_string())
+    }
+
+    fn line(&mut self) -> Result<&'a str, String> {
+        let end = self.rest.iter().position(|byte| *byte == b'\n');
+        let line = self.take(end.ok_or("its pickle ends in the middle")?)?;
+        self.take(1)?;
+        std::str::from_utf8(line).map_err(|_| refusal("code (not a text)"))
+    }
+}
+
+/// Makes pairs of keys and values that follow each other.
+fn pairs(items: &[Ref]) -> Vec<(Ref, Ref)> {
+    let pairs = items.as_chunks::<2>().0.iter();
+    pairs.map(|[key, value]| (*key, *value)).collect()
+}
+
+fn empty() -> String {
+    "its pickle is damaged: it uses a value that is not there".to_owned()
 }

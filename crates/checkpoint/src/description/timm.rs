@@ -1,15 +1,19 @@
 //! Reads timm's `config.json`, which timm `models/_hub.py` writes. Its `pretrained_cfg` decides the
 //! preprocessing. `weights convert` writes the same form and adds a part `imgclass`, for what
 //! timm's networks never differ in.
+//!
+//! Values at the root come before those in `pretrained_cfg`, as in timm: a fine-tuned checkpoint
+//! leaves in `pretrained_cfg` what was true of the checkpoint that it started from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use imgclass_image::{Channels, Filter, Preprocessing, Resize, Scale, Size};
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::{Value, json};
 
-use super::{Description, check_only, parse as parse_json};
+use super::{Description, ProblemType, check_only, parse as parse_json};
 use crate::architecture::{Architecture, Variant};
-use crate::labels::Label;
+use crate::labels::{Label, MAX_CLASSES};
 use crate::preprocessing::checked;
 
 /// The fields that we read. `fixed_input_size` and `pool_size` say nothing about a network that
@@ -19,10 +23,12 @@ struct ConfigFile {
     architecture: Option<String>,
     num_classes: Option<usize>,
     global_pool: Option<String>,
-    model_args: Option<HashMap<String, serde_json::Value>>,
-    label_names: Option<Vec<String>>,
+    model_args: Option<BTreeMap<String, Value>>,
+    label_names: Option<LabelNames>,
     label_descriptions: Option<HashMap<String, String>>,
     pretrained_cfg: Option<PretrainedCfg>,
+    /// transformers adds it when it saves one of timm's networks.
+    problem_type: Option<ProblemType>,
     imgclass: Option<ImgclassFields>,
 }
 
@@ -40,8 +46,23 @@ struct PretrainedCfg {
     num_classes: Option<usize>,
     first_conv: Option<String>,
     classifier: Option<String>,
-    label_names: Option<Vec<String>>,
+    label_names: Option<LabelNames>,
+    /// The name of `label_names` in configurations without a `pretrained_cfg`.
+    labels: Option<LabelNames>,
     label_descriptions: Option<HashMap<String, String>>,
+}
+
+/// The names of the classes: all of them in order, or a table from indices to names, in which
+/// classes may be missing.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a list of names, or a table from indices to names"
+)]
+enum LabelNames {
+    List(Vec<String>),
+    // The indices come as texts, because the keys of JSON's objects are texts.
+    Table(BTreeMap<String, String>),
 }
 
 /// Our own addition to timm's form, under `imgclass`.
@@ -71,9 +92,28 @@ fn deserialize_filter<'de, D: Deserializer<'de>>(
         .transpose()
 }
 
-/// Arguments of timm's networks that change no arithmetic of ours, or that the tensors' shapes
-/// show.
-const HARMLESS_ARGS: [&str; 4] = ["num_classes", "in_chans", "drop_rate", "drop_path_rate"];
+/// Returns whether an argument of timm's networks leaves the network as it is: because it changes
+/// nothing at inference, because the tensors' shapes show it, or because it has the value that the
+/// five networks have anyway.
+fn keeps_network(name: &str, value: &Value) -> bool {
+    let default = match name {
+        "num_classes" | "in_chans" | "layers" | "drop_rate" | "drop_path_rate"
+        | "drop_block_rate" | "zero_init_last" | "scriptable" | "exportable" => return true,
+        "global_pool" => json!("avg"),
+        "output_stride" => json!(32),
+        "act_layer" => json!("relu"),
+        "norm_layer" => json!("batchnorm2d"),
+        "cardinality" | "block_reduce_first" | "down_kernel_size" => json!(1),
+        "base_width" | "stem_width" => json!(64),
+        "channels" => json!([64, 128, 256, 512]),
+        "stem_type" | "aa_layer" => json!(""),
+        "replace_stem_pool" | "avg_down" | "features_only" => json!(false),
+        "block_args" => json!({}),
+        _ => Value::Null,
+    };
+    // timm drops arguments that are null, whatever their names are.
+    value.is_null() || *value == default
+}
 
 pub(super) fn parse(text: &str) -> Result<Description, String> {
     let file: ConfigFile = parse_json(text)?;
@@ -83,23 +123,44 @@ pub(super) fn parse(text: &str) -> Result<Description, String> {
         .map(|name| find_architecture(&name, &extra));
     check_only(file.global_pool, "avg".to_owned(), "global_pool")?;
     let args = file.model_args.unwrap_or_default();
-    if let Some(name) = args.keys().find(|name| !HARMLESS_ARGS.contains(&&***name)) {
+    if let Some((name, value)) = args
+        .iter()
+        .find(|(name, value)| !keeps_network(name, value))
+    {
         return Err(format!(
-            "`model_args` has `{name}`, which would make it another network"
+            "`model_args` has `{name}` with the value {value}, which would make it another network"
         ));
     }
-    let mut cfg = file.pretrained_cfg.ok_or(
-        "there is no `pretrained_cfg`, which timm's checkpoints have and which decides the \
-         preprocessing",
-    )?;
+    let mut cfg = match file.pretrained_cfg {
+        Some(cfg) => cfg,
+        None => parse_old_form(text)?,
+    };
     let names = file.label_names.or(cfg.label_names.take());
+    let names = names.or(cfg.labels.take());
     let descriptions = file.label_descriptions.or(cfg.label_descriptions.take());
-    let classes = cfg.num_classes.or(file.num_classes);
+    let argument = args.get("num_classes").and_then(Value::as_u64);
+    let argument = argument.and_then(|classes| usize::try_from(classes).ok());
+    let classes = argument.or(file.num_classes).or(cfg.num_classes);
+    let descriptions = descriptions.unwrap_or_default();
     Ok(Description {
         architecture: architecture.transpose()?,
         preprocessing: cfg.into_preprocessing(&extra)?,
         classes: classes.map(|classes| (classes, "num_classes")),
-        labels: names.map(|names| make_labels(names, &descriptions.unwrap_or_default())),
+        labels: names
+            .map(|names| make_labels(names, classes, &descriptions))
+            .transpose()?,
+        problem_type: file.problem_type.unwrap_or_default(),
+    })
+}
+
+/// Reads a configuration of timm before 0.9, which has the fields of `pretrained_cfg` at the root.
+fn parse_old_form(text: &str) -> Result<PretrainedCfg, String> {
+    let cfg: PretrainedCfg = parse_json(text)?;
+    let says = cfg.input_size.is_some() || cfg.mean.is_some() || cfg.interpolation.is_some();
+    says.then_some(cfg).ok_or_else(|| {
+        "there is no `pretrained_cfg`, which timm's checkpoints have and which decides the \
+         preprocessing"
+            .to_owned()
     })
 }
 
@@ -131,13 +192,41 @@ fn find_architecture(name: &str, extra: &ImgclassFields) -> Result<Architecture,
 }
 
 /// Makes labels of the classes' names and of their descriptions, where there are any: ImageNet's
-/// names in timm are WordNet ids.
-fn make_labels(names: Vec<String>, descriptions: &HashMap<String, String>) -> Vec<Label> {
+/// names in timm are WordNet ids. A class that a table leaves out gets its number for a name.
+fn make_labels(
+    names: LabelNames,
+    classes: Option<usize>,
+    descriptions: &HashMap<String, String>,
+) -> Result<Vec<Label>, String> {
     let label = |name: String| match descriptions.get(&name) {
         Some(description) => Label::described(name, description),
         None => Label::plain(&name),
     };
-    names.into_iter().map(label).collect()
+    let table = match names {
+        LabelNames::List(names) => return Ok(names.into_iter().map(label).collect()),
+        LabelNames::Table(table) => table,
+    };
+    let mut by_index = BTreeMap::new();
+    for (key, name) in table {
+        let index = key
+            .parse::<usize>()
+            .ok()
+            .filter(|index| *index < classes.unwrap_or(MAX_CLASSES).min(MAX_CLASSES));
+        let Some(index) = index else {
+            let end = classes.map_or_else(String::new, |classes| format!(" below {classes}"));
+            return Err(format!(
+                "`label_names` has the key {key:?}, expected the index of a class{end}"
+            ));
+        };
+        by_index.insert(index, name);
+    }
+    let last = by_index.last_key_value().map_or(0, |(index, _)| index + 1);
+    let classes = classes.unwrap_or(last).min(MAX_CLASSES);
+    let labels = (0..classes).map(|index| match by_index.remove(&index) {
+        Some(name) => label(name),
+        None => Label::numbered(index),
+    });
+    Ok(labels.collect())
 }
 
 impl PretrainedCfg {
@@ -177,7 +266,8 @@ impl PretrainedCfg {
         let (channels, scale) = extra.channels_and_scale()?;
         checked(Preprocessing {
             resize,
-            filter: self.interpolation.unwrap_or(default.filter),
+            // timm's default; torchvision's is bilinear.
+            filter: self.interpolation.unwrap_or(Filter::Bicubic),
             crop: Size { height, width },
             crop_offset: default.crop_offset,
             channels,

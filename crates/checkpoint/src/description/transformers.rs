@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use imgclass_image::Preprocessing;
 use serde::Deserialize;
 
-use super::{Description, check_only, parse as parse_json};
+use super::{Description, ProblemType, check_only, parse as parse_json};
 use crate::architecture::{Architecture, Block, Variant};
 use crate::labels::Label;
 
@@ -24,6 +24,7 @@ struct ConfigFile {
     downsample_in_bottleneck: Option<bool>,
     num_labels: Option<usize>,
     id2label: Option<BTreeMap<usize, String>>,
+    problem_type: Option<ProblemType>,
 }
 
 pub(super) fn parse(text: &str) -> Result<Description, String> {
@@ -33,7 +34,9 @@ pub(super) fn parse(text: &str) -> Result<Description, String> {
     // Where both are there, transformers takes the table's length.
     let counted = labels.as_ref().map(|labels| (labels.len(), "id2label"));
     let classes = counted.or(file.num_labels.map(|classes| (classes, "num_labels")));
+    let problem_type = file.problem_type.unwrap_or_default();
     Ok(Description {
+        problem_type,
         architecture: Some(file.architecture()?),
         preprocessing: Preprocessing::default(),
         classes,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::remote::Declared;
 use super::{CONFIG_FILE, CheckpointFiles, DESCRIPTIONS, HubError, PREPROCESSOR_FILE, names};
 
 /// How long to wait while another process fills the repository. At 170 kB/s a checkpoint of 100 MB
@@ -20,8 +21,8 @@ use super::{CONFIG_FILE, CheckpointFiles, DESCRIPTIONS, HubError, PREPROCESSOR_F
 const LOCK_WAIT: Duration = Duration::from_secs(600);
 /// How often to look whether the other process is done.
 const LOCK_POLL: Duration = Duration::from_millis(200);
-/// The end of a partial download's name. `hf-hub` and `huggingface_hub` download to
-/// `<etag>.incomplete` beside the final blob.
+/// The end of a partial download's name. `huggingface_hub` downloads to `<etag>.incomplete` beside
+/// the final blob, too.
 const PARTIAL_SUFFIX: &str = ".incomplete";
 
 /// The folder of a repository in the cache. It need not exist.
@@ -36,17 +37,6 @@ pub(super) struct Snapshot {
     /// The descriptions that are neither there nor known not to exist. Only the hub can tell about
     /// them.
     pub(super) unsettled: Vec<&'static str>,
-}
-
-/// A download that is not whole.
-pub(super) struct Partial {
-    pub(super) path: PathBuf,
-    /// The place of the file when it is whole.
-    pub(super) blob: PathBuf,
-    /// The number of bytes on disk.
-    pub(super) len: u64,
-    /// The SHA-256 that the whole file must have.
-    pub(super) sha256: String,
 }
 
 impl CachedRepo {
@@ -105,51 +95,47 @@ impl CachedRepo {
         self.root.join("snapshots").join(commit).join(file)
     }
 
-    /// Returns the downloads of large files that broke off.
-    pub(super) fn partials(&self) -> Vec<Partial> {
-        let Ok(entries) = fs::read_dir(self.root.join("blobs")) else {
-            return Vec::new();
-        };
-        entries
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
-                let sha256 = name.strip_suffix(PARTIAL_SUFFIX)?;
-                let len = entry.metadata().ok()?.len();
-                let known = names::is_hex(sha256, 64) && len > 0;
-                known.then(|| Partial {
-                    len,
-                    ..self.partial(sha256)
-                })
+    /// Returns where the bytes of a file are, or will be. The entity tag must have been checked.
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.root.join("blobs").join(etag)
+    }
+
+    /// Returns where a download is kept until it is whole.
+    pub(super) fn partial(&self, etag: &str) -> PathBuf {
+        self.root
+            .join("blobs")
+            .join(format!("{etag}{PARTIAL_SUFFIX}"))
+    }
+
+    /// Puts a blob into a commit under a file's name: by a link, or by a copy where there are no
+    /// links.
+    pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), HubError> {
+        let pointer = self.pointer(commit, file);
+        // Made beside and renamed, so that a link that leads nowhere is replaced.
+        let beside = pointer.with_file_name(format!(".imgclass-{}.tmp", std::process::id()));
+        create_parent(&pointer)
+            .and_then(|()| make_link(&self.blob(etag), &beside))
+            .and_then(|()| fs::rename(&beside, &pointer))
+            .map_err(|source| HubError::Cache {
+                path: pointer,
+                source,
             })
-            .collect()
     }
 
-    /// Returns where a large file's download is kept until it is whole.
-    pub(super) fn partial(&self, sha256: &str) -> Partial {
-        let blobs = self.root.join("blobs");
-        Partial {
-            path: blobs.join(format!("{sha256}{PARTIAL_SUFFIX}")),
-            blob: blobs.join(sha256),
-            len: 0,
-            sha256: sha256.to_owned(),
-        }
-    }
-
-    /// Takes the lock that the hub's own libraries hold while they download this blob, if it is
-    /// free.
-    pub(super) fn try_lock_blob(&self, etag: &str) -> Option<File> {
-        let file = open_lock(&self.locks.join(format!("{etag}.lock"))).ok()?;
-        file.try_lock().ok()?;
-        Some(file)
+    /// Waits for the lock that the hub's other tools hold while they download this blob. It ends
+    /// with the returned file.
+    pub(super) async fn lock_blob(&self, etag: &str) -> Result<File, HubError> {
+        self.lock_file(&format!("{etag}.lock")).await
     }
 
     /// Waits until only this process may fill the repository. The lock ends with the returned file,
     /// or with the process.
-    ///
-    /// `hf-hub` locks each blob too, but gives up after ten seconds, less than a download takes.
     pub(super) async fn lock(&self) -> Result<File, HubError> {
-        let path = self.locks.join("imgclass.lock");
+        self.lock_file("imgclass.lock").await
+    }
+
+    async fn lock_file(&self, name: &str) -> Result<File, HubError> {
+        let path = self.locks.join(name);
         let file = open_lock(&path).map_err(|source| HubError::Cache {
             path: path.clone(),
             source,
@@ -171,6 +157,21 @@ impl CachedRepo {
                 }
             }
         }
+    }
+
+    /// Returns the commits whose weights are in the cache, sorted.
+    pub(super) fn commits(&self, file: Option<&str>) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.root.join("snapshots")) else {
+            return Vec::new();
+        };
+        let names = entries
+            .flatten()
+            .filter_map(|e| e.file_name().into_string().ok());
+        let mut commits: Vec<String> = names
+            .filter(|name| names::is_commit(name) && self.at_commit(name, file).is_some())
+            .collect();
+        commits.sort();
+        commits
     }
 
     /// Records that `revision` now means `commit`, for later calls without the hub.
@@ -202,18 +203,6 @@ impl CachedRepo {
         }
     }
 
-    /// Removes a file of a commit and its blob, so that nobody takes them for whole.
-    pub(super) fn discard(&self, pointer: &Path) {
-        if let Some(blob) = fs::read_link(pointer)
-            .ok()
-            .as_deref()
-            .and_then(Path::file_name)
-        {
-            remove(&self.root.join("blobs").join(blob));
-        }
-        remove(pointer);
-    }
-
     fn read_ref(&self, revision: &str) -> Option<String> {
         let text = fs::read_to_string(self.root.join("refs").join(revision)).ok()?;
         let commit = text.trim().to_ascii_lowercase();
@@ -232,49 +221,54 @@ impl CachedRepo {
     }
 }
 
-/// Writes a file and makes its folder.
+/// Writes a file and makes its folder. A file that says the same already is left alone.
 fn write(path: PathBuf, text: &str) -> Result<(), HubError> {
+    if fs::read_to_string(&path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
     create_parent(&path)
         .and_then(|()| fs::write(&path, text))
         .map_err(|source| HubError::Cache { path, source })
 }
 
-/// Compares a downloaded file with what the hub declared: the digest if there is one, else the size
-/// in bytes (0 for unknown). A JSON file must also be JSON.
-pub(super) fn check_download(path: &Path, declared_size: u64) -> Result<(), HubError> {
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "json")
-    {
-        check_json(path)?;
-    }
-    let cannot_read = |source| HubError::Cache {
-        path: path.to_owned(),
-        source,
+/// Compares a download with what the hub declared: the digest if there is one, else the size. A JSON
+/// file must also be JSON. `pointer` is the file's place in the cache, for errors.
+pub(super) fn check_download(
+    download: &Path,
+    pointer: &Path,
+    declared: &Declared,
+    is_json: bool,
+) -> Result<(), HubError> {
+    let (bytes, found) = digest(download)?;
+    let differs = declared.size.is_some_and(|size| size != bytes);
+    let (expected, found) = match declared.sha256() {
+        Some(sha256) if sha256 != found => (
+            format!("SHA-256 {sha256}"),
+            format!("{bytes} bytes with SHA-256 {found}"),
+        ),
+        None if differs => (
+            format!("{} bytes", declared.size.unwrap_or(0)),
+            format!("{bytes} bytes"),
+        ),
+        _ if is_json => {
+            return check_json(download).map_err(|error| match error {
+                HubError::Corrupt {
+                    expected, found, ..
+                } => HubError::Corrupt {
+                    path: pointer.to_owned(),
+                    expected,
+                    found,
+                },
+                other => other,
+            });
+        }
+        _ => return Ok(()),
     };
-    let corrupt = |expected, found| HubError::Corrupt {
-        path: path.to_owned(),
+    Err(HubError::Corrupt {
+        path: pointer.to_owned(),
         expected,
         found,
-    };
-    if let Some(declared) = declared_sha256(path) {
-        let (bytes, sha256) = digest(path)?;
-        if sha256 != declared {
-            return Err(corrupt(
-                format!("{declared_size} bytes with SHA-256 {declared}"),
-                format!("{bytes} bytes with SHA-256 {sha256}"),
-            ));
-        }
-        return Ok(());
-    }
-    let bytes = fs::metadata(path).map_err(cannot_read)?.len();
-    if declared_size != 0 && bytes != declared_size {
-        return Err(corrupt(
-            format!("{declared_size} bytes"),
-            format!("{bytes} bytes"),
-        ));
-    }
-    Ok(())
+    })
 }
 
 /// Checks that a file holds a JSON object.
@@ -333,7 +327,28 @@ fn open_lock(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn create_parent(path: &Path) -> io::Result<()> {
+/// Makes `link` lead to the blob beside it in the cache. The link is relative, so that a cache can
+/// be moved.
+#[cfg(unix)]
+fn make_link(blob: &Path, link: &Path) -> io::Result<()> {
+    let name = blob.file_name().unwrap_or_default();
+    let target = Path::new("../../blobs").join(name);
+    match std::os::unix::fs::symlink(&target, link) {
+        // Left by a process that ended and had this one's number.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(link)?;
+            std::os::unix::fs::symlink(&target, link)
+        }
+        other => other,
+    }
+}
+
+#[cfg(not(unix))]
+fn make_link(blob: &Path, link: &Path) -> io::Result<()> {
+    fs::copy(blob, link).map(drop)
+}
+
+pub(super) fn create_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)
 }
 

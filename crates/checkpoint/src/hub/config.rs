@@ -12,8 +12,7 @@ pub struct HubConfig {
     pub endpoint: Option<String>,
     /// The folder that holds `models--owner--name` folders.
     pub cache_dir: PathBuf,
-    /// The access token. With `None`, `hf-hub` still looks for one where [`HubConfig::from_env`]
-    /// does.
+    /// The access token, which is sent to the endpoint and to no other host.
     pub token: Option<String>,
     /// Whether the hub must not be called. What the cache does not have is an error then.
     pub offline: bool,
@@ -58,16 +57,18 @@ impl HubConfig {
     /// - endpoint: `HF_ENDPOINT`
     /// - cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`,
     ///   `XDG_CACHE_HOME/huggingface/hub`, `HOME/.cache/huggingface/hub`
-    /// - token: none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set, else `HF_TOKEN`, the file
-    ///   `HF_TOKEN_PATH`, the file `token` in `HF_HOME`
+    /// - token: none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set, else `HF_TOKEN`,
+    ///   `HUGGING_FACE_HUB_TOKEN`, the file `HF_TOKEN_PATH`, the file `token` in `HF_HOME`
     /// - offline: `HF_HUB_OFFLINE` is `1`, `true`, `yes` or `on`, in any case
+    ///
+    /// In paths, a leading `~` is the home folder, and `$NAME` and `${NAME}` are variables.
     #[must_use]
     pub fn from_vars(vars: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name: &str| vars(name).filter(|value| !value.is_empty());
         let home = hf_home(&get);
         let cache_dir = get("HF_HUB_CACHE")
             .or_else(|| get("HUGGINGFACE_HUB_CACHE"))
-            .map_or_else(|| home.join("hub"), PathBuf::from);
+            .map_or_else(|| home.join("hub"), |path| expand(&path, &get));
         let offline = get("HF_HUB_OFFLINE").is_some_and(|value| {
             matches!(
                 value.to_ascii_lowercase().as_str(),
@@ -87,13 +88,46 @@ impl HubConfig {
 /// Returns the folder in which Hugging Face tools keep their files.
 fn hf_home(get: &impl Fn(&str) -> Option<String>) -> PathBuf {
     if let Some(home) = get("HF_HOME") {
-        return PathBuf::from(home);
+        return expand(&home, get);
     }
     if let Some(cache) = get("XDG_CACHE_HOME") {
-        return Path::new(&cache).join("huggingface");
+        return expand(&cache, get).join("huggingface");
     }
     let home = get("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
     home.join(".cache").join("huggingface")
+}
+
+/// Replaces a leading `~` by the home folder and variables by their values, as the hub's other tools
+/// do. What is unknown stays as it is.
+fn expand(path: &str, get: &impl Fn(&str) -> Option<String>) -> PathBuf {
+    let rest = path
+        .strip_prefix('~')
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let mut text = match (rest, get("HOME")) {
+        (Some(rest), Some(home)) => home + rest,
+        _ => path.to_owned(),
+    };
+    let mut from = 0;
+    while let Some(start) = text[from..].find('$').map(|at| at + from) {
+        let after = &text[start + 1..];
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (name, length) = match after
+            .strip_prefix('{')
+            .and_then(|rest| rest.split_once('}'))
+        {
+            Some((name, _)) => (name, name.len() + 3),
+            None => {
+                let end = after.find(|c| !is_name(c)).unwrap_or(after.len());
+                (&after[..end], end + 1)
+            }
+        };
+        let value = Some(name).filter(|name| !name.is_empty()).and_then(get);
+        from = start + value.as_ref().map_or(1, String::len);
+        if let Some(value) = value {
+            text.replace_range(start..start + length, &value);
+        }
+    }
+    PathBuf::from(text)
 }
 
 /// Returns the access token, if there is one.
@@ -103,7 +137,8 @@ fn token(get: &impl Fn(&str) -> Option<String>, home: &Path) -> Option<String> {
     }
     let read = |path: &Path| std::fs::read_to_string(path).ok();
     get("HF_TOKEN")
-        .or_else(|| get("HF_TOKEN_PATH").and_then(|path| read(Path::new(&path))))
+        .or_else(|| get("HUGGING_FACE_HUB_TOKEN"))
+        .or_else(|| get("HF_TOKEN_PATH").and_then(|path| read(&expand(&path, get))))
         .or_else(|| read(&home.join("token")))
         .map(|token| token.trim().to_owned())
         .filter(|token| !token.is_empty())

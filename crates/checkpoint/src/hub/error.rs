@@ -4,8 +4,6 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
-use hf_hub::HFError;
-
 /// What someone without the hub can do.
 const WITHOUT_HUB: &str = "Ways on: (1) retry when the hub can be reached; (2) use a local checkpoint: `--weights FILE`, \
      or put it at weights/resnet50.safetensors; (3) `--weights random` tries the interface with untrained weights";
@@ -61,9 +59,10 @@ pub enum HubError {
     },
     /// The cache does not have the checkpoint, and the hub must not be asked.
     #[error(
-        "{model} at revision {revision} is not in the cache at {}, and the hub is not asked \
+        "{model} at revision {revision} is not in the cache at {}{}, and the hub is not asked \
          (offline, or only the cache was wanted). Fetch it with `imgclass weights fetch`, HF_HUB_OFFLINE unset. {WITHOUT_HUB}",
-        cache_dir.display()
+        cache_dir.display(),
+        other_commits(commits)
     )]
     NotCached {
         /// The model asked for.
@@ -72,6 +71,8 @@ pub enum HubError {
         revision: String,
         /// The cache looked at.
         cache_dir: PathBuf,
+        /// The commits of the model that the cache does have.
+        commits: Vec<String>,
     },
     /// The hub refuses access (status 401 or 403): the model is private, gated or misspelt, or the
     /// token is bad.
@@ -220,6 +221,11 @@ impl HubError {
         }
     }
 
+    /// Returns whether the cache could not be used, so that the hub is not to blame.
+    pub(super) fn is_about_cache(&self) -> bool {
+        matches!(self, Self::Cache { .. } | Self::Locked { .. })
+    }
+
     /// Returns whether the same call may succeed later with nothing changed on this side.
     pub(super) fn is_transient(&self) -> bool {
         match self {
@@ -230,15 +236,14 @@ impl HubError {
     }
 }
 
-/// What was being done when `hf-hub` failed. The same failure means different things at different
+/// What was being done when a call failed. The same failure means different things at different
 /// times.
 pub(super) struct Doing<'a> {
     pub(super) model: &'a str,
     pub(super) revision: &'a str,
     pub(super) endpoint: &'a str,
-    pub(super) cache_dir: &'a std::path::Path,
     pub(super) token_sent: bool,
-    /// The file being downloaded; `None` while asking about the repository.
+    /// The file that the call is about; `None` while asking about the repository.
     pub(super) file: Option<&'a str>,
 }
 
@@ -251,55 +256,47 @@ impl Doing<'_> {
         }
     }
 
-    /// Returns our error for a failure that `hf-hub` reported.
-    pub(super) fn explain(&self, error: HFError) -> HubError {
+    /// Returns the error for an answer that is no success. `code` is the hub's `X-Error-Code`,
+    /// `message` its own words.
+    pub(super) fn refused(
+        &self,
+        status: u16,
+        code: Option<&str>,
+        message: Option<&str>,
+        retry_after_s: Option<u64>,
+    ) -> HubError {
         let model = self.model.to_owned();
-        match error {
-            HFError::AuthRequired { context } | HFError::Forbidden { context } => {
-                HubError::AccessDenied {
-                    model,
-                    status: context.status.as_u16(),
-                    detail: said(context.server_message.as_deref()),
-                    token_sent: self.token_sent,
-                }
-            }
-            HFError::RepoNotFound { .. } => HubError::ModelNotFound { model },
-            HFError::RevisionNotFound { context, .. } => {
-                // The hub answers 404 for both and tells them apart in a header.
-                if context.is_some_and(|c| c.error_code.as_deref() == Some("RepoNotFound")) {
-                    HubError::ModelNotFound { model }
-                } else {
-                    HubError::RevisionNotFound {
-                        model,
-                        revision: self.revision.to_owned(),
-                    }
-                }
-            }
-            HFError::EntryNotFound { path, .. } | HFError::LocalEntryNotFound { path } => {
-                HubError::FileNotFound { model, file: path }
-            }
-            HFError::RateLimited { retry_after, .. } => HubError::RateLimited {
-                retry_after_s: retry_after.map(|wait| wait.as_secs()),
+        match (status, code, self.file) {
+            (401 | 403, ..) => HubError::AccessDenied {
+                model,
+                status,
+                detail: said(message),
+                token_sent: self.token_sent,
             },
-            HFError::Http { context } | HFError::Conflict { context } => HubError::Status {
-                status: context.status.as_u16(),
-                detail: said(context.server_message.as_deref()),
+            // The hub answers 404 for all three and tells them apart in a header.
+            (404, Some("RevisionNotFound"), _) => HubError::RevisionNotFound {
+                model,
+                revision: self.revision.to_owned(),
             },
-            HFError::Request { source, .. } => self.explain_transport(source),
-            HFError::Xet { source, .. } => self.broke_off(chain(&*source)),
-            HFError::Io(source) => HubError::Cache {
-                path: self.cache_dir.to_owned(),
-                source,
+            (404, Some("RepoNotFound"), _) | (404, _, None) => HubError::ModelNotFound { model },
+            (404, _, Some(file)) => HubError::FileNotFound {
+                model,
+                file: file.to_owned(),
             },
-            HFError::CacheLockTimeout { path } => HubError::Locked { path },
-            other => HubError::Protocol {
+            (429, ..) => HubError::RateLimited { retry_after_s },
+            (300..=399, ..) => HubError::Protocol {
                 host: self.endpoint.to_owned(),
-                detail: chain(&other),
+                detail: format!("status {status}"),
+            },
+            _ => HubError::Status {
+                status,
+                detail: said(message),
             },
         }
     }
 
-    fn explain_transport(&self, error: reqwest::Error) -> HubError {
+    /// Returns the error for a call without an answer, or with one that broke off.
+    pub(super) fn explain_transport(&self, error: reqwest::Error) -> HubError {
         let host = error
             .url()
             .and_then(|url| {
@@ -363,6 +360,17 @@ fn said(message: Option<&str>) -> String {
         .take(200)
         .collect();
     format!(": {line}")
+}
+
+fn other_commits(commits: &[String]) -> String {
+    match commits {
+        [] => String::new(),
+        [one] => format!(" (there is the commit {one}: name it with `--revision`)"),
+        several => format!(
+            " (there are the commits {}: name one with `--revision`)",
+            several.join(", ")
+        ),
+    }
 }
 
 fn access_advice(token_sent: bool) -> &'static str {

@@ -15,6 +15,9 @@ const MAX_ID_PART: usize = 96;
 /// The longest revision, in bytes. Git allows more, but no branch or tag in use comes near.
 const MAX_REVISION: usize = 200;
 
+/// The longest entity tag that names a blob, in bytes.
+const MAX_ETAG: usize = 128;
+
 /// Checks a model id and a revision. Returns the revision, in lower case if it is a whole commit
 /// hash.
 pub(super) fn check(model_id: &str, revision: &str) -> Result<String, HubError> {
@@ -109,6 +112,19 @@ pub(super) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
+/// Returns whether an entity tag can be the name of a file in the cache: short, and without
+/// separators or a leading dot. The hub's own are 40 or 64 hexadecimal digits.
+pub(super) fn is_blob_name(etag: &str) -> bool {
+    !etag.is_empty() && etag.len() <= MAX_ETAG && is_plain(etag)
+}
+
+/// Returns a text of a stranger's for a message: in quotes, its control characters escaped, and
+/// short.
+pub(super) fn shown(text: &str) -> String {
+    let start: String = text.chars().take(80).collect();
+    format!("{start:?}")
+}
+
 /// Chooses the weights among file names: the one that is asked for, else `model.safetensors`, else
 /// the only safetensors file at the top, else `resnet50.safetensors` of several. The error says
 /// which files there are.
@@ -157,7 +173,22 @@ fn describe_alternative(names: &[&str]) -> String {
 fn listed(files: &[&str]) -> String {
     let shown = files.iter().take(5).copied().collect::<Vec<_>>().join(", ");
     let more = if files.len() > 5 { ", ..." } else { "" };
-    format!("{} safetensors file(s): {shown}{more}", files.len())
+    let advice = files.iter().find_map(|file| shard_advice(file));
+    let advice = advice.map_or_else(String::new, |advice| format!(" ({advice})"));
+    format!("{} safetensors file(s): {shown}{more}{advice}", files.len())
+}
+
+/// Returns what to do about a file that is one of several shards, such as
+/// `model-00001-of-00002.safetensors`, or the index of such files; `None` for other files.
+pub(crate) fn shard_advice(file: &str) -> Option<&'static str> {
+    let is_shard = file
+        .strip_suffix(".safetensors")
+        .and_then(|stem| stem.rsplit_once("-of-"))
+        .is_some_and(|(_, count)| count.len() == 5 && count.bytes().all(|b| b.is_ascii_digit()));
+    (is_shard || file.ends_with(".safetensors.index.json")).then_some(
+        "the weights are split into several files, which are not read: save them as one, for \
+         example with transformers' model.save_pretrained(folder, max_shard_size=\"2GB\")",
+    )
 }
 
 /// Returns whether a file name has no folders and is safe to join to a path.

@@ -1,171 +1,27 @@
-//! Asks the hub and downloads from it, each time with a time limit, a size limit and a check.
+//! Downloads one file into the cache: from where an earlier try ended, within limits, and compared
+//! with what the hub declared before anybody can take it for whole.
+//!
+//! Bytes come by plain HTTP. They are written to `blobs/<etag>.incomplete`, where the hub's other
+//! tools look for them too, and get their name only when they have been checked.
 
-use std::path::PathBuf;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use hf_hub::{HFClient, HFRepository, RepoTypeModel};
+use futures_util::StreamExt;
+use reqwest::StatusCode;
 use tokio::time::timeout;
 
 use super::cache::{self, CachedRepo};
-use super::error::Doing;
-use super::ranged::Begin;
-use super::watch::{Watch, no_answer};
-use super::{DESCRIPTIONS, HubConfig, HubError, HubLimits, ProgressFn, names};
+use super::remote::{Declared, Remote, no_answer};
+use super::{DESCRIPTIONS, DownloadProgress, HubError, ProgressFn};
 
-/// The number of tries after the first, for answers that say "later" (`hf-hub` knows which).
-const RETRIES: usize = 2;
-/// The pause before retry n is at most 2^n of these.
-const RETRY_BASE: Duration = Duration::from_millis(250);
-
-/// One model at one revision on the hub.
-pub(super) struct Remote {
-    pub(super) repo: HFRepository<RepoTypeModel>,
-    pub(super) limits: HubLimits,
-    model: String,
-    revision: String,
-    host: String,
-    cache_dir: PathBuf,
-    token_sent: bool,
-}
-
-/// What the hub says about a revision.
-pub(super) struct Listing {
-    /// The commit that the revision means now.
-    pub(super) commit: String,
-    /// The file name of the weights.
-    pub(super) weights: String,
-    /// The weights that are meant if none are named; empty if there are none.
-    pub(super) choice: String,
-    /// Those of [`DESCRIPTIONS`] that the revision has.
-    pub(super) descriptions: Vec<&'static str>,
-}
-
-impl Remote {
-    /// Builds the client and calls nobody. The model id and the revision must have been checked.
-    pub(super) fn new(
-        config: &HubConfig,
-        model_id: &str,
-        revision: &str,
-    ) -> Result<Self, HubError> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("imgclass/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(config.limits.connect)
-            .read_timeout(config.limits.stall)
-            .build()
-            .map_err(|error| HubError::Client {
-                detail: error.to_string(),
-            })?;
-        let mut builder = HFClient::builder()
-            .client(http)
-            .user_agent(concat!("imgclass/", env!("CARGO_PKG_VERSION")))
-            .cache_dir(&config.cache_dir)
-            .retry_max_attempts(RETRIES)
-            .retry_base_delay(RETRY_BASE);
-        if let Some(endpoint) = &config.endpoint {
-            builder = builder.endpoint(endpoint);
-        }
-        if let Some(token) = &config.token {
-            builder = builder.token(token);
-        }
-        let client = builder.build().map_err(|error| match error {
-            hf_hub::HFError::Url(_) => bad_endpoint(config),
-            other => HubError::Client {
-                detail: other.to_string(),
-            },
-        })?;
-        let host = host_of(client.endpoint()).ok_or_else(|| bad_endpoint(config))?;
-        let (owner, name) = hf_hub::split_id(model_id);
-        Ok(Self {
-            repo: client.model(owner, name),
-            limits: config.limits,
-            model: model_id.to_owned(),
-            revision: revision.to_owned(),
-            host,
-            cache_dir: config.cache_dir.clone(),
-            token_sent: config.token.is_some(),
-        })
-    }
-
-    /// Asks in one call which commit the revision means now and which files it has, `file` among
-    /// them.
-    pub(super) async fn listing(&self, file: Option<&str>) -> Result<Listing, HubError> {
-        let doing = self.doing(None);
-        let question = self
-            .repo
-            .info()
-            .revision(self.revision.clone())
-            // Only these, so that nothing else in the answer can fail to be understood.
-            .expand(vec!["sha".to_owned(), "siblings".to_owned()])
-            .send();
-        let info = timeout(self.limits.metadata, question)
-            .await
-            .map_err(|_| doing.unreachable(no_answer(self.limits.metadata)))?
-            .map_err(|error| doing.explain(error))?;
-        let protocol = |detail: &str| HubError::Protocol {
-            host: self.host.clone(),
-            detail: detail.to_owned(),
-        };
-        let commit = info
-            .sha
-            .ok_or_else(|| protocol("it names no commit"))?
-            .to_ascii_lowercase();
-        // The hash becomes part of a path.
-        if !names::is_hex(&commit, 40) {
-            return Err(protocol("the commit that it names is no commit hash"));
-        }
-        let siblings = info.siblings.ok_or_else(|| protocol("it lists no files"))?;
-        let files = || siblings.iter().map(|sibling| sibling.rfilename.as_str());
-        let chosen = names::choose_weights(files(), file);
-        let weights = chosen.map_err(|found| HubError::NoWeights {
-            model: self.model.clone(),
-            commit: commit.clone(),
-            found,
-        })?;
-        let there = |name: &&str| files().any(|file| file == *name);
-        Ok(Listing {
-            commit,
-            weights,
-            choice: names::choose_weights(files(), None).unwrap_or_default(),
-            descriptions: DESCRIPTIONS.into_iter().filter(there).collect(),
-        })
-    }
-
-    /// Downloads one file into the cache, in the way that `hf-hub` chooses.
-    async fn download(&self, commit: &str, watch: &Arc<Watch>) -> Result<(), HubError> {
-        let file = watch.file();
-        let doing = self.doing(Some(file));
-        let transfer = self
-            .repo
-            .download_file()
-            .filename(file)
-            .revision(commit)
-            .progress(Arc::clone(watch))
-            .send();
-        tokio::select! {
-            result = transfer => result.map(drop).map_err(|error| match doing.explain(error) {
-                error @ (HubError::Cache { .. } | HubError::Locked { .. } | HubError::Unreachable { .. }) => error,
-                // The hub has described the file, so its refusal is about one way to the bytes, not
-                // about the file.
-                error if watch.started() => HubError::Interrupted { file: file.to_owned(), detail: error.brief() },
-                error => error,
-            }),
-            error = watch.overseen(&doing, self.limits) => Err(error),
-        }
-    }
-
-    /// Returns what is being done, for errors.
-    pub(super) fn doing<'a>(&'a self, file: Option<&'a str>) -> Doing<'a> {
-        Doing {
-            model: &self.model,
-            revision: &self.revision,
-            endpoint: &self.host,
-            cache_dir: &self.cache_dir,
-            token_sent: self.token_sent,
-            file,
-        }
-    }
-}
+/// The largest weights file, in bytes. ResNet-152 in f32 is 241 MB.
+const MAX_WEIGHTS_BYTES: u64 = 2 << 30;
+/// The largest configuration, in bytes. timm's is under 1 kB; transformers' with 1000 labels is 70
+/// kB.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Makes sure that the cache holds one file of a commit, whole and as the hub declared it. The
 /// repository must be locked.
@@ -180,95 +36,192 @@ pub(super) async fn ensure(
     if pointer.is_file() {
         return Ok(());
     }
-    // A link that leads nowhere would make hf-hub tell the hub that we have the file.
-    cache::remove(&pointer);
-    let watch = Arc::new(Watch::new(file, progress.clone()));
-    let first = bring(remote, repo, commit, &watch, Begin::Kept).await;
-    let Err(error @ (HubError::Interrupted { .. } | HubError::Corrupt { .. })) = first else {
-        return first;
-    };
-    tracing::warn!(file, cause = error.brief(), "trying the download again");
-    let begin = if watch.chunked() {
-        Begin::FirstByte
-    } else {
-        Begin::KeptOrFirstByte
-    };
-    bring(
-        remote,
-        repo,
-        commit,
-        &Arc::new(Watch::new(file, progress)),
-        begin,
-    )
-    .await
-}
-
-/// Tries a download once: by plain HTTP if `begin` says so and the hub allows it, and as `hf-hub`
-/// does it for what is left to do.
-async fn bring(
-    remote: &Remote,
-    repo: &CachedRepo,
-    commit: &str,
-    watch: &Arc<Watch>,
-    begin: Begin,
-) -> Result<(), HubError> {
-    let file = watch.file();
-    match remote.complete_blob(repo, commit, begin, watch).await {
-        Ok(()) => {}
-        Err(
-            error @ (HubError::Interrupted { .. }
-            | HubError::Cache { .. }
-            | HubError::TooLarge { .. }),
-        ) => {
-            return Err(error);
+    let declared = remote.describe(commit, file).await?;
+    check_size(file, declared.size.unwrap_or(0))?;
+    let blob = repo.blob(&declared.etag);
+    if !blob.is_file() {
+        let _lock = repo.lock_blob(&declared.etag).await?;
+        // Whoever held the lock may have brought it.
+        if !blob.is_file() {
+            let download = Download {
+                remote,
+                commit,
+                file,
+                declared: &declared,
+                progress,
+            };
+            download.run(repo, &pointer, &blob).await?;
         }
-        Err(error) => tracing::warn!(
-            file,
-            cause = error.brief(),
-            "the plain way is closed: trying the usual one"
-        ),
     }
-    let result = remote.download(commit, watch).await;
-    watch.end();
-    result?;
-    let pointer = repo.pointer(commit, file);
-    let (path, size) = (pointer.clone(), watch.declared_size());
-    // hf-hub does not look at the status with which the bytes came, so an error page would pass for
-    // the file.
-    let checked = off_thread(move || cache::check_download(&path, size)).await;
-    if matches!(checked, Err(HubError::Corrupt { .. })) {
-        repo.discard(&pointer);
-    }
-    checked
+    repo.link(commit, file, &declared.etag)
 }
 
-/// Runs work that reads a whole file on a thread where it holds up no other task.
-pub(super) async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, HubError> + Send + 'static,
-) -> Result<T, HubError> {
-    tokio::task::spawn_blocking(work)
+/// One file that is to be downloaded.
+struct Download<'a> {
+    remote: &'a Remote,
+    commit: &'a str,
+    file: &'a str,
+    declared: &'a Declared,
+    progress: Option<Arc<ProgressFn>>,
+}
+
+impl Download<'_> {
+    /// Downloads the file to `blob`, and once more where the first try broke off or brought
+    /// something else. `pointer` is the file's place in the cache, for errors.
+    async fn run(&self, repo: &CachedRepo, pointer: &Path, blob: &Path) -> Result<(), HubError> {
+        let partial = repo.partial(&self.declared.etag);
+        let mut tries = 0;
+        loop {
+            let continues = std::fs::metadata(&partial).is_ok_and(|kept| kept.len() > 0);
+            let outcome = match self.append(&partial).await {
+                Ok(()) => self.check(&partial, pointer).await,
+                Err(error) => Err(error),
+            };
+            tries += 1;
+            let error = match outcome {
+                Ok(()) => {
+                    return std::fs::rename(&partial, blob).map_err(|source| HubError::Cache {
+                        path: blob.to_owned(),
+                        source,
+                    });
+                }
+                Err(error) => error,
+            };
+            let again = match error {
+                HubError::Corrupt { .. } => {
+                    cache::remove(&partial);
+                    // The fault may be that of the part that was there before.
+                    tries < 2 || continues
+                }
+                HubError::Interrupted { .. } => tries < 2,
+                _ => false,
+            };
+            if !again {
+                return Err(error);
+            }
+            let (file, cause) = (self.file, error.brief());
+            tracing::warn!(file, cause, "trying the download again");
+        }
+    }
+
+    /// Appends what is missing to a partial download. One that cannot be gone on with is replaced.
+    async fn append(&self, partial: &Path) -> Result<(), HubError> {
+        let cannot_write = |source| HubError::Cache {
+            path: partial.to_owned(),
+            source,
+        };
+        cache::create_parent(partial).map_err(cannot_write)?;
+        let kept = std::fs::metadata(partial).map_or(0, |metadata| metadata.len());
+        // Only a digest can tell whether two parts belong together.
+        let size = self
+            .declared
+            .size
+            .filter(|_| self.declared.sha256().is_some());
+        let start = size.filter(|size| kept <= *size).map_or(0, |_| kept);
+        if start > 0 && Some(start) == size {
+            return Ok(());
+        }
+        let answer = self
+            .remote
+            .open(self.commit, self.file, start, self.declared.size)
+            .await?;
+        let start = match answer.status() {
+            StatusCode::PARTIAL_CONTENT if continues(&answer, start) => start,
+            StatusCode::OK => 0,
+            _ => {
+                cache::remove(partial);
+                return Err(self.broke_off("the storage does not continue it"));
+            }
+        };
+        let mut out = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(partial)
+            .map_err(cannot_write)?;
+        if start == 0 && kept > 0 {
+            out.set_len(0).map_err(cannot_write)?;
+        }
+        // An answer that says how long it is has come as a whole if it ends.
+        let says_length = answer.content_length().is_some();
+        let stall = self.remote.limits.stall;
+        let mut stream = answer.bytes_stream();
+        let mut done = start;
+        loop {
+            let next = timeout(stall, stream.next())
+                .await
+                .map_err(|_| self.broke_off(no_answer(stall)))?;
+            let Some(chunk) = next else {
+                break;
+            };
+            let chunk = chunk
+                .map_err(|error| self.remote.doing(Some(self.file)).explain_transport(error))?;
+            done += chunk.len() as u64;
+            check_size(self.file, done)?;
+            if self.declared.size.is_some_and(|size| done > size) {
+                break;
+            }
+            out.write_all(&chunk).map_err(cannot_write)?;
+            self.report(done);
+        }
+        match self.declared.size {
+            Some(size) if done < size && !says_length => {
+                Err(self.broke_off(format!("{done} of {size} bytes came")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares what was downloaded with what the hub declared.
+    async fn check(&self, partial: &Path, pointer: &Path) -> Result<(), HubError> {
+        let (partial, pointer) = (partial.to_owned(), pointer.to_owned());
+        let declared = self.declared.clone();
+        let is_json = DESCRIPTIONS.contains(&self.file);
+        tokio::task::spawn_blocking(move || {
+            cache::check_download(&partial, &pointer, &declared, is_json)
+        })
         .await
         .map_err(|error| HubError::Client {
             detail: error.to_string(),
         })?
-}
+    }
 
-fn bad_endpoint(config: &HubConfig) -> HubError {
-    HubError::InvalidEndpoint {
-        endpoint: config.endpoint.clone().unwrap_or_default(),
+    fn report(&self, done: u64) {
+        if let Some(report) = &self.progress {
+            report(DownloadProgress {
+                file: self.file,
+                done,
+                total: self.declared.size.unwrap_or(0),
+            });
+        }
+    }
+
+    fn broke_off(&self, detail: impl Into<String>) -> HubError {
+        HubError::Interrupted {
+            file: self.file.to_owned(),
+            detail: detail.into(),
+        }
     }
 }
 
-/// Returns `host:port` of an http or https URL. An endpoint may hold a password, which belongs in
-/// no message.
-fn host_of(endpoint: &str) -> Option<String> {
-    let url = reqwest::Url::parse(endpoint).ok()?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return None;
+/// Returns whether a partial answer begins at byte `start`.
+fn continues(answer: &reqwest::Response, start: u64) -> bool {
+    let range = answer.headers().get(reqwest::header::CONTENT_RANGE);
+    let range = range.and_then(|range| range.to_str().ok());
+    range.is_some_and(|range| range.starts_with(&format!("bytes {start}-")))
+}
+
+/// Checks that a size in bytes is one that a file of this kind can have.
+fn check_size(file: &str, size: u64) -> Result<(), HubError> {
+    let limit = if DESCRIPTIONS.contains(&file) {
+        MAX_CONFIG_BYTES
+    } else {
+        MAX_WEIGHTS_BYTES
+    };
+    if size > limit {
+        return Err(HubError::TooLarge {
+            file: file.to_owned(),
+            limit,
+        });
     }
-    Some(format!(
-        "{}:{}",
-        url.host_str()?,
-        url.port_or_known_default()?
-    ))
+    Ok(())
 }

@@ -1,5 +1,4 @@
-//! Checkpoints through `hf-hub`'s real code path, against a small hub on loopback; nothing else is
-//! ever called.
+//! Checkpoints from a small hub on loopback; nothing else is ever called.
 
 #![allow(
     clippy::unwrap_used,
@@ -128,7 +127,28 @@ fn variables_are_read_as_every_hugging_face_tool_reads_them() {
     for (vars, expected) in caches {
         assert_eq!(read(vars).cache_dir, Path::new(expected), "{vars:?}");
     }
-    let tokens: [(Vars, Option<&str>); 5] = [
+    let in_home: [(Vars, &str); 5] = [
+        (&[("HOME", "/h"), ("HF_HOME", "~/hf")], "/h/hf/hub"),
+        (&[("HOME", "/h"), ("HF_HUB_CACHE", "~")], "/h"),
+        (&[("HOME", "/h"), ("HF_HUB_CACHE", "~other/c")], "~other/c"),
+        (
+            &[("SCRATCH", "/s"), ("HF_HOME", "${SCRATCH}/a$SCRATCH")],
+            "/s/a/s/hub",
+        ),
+        (&[("HF_HUB_CACHE", "/a$/b${NOWHERE}")], "/a$/b${NOWHERE}"),
+    ];
+    for (vars, expected) in in_home {
+        assert_eq!(read(vars).cache_dir, Path::new(expected), "{vars:?}");
+    }
+    let tokens: [(Vars, Option<&str>); 7] = [
+        (
+            &[("HF_HOME", home_dir), ("HUGGING_FACE_HUB_TOKEN", "older")],
+            Some("older"),
+        ),
+        (
+            &[("HF_TOKEN", "direct"), ("HUGGING_FACE_HUB_TOKEN", "older")],
+            Some("direct"),
+        ),
         (&[("HF_HOME", "/nowhere")], None),
         (&[("HF_HOME", home_dir)], Some("from-home")),
         (
@@ -249,6 +269,59 @@ async fn offline_makes_no_call_whether_the_cache_has_it_or_not() {
     server.take_seen();
     assert_eq!(get(&offline).await.unwrap(), files);
     assert!(server.take_seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offline_without_a_branch_names_the_commits_that_are_cached() {
+    let (_server, cache, config) = hub();
+    get(&config).await.unwrap();
+    std::fs::remove_dir_all(cache.path().join("models--timm--resnet50.test/refs")).unwrap();
+    let offline = HubConfig {
+        offline: true,
+        ..config
+    };
+    let said = get(&offline).await.unwrap_err().to_string();
+    assert!(
+        said.contains(COMMIT) && said.contains("--revision"),
+        "{said}"
+    );
+    fetch(&offline, MODEL, COMMIT, None, None).await.unwrap();
+}
+
+/// Makes a folder and everything in it read-only, or writable again. Returns whether the system
+/// keeps to that: for root it does not.
+#[cfg(unix)]
+fn set_writable(folder: &Path, writable: bool) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = if writable { 0o755 } else { 0o555 };
+    for entry in walkdir::WalkDir::new(folder).into_iter().flatten() {
+        if entry.file_type().is_dir() {
+            std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    std::fs::write(folder.join("probe"), "").is_err()
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_cache_that_another_tool_filled_is_used_online() {
+    let (server, cache, config) = hub();
+    let files = get(&config).await.unwrap();
+    // Other tools keep neither our notes nor, if they were asked for two files, those on others.
+    let root = cache.path().join("models--timm--resnet50.test");
+    std::fs::remove_dir_all(root.join(".no_exist")).unwrap();
+    std::fs::remove_dir_all(cache.path().join(".locks")).unwrap();
+    if !set_writable(cache.path(), false) {
+        eprintln!("not tested: this user can write everywhere");
+        return;
+    }
+    assert_eq!(get(&config).await.unwrap(), files);
+    // What is newer on the hub cannot be written, so what is cached is served.
+    server.commit(MODEL, "main", LATER, &[("model.safetensors", &[7; 50])]);
+    server.store_at(&server);
+    assert_eq!(get(&config).await.unwrap(), files);
+    set_writable(cache.path(), true);
+    assert_eq!(get(&config).await.unwrap().revision, LATER);
 }
 
 #[tokio::test(flavor = "multi_thread")]

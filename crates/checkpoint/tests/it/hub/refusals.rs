@@ -257,6 +257,81 @@ async fn weights_are_chosen_by_a_fixed_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_name_in_an_answer_that_would_leave_the_cache_is_refused_and_nothing_is_written_there() {
+    let outside = tempfile::tempdir().unwrap();
+    let victim = outside.path().join("victim.txt");
+    std::fs::write(&victim, "precious").unwrap();
+    let absolute = Box::leak(format!("\"{}\"", victim.display()).into_boxed_str());
+    let table = [
+        ("ETag", "\"../../../../victim.txt\""),
+        ("ETag", "../../evil"),
+        ("ETag", absolute),
+        ("ETag", "\"..\""),
+        ("ETag", "\".hidden\""),
+        ("ETag", "\"a/b\""),
+        ("ETag", "\"a\\b\""),
+        ("ETag", "\"\""),
+        ("X-Linked-Etag", "\"../../../victim.txt\""),
+        ("X-Repo-Commit", "../../../../evil"),
+        ("X-Repo-Commit", LATER),
+    ];
+    for (header, value) in table {
+        let (server, cache, config) = hub();
+        server.fail(
+            "HEAD",
+            "/resolve/",
+            usize::MAX,
+            Fault::Header(header, value),
+        );
+        let error = get(&config).await.unwrap_err();
+        assert!(
+            matches!(error, HubError::Protocol { .. }),
+            "{value}: {error}"
+        );
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        let entries = walkdir::WalkDir::new(cache.path()).into_iter().flatten();
+        let links = entries.filter(|entry| entry.path_is_symlink()).count();
+        assert_eq!(links, 0, "{value} made a link");
+        let beside: Vec<_> = std::fs::read_dir(outside.path()).unwrap().collect();
+        assert_eq!(beside.len(), 1, "{value}: {beside:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_end_is_given_up() {
+    let (server, _cache, config) = hub();
+    let mut listing = br#"{"sha":"0123456789abcdef0123456789abcdef01234567","siblings":["#.to_vec();
+    listing.extend(br#"{"rfilename":"a"},"#.repeat(1 << 20));
+    listing.extend(br#"{"rfilename":"model.safetensors"}]}"#);
+    server.fail("GET", "/revision/", usize::MAX, Fault::Body(listing));
+    let error = get(&config).await.unwrap_err();
+    assert!(
+        matches!(&error, HubError::Protocol { detail, .. } if detail.contains("bytes")),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_in_shards_are_refused_with_the_way_to_join_them() {
+    let server = HubServer::start();
+    let names = [
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+    ];
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (*name, name.as_bytes())).collect();
+    server.commit(MODEL, "main", COMMIT, &files);
+    let cache = tempfile::tempdir().unwrap();
+    let said = get(&config(&server.url(), cache.path()))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("split") && said.contains("max_shard_size"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_of_absurd_size_is_not_downloaded() {
     let server = HubServer::start();
     let huge = vec![b' '; (1 << 20) + 1];

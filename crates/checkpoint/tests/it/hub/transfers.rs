@@ -114,9 +114,8 @@ async fn a_beginning_that_cannot_be_continued_is_thrown_away() {
 async fn bytes_that_are_not_what_the_hub_declared_are_refused_and_removed() {
     let mut flipped = weights();
     flipped[12_345] ^= 1;
-    let cases: [(&str, Fault, &str); 4] = [
+    let cases: [(&str, Fault, &str); 3] = [
         ("/storage/", Fault::Body(flipped), "model.safetensors"),
-        ("/storage/", Fault::Status(403, ""), "model.safetensors"),
         (
             "config.json",
             Fault::Body(br#"{"error":"later"}"#.to_vec()),
@@ -176,32 +175,29 @@ async fn damage_on_the_way_is_repaired_by_a_second_try() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_chunk_store_that_does_not_answer_is_passed_by() {
+async fn a_hub_with_a_chunk_store_is_asked_for_plain_bytes() {
     let (server, _cache, config) = hub();
     server.offer_chunk_store();
     assert_eq!(
         std::fs::read(get(&config).await.unwrap().weights).unwrap(),
         weights()
     );
-    let seen = server.take_seen();
-    assert_eq!(calls(&seen, "GET", "xet-read-token"), 1);
-    assert_eq!(ranges(&seen), ["bytes=0-159999"]);
+    assert_eq!(calls(&server.take_seen(), "GET", "xet-read-token"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hub_whose_plain_way_is_closed_is_asked_in_the_usual_way() {
-    for (method, part) in [("POST", "/paths-info/"), ("HEAD", "/storage/")] {
-        let (server, cache, config) = hub();
-        let blobs = cache.path().join("models--timm--resnet50.test/blobs");
-        std::fs::create_dir_all(&blobs).unwrap();
-        let kept = blobs.join(format!("{}.incomplete", sha256(&weights())));
-        std::fs::write(kept, &weights()[..9]).unwrap();
-        server.fail(method, part, usize::MAX, Fault::Status(403, ""));
-        let files = get(&config).await.unwrap();
-        assert_eq!(std::fs::read(files.weights).unwrap(), weights());
-        let seen = server.take_seen();
-        assert!(calls(&seen, method, part) > 0 && ranges(&seen).is_empty());
-    }
+async fn a_storage_that_refuses_is_told_as_a_download_that_broke_off() {
+    let (server, cache, config) = hub();
+    server.fail("GET", "/storage/", usize::MAX, Fault::Status(403, ""));
+    let error = get(&config).await.unwrap_err();
+    let expected =
+        matches!(&error, HubError::Interrupted { file, .. } if file == "model.safetensors");
+    assert!(
+        expected && error.to_string().contains("status 403"),
+        "{error}"
+    );
+    let blobs = cache.path().join("models--timm--resnet50.test/blobs");
+    assert!(!blobs.join(sha256(&weights())).exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
