@@ -315,5 +315,6 @@ async function describe() {
   const named = { "imagenet-1k": "ImageNet's", checkpoint: "the checkpoint's", file: "the operator's", numbered: "numbered" }[model.labels];
   $("#model").textContent = `${network}, ${name}, ${size} pixels, ${model.classes} classes (${named}), ${model.features} features, on ${model.instruction_set ?? model.device}`;
   $("#untrained").hidden = model.trained;
+  $("#independent").hidden = model.probabilities !== "independent";
 }
 describe().catch(() => { /* the footer stays empty */ });

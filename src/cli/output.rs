@@ -14,7 +14,7 @@ const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
 /// Returns a text for a cell of CSV, which no spreadsheet takes for a formula: where it would, an
 /// apostrophe stands before it. [`unguard_cell`] removes it.
 pub(super) fn guard_cell(text: &str) -> Cow<'_, str> {
-    if text.trim_start_matches('\'').starts_with(FORMULA) {
+    if begins_formula(text) {
         Cow::Owned(format!("'{text}"))
     } else {
         Cow::Borrowed(text)
@@ -24,9 +24,16 @@ pub(super) fn guard_cell(text: &str) -> Cow<'_, str> {
 /// Returns the text that [`guard_cell`] was given.
 pub(super) fn unguard_cell(cell: &str) -> &str {
     match cell.strip_prefix('\'') {
-        Some(text) if text.trim_start_matches('\'').starts_with(FORMULA) => text,
+        Some(text) if begins_formula(text) => text,
         _ => cell,
     }
+}
+
+/// Returns whether a text begins a formula, with or without apostrophes before it. A sign alone is
+/// none; `-` is the name of standard input.
+fn begins_formula(text: &str) -> bool {
+    let text = text.trim_start_matches('\'');
+    text.starts_with(FORMULA) && text.len() > 1
 }
 
 /// Writes `text` to standard output.
@@ -66,6 +73,8 @@ mod tests {
             ("\ta", "'\ta"),
             ("'=a", "''=a"),
             ("a=b", "a=b"),
+            ("-", "-"),
+            ("'-", "'-"),
         ] {
             assert_eq!(guard_cell(text), cell);
             assert_eq!(unguard_cell(&guard_cell(text)), text);

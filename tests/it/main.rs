@@ -17,4 +17,5 @@ mod inference;
 mod metrics;
 mod observability;
 mod page;
+mod probabilities;
 mod tools;
