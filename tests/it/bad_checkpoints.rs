@@ -246,7 +246,7 @@ fn configurations_and_labels_that_disagree_with_the_weights_are_refused_with_bot
         ),
         (
             timm("").replace("resnet18", "resnet50"),
-            &["ResNet-50", "`layer1.0.conv1.weight`"],
+            &["ResNet-50", "`fc.weight`", "[3, 512]"],
         ),
         (
             timm("").replace("resnet18", "resnext50_32x4d"),

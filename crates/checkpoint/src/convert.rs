@@ -166,6 +166,25 @@ pub fn convert(
     })
 }
 
+/// Reads bytes as a file of PyTorch, as a pickle beside a few storages, or as HDF5.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    match bytes {
+        [b'P', b'K', ..] => drop(pytorch::read_tensors(bytes).map(|_| ())),
+        [0x80, ..] => {
+            let storage = [0; 1024];
+            let members = (0..8).map(|i| (format!("data/{i}"), &storage[..]));
+            let archive = archive::Archive::of(members);
+            let state = pickle::Pickle::read(bytes).and_then(|pickle| {
+                let state = pytorch::read_state(&pickle, &archive, "", 1 << 16)?;
+                serialize(&state.tensors)
+            });
+            drop(state);
+        }
+        _ => drop(keras::read_tensors(bytes).map(|_| ())),
+    }
+}
+
 /// Returns the bytes of the safetensors file.
 fn serialize(tensors: &[StoredTensor<'_>]) -> Result<Vec<u8>, String> {
     if tensors.is_empty() {

@@ -8,7 +8,7 @@ mod transformers;
 pub(super) use timm::ImgclassFields;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use imgclass_image::Preprocessing;
 use serde::Deserialize;
@@ -94,38 +94,55 @@ impl Description {
     /// # Errors
     /// [`CheckpointError::Config`], which names the file and the field.
     pub fn read(config: &Path, preprocessor: Option<&Path>) -> Result<Self, CheckpointError> {
-        let (text, path) = (read_text(config)?, config.to_owned());
-        let invalid = |path: &PathBuf| {
-            let path = path.clone();
+        let invalid = |path: &Path| {
+            let path = path.to_owned();
             |reason| CheckpointError::Config { path, reason }
         };
-        let object: serde_json::Map<String, serde_json::Value> =
-            parse(&text).map_err(invalid(&path))?;
-        if object.contains_key("pretrained_cfg") || object.contains_key("architecture") {
-            return timm::parse(&text).map_err(invalid(&path));
-        }
-        if !object.contains_key("model_type") {
-            return Err(invalid(&path)(
-                "it has neither timm's `pretrained_cfg` nor transformers' `model_type`, so it does not \
-                 say how images are prepared"
-                    .to_owned(),
-            ));
-        }
-        let mut description = transformers::parse(&text).map_err(invalid(&path))?;
-        match preprocessor {
-            Some(path) => {
-                let path = path.to_owned();
-                description.preprocessing =
-                    preprocessor::parse(&read_text(&path)?).map_err(invalid(&path))?;
+        let text = read_text(config)?;
+        let (mut description, form) = parse_config(&text).map_err(invalid(config))?;
+        match (form, preprocessor) {
+            (Form::Timm, _) => {}
+            (Form::Transformers, Some(path)) => {
+                let text = read_text(path)?;
+                description.preprocessing = preprocessor::parse(&text).map_err(invalid(path))?;
             }
-            None => tracing::warn!(
-                config = %path.display(),
+            (Form::Transformers, None) => tracing::warn!(
+                config = %config.display(),
                 "there is no preprocessor_config.json beside it: images are prepared as torchvision \
                  does"
             ),
         }
         Ok(description)
     }
+}
+
+/// The program whose form a configuration has.
+enum Form {
+    Timm,
+    Transformers,
+}
+
+/// Parses the text of a `config.json`. In transformers' form it leaves the preprocessing open.
+fn parse_config(text: &str) -> Result<(Description, Form), String> {
+    let object: serde_json::Map<String, serde_json::Value> = parse(text)?;
+    if object.contains_key("pretrained_cfg") || object.contains_key("architecture") {
+        Ok((timm::parse(text)?, Form::Timm))
+    } else if object.contains_key("model_type") {
+        Ok((transformers::parse(text)?, Form::Transformers))
+    } else {
+        Err(
+            "it has neither timm's `pretrained_cfg` nor transformers' `model_type`, so it does not \
+             say how images are prepared"
+                .to_owned(),
+        )
+    }
+}
+
+/// Parses a text as each of the configurations.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(text: &str) {
+    let _ = parse_config(text);
+    let _ = preprocessor::parse(text);
 }
 
 /// Reads a configuration of bounded size.

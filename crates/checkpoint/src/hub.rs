@@ -37,6 +37,11 @@ pub use list::{CachedWeights, list};
 pub(crate) use names::shard_advice;
 use remote::{Listing, Remote};
 
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(body: &[u8]) {
+    remote::fuzz(body);
+}
+
 /// The name of the file that describes a checkpoint. In timm's form it includes the preprocessing.
 pub(crate) const CONFIG_FILE: &str = "config.json";
 

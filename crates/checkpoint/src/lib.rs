@@ -32,6 +32,8 @@ mod convert;
 mod description;
 mod error;
 pub mod formula;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod hub;
 mod labels;
 mod naming;

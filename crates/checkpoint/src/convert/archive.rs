@@ -64,6 +64,14 @@ impl<'a> Archive<'a> {
         }
     }
 
+    /// Returns an archive of these members.
+    #[cfg(fuzzing)]
+    pub(super) fn of(members: impl IntoIterator<Item = (String, &'a [u8])>) -> Self {
+        Self {
+            members: members.into_iter().collect(),
+        }
+    }
+
     /// Returns the content of a member, if there is one of this name.
     pub(super) fn find(&self, name: &str) -> Option<&'a [u8]> {
         self.members.get(name).copied()
@@ -149,12 +157,12 @@ fn read_entry(fixed: &[u8], name: &[u8], extra: &[u8]) -> Result<Entry, String> 
             "its member {name:?} is stored in {stored} bytes but should have {size}"
         ));
     }
-    let fits = |number: u64| usize::try_from(number).map_err(|_| format!("{number} bytes"));
-    Ok(Entry {
-        name,
-        header: fits(header)?,
-        size: fits(size)?,
-    })
+    let fits = |number: u64| {
+        usize::try_from(number)
+            .map_err(|_| format!("its member {name:?} is at byte {number} or as large"))
+    };
+    let (header, size) = (fits(header)?, fits(size)?);
+    Ok(Entry { name, header, size })
 }
 
 /// Returns the content of the extra field of wide numbers.

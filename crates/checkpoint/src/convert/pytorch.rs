@@ -81,7 +81,17 @@ pub(super) fn read_tensors(file: &[u8]) -> Result<ForeignTensors<'_>, String> {
         );
     }
     let pickle = Pickle::read(archive.member(&format!("{root}data.pkl"))?)?;
-    let state = find_state_dict(&pickle)?;
+    read_state(&pickle, &archive, root, file.len())
+}
+
+/// Reads the tensors that a pickle describes. Together they may have as many bytes as the file.
+pub(super) fn read_state<'a>(
+    pickle: &Pickle<'a>,
+    archive: &Archive<'a>,
+    root: &str,
+    file_bytes: usize,
+) -> Result<ForeignTensors<'a>, String> {
+    let state = find_state_dict(pickle)?;
     let mut found = ForeignTensors {
         tensors: Vec::new(),
         notes: state.notes,
@@ -90,13 +100,13 @@ pub(super) fn read_tensors(file: &[u8]) -> Result<ForeignTensors<'_>, String> {
     let names: Vec<&str> = state
         .entries
         .iter()
-        .filter(|(_, value)| is_tensor(&pickle, *value))
+        .filter(|(_, value)| is_tensor(pickle, *value))
         .map(|(name, _)| *name)
         .collect();
     let naming = Naming::detect_among(&names);
     let mut total = 0usize;
     for (name, value) in state.entries {
-        if !is_tensor(&pickle, value) {
+        if !is_tensor(pickle, value) {
             found.left_out.push(shown(name));
             continue;
         }
@@ -108,18 +118,17 @@ pub(super) fn read_tensors(file: &[u8]) -> Result<ForeignTensors<'_>, String> {
             }
             Role::Unknown(why) => return Err(why),
         }
-        let tensor = describe_tensor(&pickle, name, value)?;
+        let tensor = describe_tensor(pickle, name, value)?;
         let Some((dtype, size)) = element_type(&tensor)? else {
             continue;
         };
         let storage = archive.member(&format!("{root}data/{}", tensor.key))?;
         let elements = gather(&tensor, storage, size)?;
         total = total.saturating_add(elements.len());
-        if total > file.len() {
+        if total > file_bytes {
             return Err(format!(
-                "its tensors have more bytes than the file, which has {}: they show the same numbers \
-                 again and again",
-                file.len()
+                "its tensors have more bytes than the file, which has {file_bytes}: they show the same \
+                 numbers again and again"
             ));
         }
         let name = name.to_owned();

@@ -117,16 +117,6 @@ impl Remote {
     /// Asks in one call which commit the revision means now and which files it has, `file` among
     /// them.
     pub(super) async fn listing(&self, file: Option<&str>) -> Result<Listing, HubError> {
-        #[derive(Deserialize)]
-        struct Info {
-            sha: Option<String>,
-            siblings: Option<Vec<Sibling>>,
-        }
-        #[derive(Deserialize)]
-        struct Sibling {
-            rfilename: String,
-        }
-
         let doing = self.doing(None);
         let path = ["api", "models"].into_iter().chain(self.model.split('/'));
         let mut url = self.url(path.chain(["revision", &self.revision]))?;
@@ -141,32 +131,11 @@ impl Remote {
         let body = timeout(self.limits.metadata, question)
             .await
             .map_err(|_| doing.unreachable(no_answer(self.limits.metadata)))??;
-        let info: Info = serde_json::from_slice(&body)
-            .map_err(|error| self.protocol(format!("its answer is not understood: {error}")))?;
-        let commit = info
-            .sha
-            .ok_or_else(|| self.protocol("it names no commit"))?
-            .to_ascii_lowercase();
-        // The hash becomes part of a path.
-        if !names::is_hex(&commit, 40) {
-            return Err(self.protocol("the commit that it names is no commit hash"));
-        }
-        let siblings = info
-            .siblings
-            .ok_or_else(|| self.protocol("it lists no files"))?;
-        let files = || siblings.iter().map(|sibling| sibling.rfilename.as_str());
-        let weights =
-            names::choose_weights(files(), file).map_err(|found| HubError::NoWeights {
-                model: self.model.clone(),
-                commit: commit.clone(),
-                found,
-            })?;
-        let there = |name: &&str| files().any(|file| file == *name);
-        Ok(Listing {
-            commit,
-            weights,
-            choice: names::choose_weights(files(), None).unwrap_or_default(),
-            descriptions: DESCRIPTIONS.into_iter().filter(there).collect(),
+        let info = Info::parse(&body).map_err(|detail| self.protocol(detail))?;
+        info.choose(file).map_err(|found| HubError::NoWeights {
+            model: self.model.clone(),
+            commit: info.commit.clone(),
+            found,
         })
     }
 
@@ -378,6 +347,61 @@ impl Remote {
         }
         Ok(body)
     }
+}
+
+/// The hub's answer about a revision, as far as it is needed.
+struct Info {
+    commit: String,
+    files: Vec<String>,
+}
+
+impl Info {
+    fn parse(body: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Answer {
+            sha: Option<String>,
+            siblings: Option<Vec<Sibling>>,
+        }
+        #[derive(Deserialize)]
+        struct Sibling {
+            rfilename: String,
+        }
+        let answer: Answer = serde_json::from_slice(body)
+            .map_err(|error| format!("its answer is not understood: {error}"))?;
+        let commit = answer.sha.ok_or("it names no commit")?.to_ascii_lowercase();
+        // The hash becomes part of a path.
+        if !names::is_hex(&commit, 40) {
+            return Err("the commit that it names is no commit hash".to_owned());
+        }
+        let siblings = answer.siblings.ok_or("it lists no files")?;
+        Ok(Self {
+            commit,
+            files: siblings.into_iter().map(|file| file.rfilename).collect(),
+        })
+    }
+
+    /// Chooses the files to fetch; the error says which there are.
+    fn choose(&self, file: Option<&str>) -> Result<Listing, String> {
+        let files = || self.files.iter().map(String::as_str);
+        let there = |name: &&str| files().any(|file| file == *name);
+        Ok(Listing {
+            commit: self.commit.clone(),
+            weights: names::choose_weights(files(), file)?,
+            choice: names::choose_weights(files(), None).unwrap_or_default(),
+            descriptions: DESCRIPTIONS.into_iter().filter(there).collect(),
+        })
+    }
+}
+
+/// Reads bytes as an answer about a revision, whose names must be safe to join to a path.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(body: &[u8]) {
+    if let Ok(listing) = Info::parse(body).and_then(|info| info.choose(None)) {
+        let plain = |name: &str| !name.contains(['/', '\\', '\0']) && !name.starts_with('.');
+        assert!(plain(&listing.commit) && plain(&listing.weights) && plain(&listing.choice));
+    }
+    let etag = String::from_utf8_lossy(body);
+    assert!(!names::is_blob_name(&etag) || !etag.contains(['/', '\\', '\0']));
 }
 
 /// Returns where a redirect leads that names no host: to the same model under another name.
