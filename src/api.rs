@@ -5,7 +5,7 @@
 //! | listening, stopping, one connection | `server`, `connection` |
 //! | what surrounds every request | `middleware`, `guard`, `cors`, `trace` |
 //! | the contract, and the path of a request | `classify_image` |
-//! | further routes | `v1`, `inference`, `model`, `health`, `metrics`, `page` |
+//! | further routes | `v1`, `inference`, `model`, `health`, `metrics`, `page`, `documentation` |
 //! | failures and their statuses | `problem`, `failures` |
 //!
 //! Statuses and headers occur here and in no other module of the service.
@@ -15,12 +15,14 @@ mod classify_image;
 mod connection;
 mod context;
 mod cors;
+mod documentation;
 mod failures;
 mod guard;
 mod headers;
 mod health;
 mod images;
 mod inference;
+mod json;
 mod metrics;
 mod middleware;
 mod model;
@@ -34,8 +36,7 @@ mod trace;
 mod v1;
 
 use poem::middleware::{NormalizePath, TrailingSlash};
-use poem::web::{Data, Html};
-use poem::{Endpoint, EndpointExt, IntoResponse, Route, get, handler};
+use poem::{Endpoint, EndpointExt, Route, get};
 use poem_openapi::OpenApiService;
 
 pub use server::{BindError, Server, Stop};
@@ -77,22 +78,17 @@ fn with_last_slash(document: &str) -> String {
 /// last slash makes no difference.
 pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let service = openapi();
-    let page =
-        with_last_slash(&service.swagger_ui_html()).replace("<title>Swagger UI</title>", PAGE_HEAD);
     let cors = cors::Cors::new(state.access().origins.clone());
-    let context = middleware::RequestContext::new(state.metrics().cloned(), cors);
+    let context = middleware::RequestContext::new(
+        state.metrics().cloned(),
+        cors,
+        state.answer_memory().clone(),
+    );
     let guard = guard::Guard::new(state.access().clone());
     let metrics = state.serves_metrics();
-    let routes = page::routes(inference::routes(Route::new()))
-        .at(
-            "/openapi.json",
-            get(spec).data(Specification(specification())),
-        )
-        .at(
-            "/docs",
-            get(swagger).data(SwaggerPage(format!("<!DOCTYPE html>{page}"))),
-        )
-        .nest("/", service);
+    let routes = page::routes(inference::routes(Route::new()));
+    let routes = documentation::routes(routes, &specification(), &service.swagger_ui_html());
+    let routes = routes.nest("/", service);
     let routes = if metrics {
         routes.at("/metrics", get(metrics::text))
     } else {
@@ -110,29 +106,10 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
 pub fn metrics_app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     Route::new()
         .at("/metrics", get(metrics::text))
-        .with(middleware::RequestContext::new(None, cors::Cors::default()))
+        .with(middleware::RequestContext::new(
+            None,
+            cors::Cors::default(),
+            state.answer_memory().clone(),
+        ))
         .data(state)
-}
-
-/// What the head of Swagger UI's page lacks: a title of ours, and the viewport of a phone.
-const PAGE_HEAD: &str = "<title>imgclass: interface</title>\
-    <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-    <link rel=\"icon\" href=\"data:,\">";
-
-/// The page of Swagger UI, which contains its scripts, its styles and the specification.
-#[derive(Clone)]
-struct SwaggerPage(String);
-
-#[handler]
-fn swagger(Data(page): Data<&SwaggerPage>) -> Html<String> {
-    Html(page.0.clone())
-}
-
-/// The text of the specification.
-#[derive(Clone)]
-struct Specification(String);
-
-#[handler]
-fn spec(Data(document): Data<&Specification>) -> impl IntoResponse {
-    document.0.clone().with_content_type("application/json")
 }

@@ -1,22 +1,26 @@
-//! Reads request bodies within their limits and parses them as JSON.
+//! Reads request bodies within their limits; [`JsonBody`] parses them as JSON.
 //!
-//! Every parse error names the field that it is about. The `Content-Type` of a JSON body does not
-//! matter, so that plain `curl -d`, which calls its body a form, works.
+//! The `Content-Type` of a JSON body does not matter, so that plain `curl -d`, which calls its body a
+//! form, works.
 
+use std::io::{self, Write};
 use std::pin::pin;
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use futures_util::StreamExt;
-use poem::http::StatusCode;
+use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 use poem::{Body, Request, RequestBody};
 use poem_openapi::payload::{Json, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use tokio::time::Instant;
 
 use super::context::BodyMemory;
+use super::json;
 use super::problem::{Failure, RETRY_AFTER};
 use super::state::{ApiState, state_of};
 
@@ -49,16 +53,30 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         let bytes = read(request, body).await?;
-        Ok(Self(parse(&bytes)?))
+        Ok(Self(
+            json::read_object(&bytes, "a JSON object").map_err(Failure::from)?,
+        ))
     }
 }
 
-/// Reads a request's whole body. Its share of the memory for bodies is held until the request is
-/// answered.
+/// How many parts the time for a body has. A body that comes too slowly in one of them is refused
+/// at its end, so that a client which only announces a body, or stops within it, is found out early.
+const PARTS: u32 = 6;
+
+/// The least number of bytes in each part of the time.
+const LEAST: usize = 1024;
+
+/// What has arrived, divided by this, must arrive again in each part of the time: who holds much
+/// memory must be quick. It is less than half the pace of a body that comes evenly and just in time.
+const LEAST_SHARE: usize = 16;
+
+/// Reads a request's whole body and undoes its `Content-Encoding`. Its share of the memory for
+/// bodies is held until the request is answered.
 ///
 /// # Errors
 /// A [`Failure`] where the body is larger than the limit (before it is read, if its length was
-/// announced), comes too slowly, breaks off, or where the memory for bodies is used up.
+/// announced), has an encoding that is not read here, comes too slowly, breaks off, or where the
+/// memory for bodies is used up.
 pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Bytes, Failure> {
     let state = state_of(request)?;
     let limits = state.limits();
@@ -69,55 +87,258 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<By
         return Err(payload_too_large(limits.payload_limit));
     }
     let missing = || Failure::internal_because("the request has no share of the memory for bodies");
-    let memory = request.data::<BodyMemory>().ok_or_else(missing)?;
+    let encoding = encoding(request.headers())?;
+    let received = Received {
+        bytes: Vec::new(),
+        expected: announced.filter(|_| encoding == Encoding::Identity),
+        reserved: 0,
+        state,
+        memory: request.data::<BodyMemory>().ok_or_else(missing)?,
+        refusal: None,
+    };
     let body = body.take().map_err(Failure::internal_because)?;
-    let collecting = collect(body, announced.unwrap_or(0), state, memory);
+    let collecting = collect(body, Decoder::new(encoding, received), limits.body_timeout);
     let collected = tokio::time::timeout(limits.body_timeout, collecting).await;
-    collected.unwrap_or_else(|_| {
-        Err(Failure::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "request-timeout",
-            "The request came too slowly",
-            format!(
-                "the body was not complete after {} s",
-                limits.body_timeout.as_secs_f64()
-            ),
-        ))
-    })
+    collected.unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))
 }
 
-/// Reads what comes, however many bytes were announced. Memory for the announced bytes is reserved
-/// at once, and memory for further ones as they come.
+/// Reads what comes, however many bytes were announced.
 async fn collect(
     body: Body,
-    announced: usize,
-    state: &ApiState,
-    memory: &BodyMemory,
+    mut decoder: Decoder<'_>,
+    body_timeout: Duration,
 ) -> Result<Bytes, Failure> {
-    let limit = state.limits().payload_limit;
-    let reserve = |bytes: usize| -> Result<(), Failure> {
-        memory.hold(state.reserve_body(bytes).ok_or_else(no_room)?);
-        Ok(())
-    };
-    let mut reserved = announced;
-    reserve(announced)?;
-    let mut bytes = BytesMut::with_capacity(announced);
+    let mut pace = Pace::new(body_timeout / PARTS);
     let mut chunks = pin!(body.into_bytes_stream());
-    while let Some(chunk) = chunks.next().await {
+    loop {
+        pace.judge()?;
+        let Ok(chunk) = tokio::time::timeout_at(pace.end, chunks.next()).await else {
+            continue;
+        };
+        let Some(chunk) = chunk else { break };
         let chunk = chunk.map_err(|_| broken_off())?;
-        let length = bytes.len() + chunk.len();
+        pace.arrived += chunk.len();
+        decoder.write(&chunk)?;
+    }
+    decoder.finish()
+}
+
+/// Watches how fast a body comes.
+struct Pace {
+    part: Duration,
+    /// The end of the present part of the time.
+    end: Instant,
+    arrived: usize,
+    arrived_before: usize,
+}
+
+impl Pace {
+    fn new(part: Duration) -> Self {
+        Self {
+            part,
+            end: Instant::now() + part,
+            arrived: 0,
+            arrived_before: 0,
+        }
+    }
+
+    /// Refuses the body if a part of the time has ended in which too little came.
+    fn judge(&mut self) -> Result<(), Failure> {
+        if Instant::now() < self.end {
+            return Ok(());
+        }
+        let least = LEAST.max(self.arrived_before / LEAST_SHARE);
+        if self.arrived - self.arrived_before < least {
+            return Err(too_slow(self.part));
+        }
+        self.arrived_before = self.arrived;
+        self.end = Instant::now() + self.part;
+        Ok(())
+    }
+}
+
+fn too_slow(time: Duration) -> Failure {
+    Failure::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "request-timeout",
+        "The request came too slowly",
+        format!(
+            "the body was not complete, or too little of it came, after {} s",
+            time.as_secs_f64()
+        ),
+    )
+}
+
+/// The part of a body that has arrived. Memory is reserved as bytes arrive, so that an announcement
+/// costs nothing.
+struct Received<'a> {
+    bytes: Vec<u8>,
+    /// The announced length, beyond which nothing comes.
+    expected: Option<usize>,
+    reserved: usize,
+    state: &'a ApiState,
+    memory: &'a BodyMemory,
+    /// Why the last write failed. A [`Write`] cannot return it.
+    refusal: Option<Failure>,
+}
+
+impl<'a> Received<'a> {
+    /// Returns what has arrived, and leaves nothing behind.
+    fn take(&mut self) -> Received<'a> {
+        Received {
+            bytes: std::mem::take(&mut self.bytes),
+            refusal: self.refusal.take(),
+            ..*self
+        }
+    }
+
+    fn push(&mut self, chunk: &[u8]) -> Result<(), Failure> {
+        let limit = self.state.limits().payload_limit;
+        let length = self.bytes.len() + chunk.len();
         if length > limit {
             return Err(payload_too_large(limit));
         }
-        if length > reserved {
-            // Doubled each time, as the buffer itself grows.
-            let more = length.max(2 * reserved).min(limit) - reserved;
-            reserve(more)?;
-            reserved += more;
+        if length > self.reserved {
+            // Doubled each time, so that a long body is copied rarely.
+            let most = self.expected.unwrap_or(limit);
+            let capacity = (2 * self.reserved).min(most).max(length);
+            let share = self.state.reserve_body(capacity - self.reserved);
+            self.memory.hold(share.ok_or_else(no_room)?);
+            self.reserved = capacity;
+            self.bytes.reserve_exact(capacity - self.bytes.len());
         }
-        bytes.extend_from_slice(&chunk);
+        self.bytes.extend_from_slice(chunk);
+        Ok(())
     }
-    Ok(bytes.freeze())
+}
+
+impl Write for Received<'_> {
+    fn write(&mut self, chunk: &[u8]) -> io::Result<usize> {
+        match self.push(chunk) {
+            Ok(()) => Ok(chunk.len()),
+            Err(refusal) => {
+                self.refusal = Some(refusal);
+                Err(io::ErrorKind::Other.into())
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The encodings of bodies that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Identity,
+    Gzip,
+    Deflate,
+}
+
+/// Returns the encoding of a body by the headers of its request.
+fn encoding(headers: &HeaderMap) -> Result<Encoding, Failure> {
+    let mut encoding = Encoding::Identity;
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        for name in text.split(',').map(str::trim) {
+            let next = match name.to_ascii_lowercase().as_str() {
+                "" | "identity" => continue,
+                "gzip" | "x-gzip" => Encoding::Gzip,
+                "deflate" => Encoding::Deflate,
+                _ => return Err(unsupported_encoding(&text)),
+            };
+            if encoding != Encoding::Identity {
+                return Err(unsupported_encoding(&text));
+            }
+            encoding = next;
+        }
+    }
+    Ok(encoding)
+}
+
+fn unsupported_encoding(text: &str) -> Failure {
+    Failure::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported-encoding",
+        "The encoding is not supported",
+        format!("Content-Encoding is {text}; send the body plain, or by gzip or deflate once"),
+    )
+    .with_header(
+        header::ACCEPT_ENCODING,
+        HeaderValue::from_static("gzip, deflate"),
+    )
+}
+
+/// Undoes the encoding of a body as it arrives. What it makes of the body counts against the limits
+/// like a plain body, so a small body that expands without end is cut off.
+enum Decoder<'a> {
+    Plain(Received<'a>),
+    Gzip(MultiGzDecoder<Received<'a>>),
+    /// Deflate, of which the first byte says whether it has the frame of zlib, as it should.
+    Unknown(Received<'a>),
+    Zlib(ZlibDecoder<Received<'a>>),
+    Raw(DeflateDecoder<Received<'a>>),
+}
+
+impl<'a> Decoder<'a> {
+    fn new(encoding: Encoding, received: Received<'a>) -> Self {
+        match encoding {
+            Encoding::Identity => Self::Plain(received),
+            Encoding::Gzip => Self::Gzip(MultiGzDecoder::new(received)),
+            Encoding::Deflate => Self::Unknown(received),
+        }
+    }
+
+    fn write(&mut self, chunk: &[u8]) -> Result<(), Failure> {
+        if let (Self::Unknown(received), Some(first)) = (&mut *self, chunk.first()) {
+            // The low half of zlib's first byte is its method, 8. In raw deflate these bits would be
+            // a stored block, whose padding encoders leave at 0.
+            let received = received.take();
+            *self = if first & 0x0f == 8 {
+                Self::Zlib(ZlibDecoder::new(received))
+            } else {
+                Self::Raw(DeflateDecoder::new(received))
+            };
+        }
+        let (outcome, received) = match self {
+            Self::Plain(received) => return received.push(chunk),
+            Self::Unknown(_) => return Ok(()),
+            Self::Gzip(decoder) => (decoder.write_all(chunk), decoder.get_mut()),
+            Self::Zlib(decoder) => (decoder.write_all(chunk), decoder.get_mut()),
+            Self::Raw(decoder) => (decoder.write_all(chunk), decoder.get_mut()),
+        };
+        outcome.map_err(|error| {
+            received
+                .refusal
+                .take()
+                .unwrap_or_else(|| undecodable(&error))
+        })
+    }
+
+    /// Ends the body and returns it.
+    fn finish(mut self) -> Result<Bytes, Failure> {
+        let (outcome, received) = match &mut self {
+            Self::Plain(received) | Self::Unknown(received) => (Ok(()), received),
+            Self::Gzip(decoder) => (decoder.try_finish(), decoder.get_mut()),
+            Self::Zlib(decoder) => (decoder.try_finish(), decoder.get_mut()),
+            Self::Raw(decoder) => (decoder.try_finish(), decoder.get_mut()),
+        };
+        match (received.refusal.take(), outcome) {
+            (Some(refusal), _) => Err(refusal),
+            (None, Err(error)) => Err(undecodable(&error)),
+            (None, Ok(())) => Ok(std::mem::take(&mut received.bytes).into()),
+        }
+    }
+}
+
+fn undecodable(error: &io::Error) -> Failure {
+    Failure::new(
+        StatusCode::BAD_REQUEST,
+        "malformed-encoding",
+        "The body cannot be decoded",
+        format!("the body is not what its Content-Encoding says, or ends early: {error}"),
+    )
 }
 
 fn payload_too_large(limit: usize) -> Failure {
@@ -146,41 +367,4 @@ fn broken_off() -> Failure {
         "The body is incomplete",
         "the body ended before it was complete",
     )
-}
-
-/// Parses a JSON object.
-///
-/// # Errors
-/// A [`Failure`] where the bytes are not JSON, not an object, or where a field is wrong.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| malformed_json(error.to_string()))?;
-    if !value.is_object() {
-        return Err(Failure::invalid_request("expected a JSON object"));
-    }
-    typed(value)
-}
-
-fn malformed_json(detail: String) -> Failure {
-    Failure::new(
-        StatusCode::BAD_REQUEST,
-        "malformed-json",
-        "The body is not JSON",
-        detail,
-    )
-}
-
-/// Converts a JSON value to `T`.
-///
-/// # Errors
-/// A [`Failure`] that names the field that is wrong.
-pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, Failure> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let reason = error.into_inner();
-        Failure::invalid_request(match path.as_str() {
-            "." => reason.to_string(),
-            field => format!("{field}: {reason}"),
-        })
-    })
 }

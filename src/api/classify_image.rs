@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use super::body::JsonBody;
 use super::headers::{model_header, server_timing};
+use super::json::id;
 use super::options::{DEFAULT_TOP_K, default_top_k, example_image, shortest, top_k_or_default};
 use super::problem::Failure;
 use super::state::ApiState;
@@ -30,6 +31,7 @@ use crate::service::{Ask, Prediction, Source};
 #[oai(example)]
 pub(super) struct ClassifyImageRequest {
     /// Your user's id. It comes back unchanged.
+    #[serde(deserialize_with = "id")]
     user_id: String,
     /// Where the image is: an `http:` or `https:` URL of a public server, or `data:image/...;base64,...` with the image itself.
     /// JPEG, PNG, WebP, GIF, BMP or TIFF.

@@ -2,7 +2,11 @@
 //!
 //! The connection is watched for clients that send a request head slowly, stay without a request,
 //! or do not read their answers. [`Watched`] records in an [`Activity`] what passes through the
-//! socket, and [`too_long`] ends the connection when the activity has a deadline that passes.
+//! socket, [`Unsent`] what becomes of each answer, and [`too_long`] ends the connection when the
+//! activity has a deadline that passes.
+//!
+//! On HTTP/2 a client can keep a connection busy with PINGs and settings and take no byte of its
+//! answers. So only data that leave count as progress, for each answer by itself.
 
 use std::future::Future;
 use std::io;
@@ -12,18 +16,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use poem::http::uri::Scheme;
-use poem::http::{self, Version};
+use poem::http::uri::{Authority, Scheme};
+use poem::http::{self, Version, header};
 use poem::web::{LocalAddr, RemoteAddr};
-use poem::{Addr, Endpoint, Response};
+use poem::{Addr, Endpoint, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
+use super::context::{AnswerMemory, WrongHost};
 use crate::config::ConnectionLimits;
 
 /// The most requests on one HTTP/2 connection at one time.
@@ -37,6 +43,19 @@ const MAX_HEAD: u32 = 16 * 1024;
 /// attack (CVE-2023-44487).
 const MAX_RESET_STREAMS: usize = 20;
 
+/// How many bytes of request bodies a client may send ahead on one HTTP/2 stream and on one HTTP/2
+/// connection. Bodies are read as they come, so this bounds the rate on links with a long delay: to
+/// 2.5 MB/s for a stream at 100 ms.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+
+/// How much of an answer is handed to the connection at one time.
+const PIECE: usize = 16 * 1024;
+
+/// How many bytes of answers may wait for one client. While more wait, its further requests wait
+/// too.
+const MAX_UNSENT: u64 = 256 * 1024;
+
 /// How long a connection that was told to end may take for its last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
@@ -45,7 +64,7 @@ const LAST_BYTES: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(300);
 
 /// What a connection is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 struct Activity {
     /// How many requests have no answer yet.
     requests: usize,
@@ -55,6 +74,20 @@ struct Activity {
     in_head: bool,
     /// Says that the connection is HTTP/2, where bytes between requests need not be a head.
     multiplexed: bool,
+    /// The answers that have begun and have not left as a whole.
+    answers: Vec<Unread>,
+    /// The number of the next answer.
+    next_answer: u64,
+}
+
+/// What the client has still to read of one answer.
+#[derive(Debug)]
+struct Unread {
+    answer: u64,
+    /// When a piece of it last left.
+    since: Instant,
+    /// How many bytes wait in memory.
+    bytes: u64,
 }
 
 impl Activity {
@@ -66,18 +99,29 @@ impl Activity {
             since: Instant::now(),
             in_head: true,
             multiplexed: false,
+            answers: Vec::new(),
+            next_answer: 0,
         }
     }
 
     /// Returns when the connection will have been in its state for too long; `None` while it has
-    /// requests, which have time limits of their own.
+    /// only requests, which have time limits of their own.
     fn deadline(&self, limits: &ConnectionLimits) -> Option<Instant> {
+        let oldest = self.answers.iter().map(|unread| unread.since).min();
+        if let Some(since) = oldest {
+            return Some(since + limits.header_timeout);
+        }
         let patience = match self {
             Self { requests: 1.., .. } => return None,
             Self { in_head: true, .. } => limits.header_timeout,
             Self { in_head: false, .. } => limits.keep_alive_timeout,
         };
         Some(self.since + patience)
+    }
+
+    /// Returns how many bytes of answers wait for the client.
+    fn unsent(&self) -> u64 {
+        self.answers.iter().map(|unread| unread.bytes).sum()
     }
 }
 
@@ -107,11 +151,16 @@ pub(super) async fn serve<E>(
             // between.
             let busy = Busy::new(activity.clone(), request.version());
             let endpoint = endpoint.clone();
-            let request = (request, local.clone(), remote.clone(), Scheme::HTTP).into();
+            let wrong_host = wrong_host(&request);
+            let mut request: Request =
+                (request, local.clone(), remote.clone(), Scheme::HTTP).into();
+            if let Some(wrong) = wrong_host {
+                request.set_data(wrong);
+            }
             async move {
+                busy.wait_for_the_client().await;
                 let response = endpoint.get_response(request).await;
-                drop(busy);
-                Ok::<_, std::convert::Infallible>(http::Response::from(response))
+                Ok::<_, std::convert::Infallible>(busy.answered(response))
             }
         }
     });
@@ -173,6 +222,9 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
         .http2()
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(PIECE)
         .max_header_list_size(MAX_HEAD)
         .max_pending_accept_reset_streams(MAX_RESET_STREAMS);
     builder
@@ -204,6 +256,23 @@ async fn too_long(changes: &mut watch::Receiver<Activity>, limits: &ConnectionLi
     }
 }
 
+/// Judges the `Host` of a request by RFC 9112, section 3.2: one that is an authority, or empty, and
+/// none only in HTTP/1.0 and in HTTP/2, where the target may have the authority.
+fn wrong_host(request: &http::Request<Incoming>) -> Option<WrongHost> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() == Version::HTTP_11 => Some(WrongHost::Missing),
+        (None, _) => None,
+        (Some(_), Some(_)) => Some(WrongHost::Several),
+        (Some(host), None) => {
+            let text = host.to_str().unwrap_or("@");
+            let is_host = |authority: Authority| !authority.as_str().contains('@');
+            let fits = text.is_empty() || text.parse().is_ok_and(is_host);
+            (!fits).then_some(WrongHost::Malformed)
+        }
+    }
+}
+
 /// Counts a request in the activity until it has its answer.
 struct Busy(Shared);
 
@@ -216,12 +285,126 @@ impl Busy {
         });
         Self(activity)
     }
+
+    /// Waits until the client has read enough of its earlier answers.
+    async fn wait_for_the_client(&self) {
+        if self.0.borrow().unsent() > MAX_UNSENT {
+            until(&mut self.0.subscribe(), |now| now.unsent() <= MAX_UNSENT).await;
+        }
+    }
+
+    /// Makes an answer whose way to the client is watched.
+    fn answered(
+        self,
+        response: Response,
+    ) -> http::Response<Unsent<impl Body<Data = Bytes, Error = io::Error> + Unpin + 'static>> {
+        let mut response = response;
+        let memory = response.extensions_mut().remove::<AnswerMemory>();
+        let (parts, body) = http::Response::from(response).into_parts();
+        let bytes = match memory {
+            Some(_) => body.size_hint().lower(),
+            None => 0,
+        };
+        let mut answer = 0;
+        self.0.send_modify(|now| {
+            answer = now.next_answer;
+            now.next_answer += 1;
+            let since = Instant::now();
+            now.answers.push(Unread {
+                answer,
+                since,
+                bytes,
+            });
+        });
+        let unsent = Unsent {
+            body,
+            piece: Bytes::new(),
+            answer,
+            activity: self.0.clone(),
+            _memory: memory,
+        };
+        http::Response::from_parts(parts, unsent)
+    }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.send_modify(|now| {
             now.requests = now.requests.saturating_sub(1);
+            now.since = Instant::now();
+        });
+    }
+}
+
+/// The body of an answer, which leaves piece by piece.
+///
+/// The connection takes a piece when the one before it has left, or nearly so, because the client
+/// has opened its window on HTTP/2 and because the socket has taken it on HTTP/1. So a piece that is
+/// taken is progress.
+struct Unsent<B> {
+    body: B,
+    /// What is left of the last part of the body.
+    piece: Bytes,
+    answer: u64,
+    activity: Shared,
+    _memory: Option<AnswerMemory>,
+}
+
+impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Body for Unsent<B> {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.piece.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.piece = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+        let length = self.piece.len().min(PIECE);
+        let piece = self.piece.split_to(length);
+        let answer = self.answer;
+        self.activity.send_if_modified(|now| {
+            let unread = now
+                .answers
+                .iter_mut()
+                .find(|unread| unread.answer == answer);
+            if let Some(unread) = unread {
+                unread.since = Instant::now();
+                unread.bytes = unread.bytes.saturating_sub(length as u64);
+            }
+            // Requests may wait for this.
+            now.requests > 0
+        });
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.piece.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (rest, piece) = (self.body.size_hint(), self.piece.len() as u64);
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + piece);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + piece);
+        }
+        hint
+    }
+}
+
+impl<B> Drop for Unsent<B> {
+    fn drop(&mut self) {
+        let answer = self.answer;
+        self.activity.send_modify(|now| {
+            now.answers.retain(|unread| unread.answer != answer);
             now.since = Instant::now();
         });
     }
@@ -276,11 +459,11 @@ impl Watched {
         }
     }
 
-    /// Records that bytes of an answer were written.
+    /// Records that bytes of an answer were written. On HTTP/2 bytes need not be of an answer.
     fn wrote(&self, progress: &Poll<io::Result<usize>>) {
         if matches!(progress, Poll::Ready(Ok(1..))) {
             self.activity.send_if_modified(|now| {
-                if !now.in_head {
+                if !now.in_head && !now.multiplexed {
                     now.since = Instant::now();
                 }
                 false

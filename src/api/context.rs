@@ -1,4 +1,4 @@
-//! What the middleware attaches to every request for the layers below it.
+//! What the layers of the interface attach to requests and to answers for each other.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,4 +38,26 @@ impl BodyMemory {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.push(share);
     }
+}
+
+/// The share of the memory for answers that an answer holds until it has left.
+#[derive(Debug, Clone)]
+pub(super) struct AnswerMemory(#[allow(dead_code)] Arc<OwnedSemaphorePermit>);
+
+impl AnswerMemory {
+    pub(super) fn new(share: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(share))
+    }
+}
+
+/// Marks an answer whose bytes all requests share, so that it takes no memory of its own.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SharedAnswer;
+
+/// What is wrong with the `Host` of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WrongHost {
+    Missing,
+    Several,
+    Malformed,
 }

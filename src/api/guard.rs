@@ -12,11 +12,20 @@ use poem::{Addr, Endpoint, IntoResponse, Middleware, Request, Response};
 
 use super::problem::Failure;
 use super::rate::{Caller, RateLimiter};
-use crate::config::{Access, ApiKey, caller_address};
+use crate::config::{Access, ApiKey, RateLimit, caller_address};
 
-/// The routes that are open to everybody: probes and scrapers carry no keys, and the documentation
-/// says nothing secret.
-const OPEN: [&str; 14] = [
+/// The routes of probes and scrapers. They carry no keys, and a refusal for their rate would have the
+/// service restarted. Their answers are short and cost nothing.
+const PROBES: [&str; 5] = [
+    "/health/live",
+    "/health/ready",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/metrics",
+];
+
+/// The page and the documentation, which say nothing secret and so need no key.
+const OPEN: [&str; 9] = [
     "/",
     "/index.html",
     "/page.css",
@@ -25,13 +34,15 @@ const OPEN: [&str; 14] = [
     "/example.jpg",
     "/docs",
     "/openapi.json",
-    "/health/live",
-    "/health/ready",
     "/v2",
-    "/v2/health/live",
-    "/v2/health/ready",
-    "/metrics",
 ];
+
+/// How many open routes one caller may ask for at once, at least: the page has five files, and
+/// browsers ask for all of them in one moment.
+const OPEN_BURST: u32 = 20;
+
+/// How many open routes one caller may ask for in a second, at least.
+const OPEN_RATE: f64 = 2.0;
 
 /// The middleware that stands before the routes.
 pub(super) struct Guard {
@@ -41,13 +52,26 @@ pub(super) struct Guard {
 struct Rules {
     access: Access,
     rate: Option<RateLimiter>,
+    /// The limit for the open routes, whose answers are cheaper. A key changes nothing there.
+    open_rate: Option<RateLimiter>,
 }
 
 impl Guard {
     pub(super) fn new(access: Access) -> Self {
         let rate = access.rate.map(RateLimiter::new);
+        let open_rate = access.rate.map(|limit| {
+            RateLimiter::new(RateLimit {
+                per_second: limit.per_second.max(OPEN_RATE),
+                burst: limit.burst.max(OPEN_BURST),
+            })
+        });
+        let rules = Rules {
+            access,
+            rate,
+            open_rate,
+        };
         Self {
-            rules: Arc::new(Rules { access, rate }),
+            rules: Arc::new(rules),
         }
     }
 }
@@ -72,7 +96,10 @@ impl<E: Endpoint> Endpoint for GuardedEndpoint<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
-        if !OPEN.contains(&request.uri().path()) {
+        let path = request.uri().path();
+        if OPEN.contains(&path) {
+            self.rules.judge_open(&request)?;
+        } else if !PROBES.contains(&path) {
             self.rules.judge(&request)?;
         }
         self.inner
@@ -96,6 +123,15 @@ impl Rules {
             return Err(unauthorized());
         }
         Ok(())
+    }
+
+    /// Lets a request for an open route pass, or says that its caller asks too often.
+    fn judge_open(&self, request: &Request) -> Result<(), Failure> {
+        let Some(rate) = &self.open_rate else {
+            return Ok(());
+        };
+        let caller = Caller::Address(self.address(request));
+        rate.take(caller, Instant::now()).map_err(rate_limited)
     }
 
     /// Returns the index of the key that the request carries, if it is one of ours.

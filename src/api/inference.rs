@@ -2,6 +2,7 @@
 //! Serving's REST interface ([`tfs`]). [`protocol`] has what the two share, their form of errors above
 //! all.
 
+mod named_images;
 mod oip;
 mod protocol;
 mod tensor;

@@ -6,22 +6,27 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
+use http_body_util::combinators::BoxBody;
+use hyper::body::Body as _;
 use poem::http::{HeaderValue, Method, StatusCode};
-use poem::{Endpoint, IntoResponse, Middleware, PathPattern, Request, Response};
+use poem::{Body, Endpoint, IntoResponse, Middleware, PathPattern, Request, Response};
 use poem_openapi::error::ParseParamError;
+use tokio::sync::Semaphore;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use super::context::{BodyMemory, RequestId};
+use super::context::{AnswerMemory, BodyMemory, RequestId, SharedAnswer, WrongHost};
 use super::cors::Cors;
 use super::inference;
-use super::problem::Failure;
+use super::problem::{Failure, RETRY_AFTER};
 use super::trace;
 use crate::metrics::Metrics;
 
@@ -32,17 +37,30 @@ const MAX_REQUEST_ID: usize = 128;
 /// choose them.
 const UNMATCHED: &str = "unmatched";
 
+/// The longest answer that may leave whatever else waits to leave: those of probes, and refusals.
+const SMALL_ANSWER: u64 = 1024;
+
 /// The middleware around all routes.
 pub(super) struct RequestContext {
     metrics: Option<Arc<Metrics>>,
     cors: Cors,
+    answer_memory: Arc<Semaphore>,
 }
 
 impl RequestContext {
     /// Makes a middleware that counts into `metrics`, if there are any, and lets the pages of the
-    /// origins of `cors` read every answer, errors too.
-    pub(super) fn new(metrics: Option<Arc<Metrics>>, cors: Cors) -> Self {
-        Self { metrics, cors }
+    /// origins of `cors` read every answer, errors too. Answers hold shares of `answer_memory`, of
+    /// which a permit stands for a KiB, until they have left.
+    pub(super) fn new(
+        metrics: Option<Arc<Metrics>>,
+        cors: Cors,
+        answer_memory: Arc<Semaphore>,
+    ) -> Self {
+        Self {
+            metrics,
+            cors,
+            answer_memory,
+        }
     }
 }
 
@@ -54,6 +72,7 @@ impl<E: Endpoint> Middleware<E> for RequestContext {
             inner,
             metrics: self.metrics.clone(),
             cors: self.cors.clone(),
+            answer_memory: self.answer_memory.clone(),
         }
     }
 }
@@ -62,6 +81,7 @@ pub(super) struct ContextEndpoint<E> {
     inner: E,
     metrics: Option<Arc<Metrics>>,
     cors: Cors,
+    answer_memory: Arc<Semaphore>,
 }
 
 /// What is remembered of a request while it is worked on.
@@ -113,6 +133,9 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
 
 impl<E: Endpoint> ContextEndpoint<E> {
     async fn answer(&self, request: Request) -> poem::Result<Response> {
+        if let Some(wrong) = request.data::<WrongHost>() {
+            return Err(bad_host(*wrong).into());
+        }
         match self.cors.preflight(&request) {
             Some(response) => Ok(response),
             None => Ok(self.inner.call(request).await?.into_response()),
@@ -126,7 +149,7 @@ impl<E: Endpoint> ContextEndpoint<E> {
         answer: std::thread::Result<poem::Result<Response>>,
         asked: &Asked,
     ) -> (Response, Option<PathPattern>) {
-        let (mut response, pattern) = match answer {
+        let (response, pattern) = match answer {
             Ok(Ok(response)) => {
                 let pattern = response.data::<PathPattern>().cloned();
                 (response, pattern)
@@ -140,11 +163,40 @@ impl<E: Endpoint> ContextEndpoint<E> {
                 (framework_response(failure, asked), None)
             }
         };
+        let mut response = self.hold(response, asked);
         self.cors.open(&mut response, asked.origin.clone());
         if let Ok(value) = HeaderValue::from_str(asked.id.as_str()) {
             response.headers_mut().insert("x-request-id", value);
         }
         (response, pattern)
+    }
+
+    /// Takes memory for an answer until it has left. An answer for which there is none becomes 503.
+    fn hold(&self, mut response: Response, asked: &Asked) -> Response {
+        if response.data::<SharedAnswer>().is_some() {
+            return response;
+        }
+        let body: BoxBody<Bytes, io::Error> = response.take_body().into();
+        let length = body.size_hint().lower();
+        response.set_body(Body::from(body));
+        if length <= SMALL_ANSWER {
+            return response;
+        }
+        let permits = u32::try_from(length.div_ceil(1024)).unwrap_or(u32::MAX);
+        let memory = self.answer_memory.clone();
+        match memory.try_acquire_many_owned(permits) {
+            Ok(share) => response.set_data(AnswerMemory::new(share)),
+            Err(_) => {
+                let failure = Failure::unavailable(
+                    "overloaded",
+                    "Overloaded",
+                    "too many answers wait to be read; try again after the time in Retry-After",
+                    RETRY_AFTER,
+                );
+                response = framework_response(failure, asked);
+            }
+        }
+        response
     }
 
     /// Tells the trace, the metrics and the log about a response.
@@ -241,6 +293,18 @@ fn error_response(error: poem::Error, asked: &Asked) -> Response {
         Failure::of_framework(error.status(), asked.method.as_str(), &asked.path)
     };
     framework_response(failure, asked)
+}
+
+fn bad_host(wrong: WrongHost) -> Failure {
+    let detail = match wrong {
+        WrongHost::Missing => "the request has no Host header, which HTTP/1.1 asks for",
+        WrongHost::Several => "the request has more than one Host header",
+        WrongHost::Malformed => {
+            "the Host header must be a host name or address, and perhaps a port"
+        }
+    };
+    let (code, title) = ("bad-request", "The request is malformed");
+    Failure::new(StatusCode::BAD_REQUEST, code, title, detail)
 }
 
 /// Renders a failure that no route knows about, in the form that belongs to the path.

@@ -3,7 +3,9 @@
 
 use poem::http::{Uri, header};
 use poem::web::Data;
-use poem::{EndpointExt, IntoResponse, Request, Response, Route, get, handler};
+use poem::{EndpointExt, Request, Response, Route, get, handler};
+
+use super::context::SharedAnswer;
 
 /// What the page may do: run its own script and style, show its own pictures and those that it
 /// makes, and talk to its own server. No other page may frame it.
@@ -76,13 +78,13 @@ pub(super) fn routes(route: Route) -> Route {
 
 #[handler]
 fn serve(Data(asset): Data<&Asset>) -> Response {
-    asset
-        .bytes
-        .with_content_type(asset.content_type)
-        .with_header("content-security-policy", POLICY)
-        .with_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .with_header(header::REFERRER_POLICY, "no-referrer")
+    Response::builder()
+        .content_type(asset.content_type)
+        .header("content-security-policy", POLICY)
+        .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+        .header(header::REFERRER_POLICY, "no-referrer")
         // Browsers ask again each time, so that a new version shows at once.
-        .with_header(header::CACHE_CONTROL, "no-cache")
-        .into_response()
+        .header(header::CACHE_CONTROL, "no-cache")
+        .extension(SharedAnswer)
+        .body(asset.bytes)
 }

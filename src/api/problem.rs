@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use poem::http::{HeaderValue, StatusCode, header};
+use poem::http::{HeaderName, HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
 use poem_openapi::payload::Json;
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
@@ -25,6 +25,28 @@ pub(super) const RETRY_AFTER: u32 = 1;
 /// Seconds after which a starting service may be ready, or a load balancer has left a stopping one.
 pub(super) const RETRY_AFTER_RESTART: u32 = 5;
 
+/// The longest text about one failure, in bytes.
+///
+/// Such texts repeat what the client has sent, for example the name of a field, which may be as long
+/// as the body.
+const MAX_DETAIL: usize = 1000;
+
+/// The longest part of such a text that repeats a name which the client has chosen, in bytes.
+const MAX_NAME: usize = 200;
+
+/// Cuts a name that a client has chosen off at [`MAX_NAME`].
+pub(super) fn clip<'a>(name: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
+    clip_at(name.into(), MAX_NAME)
+}
+
+fn clip_at(text: Cow<'_, str>, length: usize) -> Cow<'_, str> {
+    if text.len() <= length {
+        return text;
+    }
+    let end = text.floor_char_boundary(length);
+    Cow::Owned(format!("{}... ({} bytes)", &text[..end], text.len()))
+}
+
 /// One way in which a request has failed.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -33,6 +55,7 @@ pub(super) struct Failure {
     title: &'static str,
     detail: Cow<'static, str>,
     retry_after: Option<u32>,
+    header: Option<(HeaderName, HeaderValue)>,
     log: Option<LogLine>,
 }
 
@@ -62,8 +85,9 @@ impl Failure {
             status,
             code,
             title,
-            detail: detail.into(),
+            detail: clip_at(detail.into(), MAX_DETAIL),
             retry_after: None,
+            header: None,
             log: None,
         }
     }
@@ -76,12 +100,26 @@ impl Failure {
         }
     }
 
+    /// Adds a header that the status asks for.
+    pub(super) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
+        Self {
+            header: Some((name, value)),
+            ..self
+        }
+    }
+
     /// Puts `text` into the log, for what the client or another server has caused.
     pub(super) fn logged_as_info(self, text: impl ToString) -> Self {
         Self {
             log: Some(LogLine::Info(text.to_string())),
             ..self
         }
+    }
+
+    /// The body is not JSON.
+    pub(super) fn malformed_json(detail: impl Into<Cow<'static, str>>) -> Self {
+        let (code, title) = ("malformed-json", "The body is not JSON");
+        Self::new(StatusCode::BAD_REQUEST, code, title, detail)
     }
 
     /// The request is well-formed, but not what the route asks for.
@@ -205,6 +243,9 @@ impl Failure {
         if let Some(seconds) = self.retry_after {
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some((name, value)) = &self.header {
+            response.headers_mut().insert(name, value.clone());
         }
     }
 }

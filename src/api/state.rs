@@ -14,6 +14,10 @@ use crate::service::Service;
 /// would end at 4 GiB if they counted bytes.
 const KIB: u64 = 1024;
 
+/// The memory for answers that have not left yet, of all clients together. The largest answers are
+/// heat maps of 1.5 MB and the numbers of many images, of which this holds some 80.
+const ANSWER_MEMORY_KIB: usize = 128 * 1024;
+
 /// The state of the HTTP interface; its clones share everything.
 #[derive(Clone)]
 pub struct ApiState {
@@ -23,6 +27,7 @@ pub struct ApiState {
     metrics_apart: bool,
     access: Arc<Access>,
     body_memory: Arc<Semaphore>,
+    answer_memory: Arc<Semaphore>,
     model_name: Arc<str>,
 }
 
@@ -37,6 +42,7 @@ impl ApiState {
             metrics_apart: false,
             access: Arc::default(),
             body_memory: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            answer_memory: Arc::new(Semaphore::new(ANSWER_MEMORY_KIB)),
             model_name: DEFAULT_MODEL_NAME.into(),
         }
     }
@@ -91,6 +97,11 @@ impl ApiState {
         let permits = u32::try_from((bytes as u64).div_ceil(KIB)).unwrap_or(u32::MAX);
         let memory = self.body_memory.clone().try_acquire_many_owned(permits);
         memory.ok()
+    }
+
+    /// Returns the memory for answers, of which one permit stands for a KiB.
+    pub(super) fn answer_memory(&self) -> &Arc<Semaphore> {
+        &self.answer_memory
     }
 
     /// Returns the service.

@@ -18,6 +18,10 @@ pub struct HttpLimits {
     pub max_images: usize,
 }
 
+/// The most that `--max-images-per-request` may say. Requests are read under this bound, whatever
+/// the option says.
+pub const MAX_IMAGES_PER_REQUEST: usize = 1024;
+
 /// The default of `--served-model-name`.
 pub const DEFAULT_MODEL_NAME: &str = "resnet50";
 
@@ -65,7 +69,7 @@ pub struct ServerArgs {
         long,
         value_name = "N",
         default_value_t = 32,
-        value_parser = whole_number_parser(1..=1024),
+        value_parser = whole_number_parser(1..=MAX_IMAGES_PER_REQUEST),
         env = "IMGCLASS_MAX_IMAGES_PER_REQUEST"
     )]
     pub max_images_per_request: usize,

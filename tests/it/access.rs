@@ -105,6 +105,23 @@ async fn with_keys_only_what_probes_and_readers_need_is_open() {
     assert_eq!(status(client.post("/classify_image")).await, 401);
 }
 
+#[tokio::test]
+async fn the_page_and_the_documentation_have_a_rate_of_their_own_and_probes_have_none() {
+    let client = client(&["--rate-limit", "0.01", "--rate-limit-burst", "1"]);
+    for _ in 0..100 {
+        assert_eq!(status(client.get("/health/live")).await, 200);
+    }
+    let mut passed = 0;
+    for _ in 0..100 {
+        match status(client.get("/docs")).await {
+            200 => passed += 1,
+            other => assert_eq!(other, 429),
+        }
+    }
+    assert!((20..30).contains(&passed), "a page load passes: {passed}");
+    assert_eq!(status(client.get("/v1/model")).await, PASSED);
+}
+
 #[test]
 fn keys_come_from_a_file_too_and_one_that_holds_none_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");

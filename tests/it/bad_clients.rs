@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::support::pictures::example;
 use crate::support::serving::{CONNECTIONS, HTTP, Serving, answer, classify, exchange, rest};
+use imgclass::api::ApiState;
 use imgclass::config::{ConnectionLimits, HttpLimits};
 use imgclass_network::{Input, Network, NetworkError, Output, Want};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -505,7 +506,7 @@ async fn bodies_that_are_received_at_one_time_have_a_bound_together() {
     let serving =
         Serving::start_with(Arc::new(Quick), |state| state.with_body_memory(200 * 1024)).await;
     let head = "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
-    let hold = async |length: &str, body: &str| {
+    let hold = async |length: &str, body: String| {
         let mut stream = serving.connect().await;
         stream
             .write_all(format!("{head}{length}\r\n\r\n{body}").as_bytes())
@@ -513,22 +514,164 @@ async fn bodies_that_are_received_at_one_time_have_a_bound_together() {
             .expect("sent");
         stream
     };
-    // Two clients that announced 100 and 90 KiB, and send none of it.
-    let first = hold("Content-Length: 102400", "").await;
-    let _second = hold("Content-Length: 92160", "").await;
+    // Two clients that announced 100 and 90 KiB, and send all but the last byte.
+    let first = hold("Content-Length: 102400", "x".repeat(102_399)).await;
+    let _second = hold("Content-Length: 92160", "x".repeat(92_159)).await;
     // There is room for small ones only, whether or not they say their length.
     while serves_or_503(&serving, 30 * 1024).await != 503 {
         // The two heads may not have been read yet.
         tokio::task::yield_now().await;
     }
     let chunk = format!("7800\r\n{}\r\n", "x".repeat(0x7800));
-    let mut streamed = hold("Transfer-Encoding: chunked", &chunk).await;
+    let mut streamed = hold("Transfer-Encoding: chunked", chunk).await;
     assert!(rest(&mut streamed).await.starts_with("HTTP/1.1 503"));
     serves(&serving).await;
     drop(first);
     while serves_or_503(&serving, 30 * 1024).await != 200 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn bodies_that_are_only_announced_cost_nothing_and_are_found_out_early() {
+    let limits = HttpLimits {
+        body_timeout: Duration::from_mins(10),
+        ..HTTP
+    };
+    let quick: Arc<dyn Network> = Arc::new(Quick);
+    let memory = 2 * limits.payload_limit as u64;
+    let serving = Serving::start_with(quick.clone(), |_| {
+        ApiState::loading(limits).with_body_memory(memory)
+    })
+    .await;
+    let head = format!(
+        "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        limits.payload_limit
+    );
+    let mut announced = Vec::new();
+    for _ in 0..8 {
+        let mut stream = serving.connect().await;
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        announced.push(stream);
+    }
+    for _ in 0..20 {
+        serves(&serving).await;
+    }
+
+    // A sixth of the time for a body is enough to see that nothing comes, or too little.
+    let limits = HttpLimits {
+        body_timeout: Duration::from_millis(600),
+        ..HTTP
+    };
+    let serving = Serving::start(quick, &[], limits, CONNECTIONS).await;
+    for sent in [0, 100_000] {
+        let mut stream = serving.connect().await;
+        let request = format!("{head}{}", "x".repeat(sent));
+        let start = std::time::Instant::now();
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let text = rest(&mut stream).await;
+        assert!(text.starts_with("HTTP/1.1 408"), "{text}");
+        assert!(
+            start.elapsed() < Duration::from_millis(500),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_one_host() {
+    let serving = quick(HTTP, CONNECTIONS).await;
+    let cases = [
+        ("HTTP/1.1", "Host: example.com\r\n", 200),
+        ("HTTP/1.1", "Host: [::1]:8000\r\n", 200),
+        ("HTTP/1.1", "Host:\r\n", 200),
+        ("HTTP/1.0", "", 200),
+        ("HTTP/1.1", "", 400),
+        ("HTTP/1.1", "Host: a\r\nHost: a\r\n", 400),
+        ("HTTP/1.0", "Host: a\r\nHost: b\r\n", 400),
+        ("HTTP/1.1", "Host: a b\r\n", 400),
+        ("HTTP/1.1", "Host: user@a\r\n", 400),
+        ("HTTP/1.1", "Host: a/b\r\n", 400),
+    ];
+    for (version, hosts, status) in cases {
+        let request = format!("GET /health/live {version}\r\n{hosts}Connection: close\r\n\r\n");
+        let text = exchange(&serving, &request).await;
+        let start = format!("{version} {status}");
+        assert!(text.starts_with(&start), "{hosts:?}: {text}");
+    }
+}
+
+/// One frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn a_client_that_opens_no_window_is_closed_however_many_pings_it_sends() {
+    let limits = ConnectionLimits {
+        header_timeout: Duration::from_millis(300),
+        ..CONNECTIONS
+    };
+    let serving = quick(HTTP, limits).await;
+    let mut stream = serving.connect().await;
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+    let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let mut start = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
+    for request in 0..64 {
+        // GET, http, then the path and the authority as literals.
+        let head = [&b"\x82\x86\x04\x05/docs\x01\x01x"[..]].concat();
+        start.extend(frame(1, 0x5, 1 + 2 * request, &head));
+    }
+    stream.write_all(&start).await.expect("sent");
+    let (mut read, mut write) = stream.into_split();
+    let pinging = tokio::spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            tick.tick().await;
+            if write.write_all(&frame(6, 0, 0, b"12345678")).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut bytes = Vec::new();
+    // The end may be a reset here: PINGs were still on their way.
+    let _ = read.read_to_end(&mut bytes).await;
+    assert!(!bytes.is_empty());
+    pinging.await.expect("it ends");
+    serving.until("imgclass_connections", 0.0).await;
+    let asked = serving
+        .count("imgclass_http_requests_total{method=\"GET\",route=\"/docs\",status=\"200\"}");
+    assert!(asked > 0.0, "the answers were made: {asked}");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_closed_after_its_time() {
+    let limits = ConnectionLimits {
+        header_timeout: Duration::from_millis(300),
+        ..CONNECTIONS
+    };
+    let serving = quick(HTTP, limits).await;
+    let mut stream = serving.connect().await;
+    // Swagger UI, more often than sockets buffer.
+    let request = "GET /docs HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20);
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    serving.until("imgclass_connections", 1.0).await;
+    serving.until("imgclass_connections", 0.0).await;
+    // A slow reader is no such client.
+    let mut slow = serving.connect().await;
+    let request = "GET /docs HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    slow.write_all(request.as_bytes()).await.expect("sent");
+    let (mut total, mut buffer) = (0, vec![0; 256 * 1024]);
+    loop {
+        match slow.read(&mut buffer).await.expect("closed, not reset") {
+            0 => break,
+            n => total += n,
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert!(total > 1_000_000, "{total}");
 }
 
 /// The status of a request whose body was filled up to `length` bytes with blanks.

@@ -521,3 +521,94 @@ async fn the_documentation_page_needs_no_other_server() {
         .collect();
     assert!(outside.is_empty(), "{outside:?}");
 }
+
+/// Returns the status, the code and the detail of an answer to `bytes` with a `Content-Encoding`.
+async fn encoded(encoding: &str, bytes: Vec<u8>) -> (u16, String) {
+    let client = client();
+    let request = client.post("/classify_image/").body(bytes);
+    let response = request.header("content-encoding", encoding).send().await;
+    if response.0.status().as_u16() == 415 {
+        response.assert_header("accept-encoding", "gzip, deflate");
+    }
+    let (status, answer) = body(response).await;
+    let code = answer["code"].as_str().unwrap_or_default().to_owned();
+    (status.as_u16(), code)
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_read_within_the_limits_and_other_encodings_are_415() {
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+    use std::io::Write;
+    let request = json!({"user_id": "u", "image_url": png_url()}).to_string();
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(bytes).expect("in memory");
+        encoder.finish().expect("in memory")
+    };
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+    zlib.write_all(request.as_bytes()).expect("in memory");
+    let mut raw = DeflateEncoder::new(Vec::new(), Compression::default());
+    raw.write_all(request.as_bytes()).expect("in memory");
+    let good = gzip(request.as_bytes());
+    let bomb = gzip(&vec![b' '; LIMITS.payload_limit + 1]);
+    assert!(bomb.len() < 1000, "{}", bomb.len());
+    let cases = [
+        ("gzip", good.clone(), 200, ""),
+        ("X-GZip", good.clone(), 200, ""),
+        ("identity, gzip", good.clone(), 200, ""),
+        ("deflate", zlib.finish().expect("in memory"), 200, ""),
+        ("deflate", raw.finish().expect("in memory"), 200, ""),
+        ("identity", request.clone().into(), 200, ""),
+        ("gzip", bomb, 413, "payload-too-large"),
+        (
+            "gzip",
+            good[..good.len() - 9].to_vec(),
+            400,
+            "malformed-encoding",
+        ),
+        ("gzip", request.clone().into(), 400, "malformed-encoding"),
+        ("deflate", request.clone().into(), 400, "malformed-encoding"),
+        ("gzip, gzip", gzip(&good), 415, "unsupported-encoding"),
+        ("br", request.clone().into(), 415, "unsupported-encoding"),
+        ("zstd", request.into(), 415, "unsupported-encoding"),
+    ];
+    for (encoding, bytes, status, code) in cases {
+        let found = encoded(encoding, bytes).await;
+        assert_eq!(found, (status, code.to_owned()), "{encoding}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_request_does_not_name_is_skipped_and_never_kept() {
+    let noise = "[{\"\":0},".repeat(10_000) + "0" + &"]".repeat(10_000);
+    let request = format!(
+        "\u{feff}{{\"more\":{noise},\"user_id\":\"u\",\"image_url\":\"{}\"}}",
+        png_url()
+    );
+    let (status, answer) = body(client().post("/classify_image/").body(request).send().await).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    let long = format!("{{\"{}\":0}}", "x".repeat(200_000));
+    let (_, answer) = body(client().post("/v1/classify").body(long).send().await).await;
+    let detail = answer["detail"].as_str().expect("a text");
+    assert!(
+        detail.contains("unknown field") && detail.len() < 1100,
+        "{detail}"
+    );
+}
+
+#[tokio::test]
+async fn the_documentation_runs_no_script_but_its_own() {
+    for path in ["/docs", "/openapi.json", "/"] {
+        let response = client().get(path).send().await;
+        response.assert_header("x-content-type-options", "nosniff");
+        let policy = response
+            .0
+            .header("content-security-policy")
+            .expect("a policy");
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+        let scripts = policy.split(';').find(|part| part.contains("script-src"));
+        assert!(!scripts.unwrap_or_default().contains("unsafe"), "{policy}");
+    }
+}

@@ -303,7 +303,7 @@ async fn every_kind_of_bad_inference_request_is_an_error_in_the_protocols_own_fo
         (
             json!({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [2], "data": [5, "x"]}]}),
             400,
-            "mixed",
+            "inputs[0].data[0]: a BYTES tensor in JSON holds texts, not numbers",
         ),
         (
             json!({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [0], "data": []}]}),
@@ -367,7 +367,45 @@ async fn every_kind_of_bad_inference_request_is_an_error_in_the_protocols_own_fo
         (
             with("parameters", json!({"classification": "all"})),
             400,
-            "1 to 1000",
+            "parameters.classification: ",
+        ),
+        (
+            with("outputs", json!([{"name": "logits"}, {"name": "logits"}])),
+            400,
+            "outputs[1].name: logits stands there twice",
+        ),
+        (
+            with("outputs", vec![json!({"name": "logits"}); 100_000].into()),
+            400,
+            "outputs: more than 3 elements",
+        ),
+        (
+            with(
+                "outputs",
+                json!([{"name": "logits", "parameters": {"shared_memory_region": "r"}}]),
+            ),
+            400,
+            "outputs[0].parameters.shared_memory_region: ",
+        ),
+        (
+            json!({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"shared_memory_region": "r", "shared_memory_byte_size": 4}}]}),
+            400,
+            "parameters.shared_memory_region: ",
+        ),
+        (
+            fp32(json!([1, 1, 1, 1, 1, 1, 1]), json!([0])),
+            400,
+            "inputs[0].shape: more than 6 elements",
+        ),
+        (
+            fp32(json!([1, 3, 224, 224]), json!(vec![0; 3 * 224 * 224 + 1])),
+            400,
+            "more elements than its shape, which has 150528",
+        ),
+        (
+            json!({"inputs": [bytes_input(&[good])], "id": "x".repeat(65_537)}),
+            400,
+            "id: ",
         ),
     ];
     for (request, status, part) in cases {
@@ -525,10 +563,18 @@ async fn tensorflow_servings_predict_takes_rows_and_columns() {
             assert_eq!(prediction["probabilities"][index], class["probability"]);
         }
     }
-    for inputs in [json!([b64]), json!({"image_bytes": [b64]})] {
+    let columns = [
+        json!([b64]),
+        b64.clone(),
+        json!(data_url(&picture)),
+        json!({"image_bytes": [b64]}),
+        json!({"image_bytes": b64}),
+        json!({"input": [base64(&picture)]}),
+    ];
+    for inputs in columns {
         let (status, answer) = post(
             "/v1/models/resnet50/versions/1:predict",
-            &json!({"inputs": inputs}),
+            &json!({"inputs": inputs, "signature_name": ""}),
         )
         .await;
         assert_eq!(status, 200, "{answer}");
@@ -550,7 +596,11 @@ async fn every_kind_of_bad_predict_request_is_an_error_in_its_own_form() {
             400,
             "either",
         ),
-        (json!({"instances": good}), 400, "sequence"),
+        (
+            json!({"instances": good}),
+            400,
+            "instances: invalid type: map",
+        ),
         (json!({"instances": [5]}), 400, "b64"),
         (
             json!({"instances": [good], "signature_name": "classify_image"}),
@@ -559,7 +609,28 @@ async fn every_kind_of_bad_predict_request_is_an_error_in_its_own_form() {
         ),
         (json!({"instances": []}), 422, "at least one"),
         (json!({"instances": vec![&good; 5]}), 422, "limit of 4"),
-        (json!({"instances": [good, {"b64": "!"}]}), 400, "image 1"),
+        (
+            json!({"instances": [good, {"b64": "!"}]}),
+            400,
+            "instances[1].b64: ",
+        ),
+        (
+            json!({"instances": [{"image_bytes": {"image_bytes": good}}]}),
+            400,
+            "instances[0].image_bytes: unknown field",
+        ),
+        (
+            json!({"instances": [{"b64": "", "key": 1}]}),
+            400,
+            "`key` is one key too many",
+        ),
+        (json!({"instances": [[[good]]]}), 400, "instances[0]: "),
+        (
+            json!({"instances": vec![json!("http://127.0.0.1/"); 2000]}),
+            400,
+            "more than 1024 images",
+        ),
+        (json!({"inputs": {}}), 400, "name of an input"),
         (
             json!({"instances": [good, {"b64": base64(b"%PDF-1.7")}]}),
             415,
@@ -579,4 +650,19 @@ async fn every_kind_of_bad_predict_request_is_an_error_in_its_own_form() {
             "{request}: {found} {text}"
         );
     }
+}
+
+#[tokio::test]
+async fn null_stands_for_parameters_that_are_not_there() {
+    let mut input = bytes_input(&[&png(9, 9)]);
+    input["parameters"] = Value::Null;
+    let request = json!({
+        "id": null, "parameters": null, "inputs": [input], "outputs": null,
+    });
+    let (status, answer) = post(INFER, &request).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["outputs"].as_array().map(Vec::len), Some(3));
+    let outputs = json!([{"name": "logits", "parameters": null}]);
+    let request = json!({"inputs": [bytes_input(&[&png(9, 9)])], "outputs": outputs});
+    assert_eq!(post(INFER, &request).await.0, 200);
 }

@@ -7,12 +7,15 @@ use poem::http::{StatusCode, header};
 use poem::web::{Data, Json};
 use poem::{IntoResponse, Request, Response, handler};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid, text_source};
-use super::tensor::{Content, Flat, InputTensor, OutputTensor, byte_strings, numbers};
+use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid};
+use super::tensor::{
+    Content, Flat, InputTensor, Kind, OutputTensor, TensorParameters, byte_strings, numbers,
+};
 use crate::api::images::check_count;
-use crate::api::problem::Failure;
+use crate::api::json::{self, at_most, at_most_or_null, id_or_null};
+use crate::api::problem::{Failure, clip};
 use crate::api::state::ApiState;
 use crate::service::{Answer, Ask, Service, Source};
 use imgclass_network::Want;
@@ -85,23 +88,35 @@ fn columns(service: &Service, output: &str) -> usize {
     }
 }
 
+/// The most inputs that are read. The model has one; a request with more is told so.
+const MAX_INPUTS: usize = 2;
+
 /// The JSON of a request to infer.
 #[derive(Debug, Deserialize)]
-#[serde(expecting = "a JSON object with inputs")]
-struct InferRequest {
+struct InferRequest<'a> {
+    #[serde(default, deserialize_with = "id_or_null")]
     id: Option<String>,
-    #[serde(default)]
-    parameters: Map<String, Value>,
-    inputs: Vec<InputTensor>,
-    #[serde(default)]
+    parameters: Option<RequestParameters>,
+    #[serde(borrow, deserialize_with = "at_most::<MAX_INPUTS, _, _>")]
+    inputs: Vec<InputTensor<'a>>,
+    #[serde(
+        default,
+        deserialize_with = "at_most_or_null::<{ OUTPUTS.len() }, _, _>"
+    )]
     outputs: Vec<RequestedOutput>,
+}
+
+/// What a request may say about all of its outputs. Other parameters are skipped.
+#[derive(Debug, Default, Deserialize)]
+struct RequestParameters {
+    binary_data_output: Option<bool>,
+    classification: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]
 struct RequestedOutput {
     name: String,
-    #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: Option<TensorParameters>,
 }
 
 /// An output that a request asks for, and its form.
@@ -130,10 +145,11 @@ pub(super) async fn infer(
     check_model(state, request, "")?;
     let service = state.service()?;
     let (json, tail) = split(request.header(JSON_LENGTH), bytes)?;
-    let request: InferRequest =
-        serde_json::from_slice(&json).map_err(|error| invalid(error.to_string()))?;
+    let request: InferRequest<'_> = json::read_object(&json, "a JSON object with inputs")
+        .map_err(|error| invalid(error.into_detail()))?;
     let wanted = wanted(&request, service)?;
-    let sources = sources(request.inputs, tail, service, state.limits().max_images)?;
+    let sources = sources(&request.inputs, tail, service, state.limits().max_images)?;
+    let id = request.id;
     let ask = Ask {
         want: Want {
             features: wanted.iter().any(|output| output.name == "features"),
@@ -149,7 +165,7 @@ pub(super) async fn infer(
     let answer = InferAnswer {
         model_name: state.model_name(),
         model_version: VERSION,
-        id: request.id,
+        id,
         outputs: outputs.collect(),
     };
     respond(&answer, tail)
@@ -172,145 +188,146 @@ fn split(json_length: Option<&str>, mut bytes: Bytes) -> Result<(Bytes, Bytes)> 
 }
 
 /// Returns the outputs that a request asks for: those that it names, or all of them.
-fn wanted(request: &InferRequest, service: &Service) -> Result<Vec<Wanted>> {
-    let flag =
-        |parameters: &Map<String, Value>, name: &str| parameters.get(name).and_then(Value::as_bool);
-    let binary = flag(&request.parameters, "binary_data_output").unwrap_or(false);
+fn wanted(request: &InferRequest<'_>, service: &Service) -> Result<Vec<Wanted>> {
+    let (binary, of_request) = match &request.parameters {
+        None => (false, None),
+        Some(parameters) => (
+            parameters.binary_data_output.unwrap_or(false),
+            classification(parameters.classification, "parameters", service)?,
+        ),
+    };
     if request.outputs.is_empty() {
-        let classification = classification(&request.parameters, service)?;
         let all = OUTPUTS.map(|name| Wanted {
             name: name.to_owned(),
             binary,
             // The parameter stands for the whole request, and features have no classes.
-            classification: classification.filter(|_| name != "features"),
+            classification: of_request.filter(|_| name != "features"),
         });
         return Ok(all.into());
     }
-    let one = |output: &RequestedOutput| {
-        if !OUTPUTS.contains(&output.name.as_str()) {
+    let one = |(i, output): (usize, &RequestedOutput)| {
+        let name = output.name.as_str();
+        if !OUTPUTS.contains(&name) {
             return Err(invalid(format!(
-                "there is no output {}; there are {}",
-                output.name,
+                "outputs[{i}].name: there is no output {}; there are {}",
+                clip(name),
                 OUTPUTS.join(", ")
             )));
         }
-        let own = classification(&output.parameters, service)?;
-        if own.is_some() && output.name == "features" {
-            return Err(invalid(
-                "features have no classes: `classification` is for logits and probabilities",
-            ));
+        if request.outputs[..i]
+            .iter()
+            .any(|before| before.name == name)
+        {
+            return Err(invalid(format!(
+                "outputs[{i}].name: {name} stands there twice"
+            )));
         }
-        let of_request = classification(&request.parameters, service)?;
+        let none = TensorParameters::default();
+        let parameters = output.parameters.as_ref().unwrap_or(&none);
+        let shared = parameters.refuse_shared_memory();
+        shared.map_err(|reason| invalid(format!("outputs[{i}].{reason}")))?;
+        let field = format!("outputs[{i}].parameters");
+        let own = classification(parameters.classification, &field, service)?;
+        if own.is_some() && name == "features" {
+            return Err(invalid(format!(
+                "{field}: features have no classes: `classification` is for logits and probabilities",
+            )));
+        }
         Ok(Wanted {
-            name: output.name.clone(),
-            binary: flag(&output.parameters, "binary_data").unwrap_or(binary),
-            classification: own.or(of_request).filter(|_| output.name != "features"),
+            name: name.to_owned(),
+            binary: parameters.binary_data.unwrap_or(binary),
+            classification: own.or(of_request).filter(|_| name != "features"),
         })
     };
-    request.outputs.iter().map(one).collect()
+    request.outputs.iter().enumerate().map(one).collect()
 }
 
-/// Reads the parameter `classification`: how many classes to name; `None` for the numbers.
-fn classification(parameters: &Map<String, Value>, service: &Service) -> Result<Option<usize>> {
+/// Judges the parameter `classification`, which stands in `field`: how many classes to name; `None`
+/// for the numbers.
+fn classification(value: Option<i64>, field: &str, service: &Service) -> Result<Option<usize>> {
     let classes = service.labels().len();
-    match parameters.get("classification") {
-        None | Some(Value::Null) => Ok(None),
+    let Some(value) = value else { return Ok(None) };
+    match usize::try_from(value) {
         // 0 is how Triton's clients say that they want the numbers.
-        Some(value) => match value.as_u64().and_then(|k| usize::try_from(k).ok()) {
-            Some(0) => Ok(None),
-            Some(k) if k <= classes => Ok(Some(k)),
-            _ => Err(invalid(format!(
-                "`classification` is {value}; it must be from 1 to {classes}"
-            ))),
-        },
+        Ok(0) => Ok(None),
+        Ok(k) if k <= classes => Ok(Some(k)),
+        _ => Err(invalid(format!(
+            "{field}: `classification` is {value}; it must be from 1 to {classes}"
+        ))),
     }
 }
 
 /// Reads the images of a request's only input.
 fn sources(
-    mut inputs: Vec<InputTensor>,
+    inputs: &[InputTensor<'_>],
     mut tail: Bytes,
     service: &Service,
     max_images: usize,
 ) -> Result<Vec<Source>> {
-    let (Some(mut input), true) = (inputs.pop(), inputs.is_empty()) else {
+    let [input] = inputs else {
         return Err(invalid(
-            "expected one input: `input` (FP32) or `image` (BYTES)",
+            "inputs: expected one input: `input` (FP32) or `image` (BYTES)",
         ));
     };
-    if !["input", "image"].contains(&input.name.as_str()) {
+    let name = input.name.as_str();
+    if !["input", "image"].contains(&name) {
         return Err(invalid(format!(
-            "there is no input {}; there are input and image",
-            input.name
+            "inputs[0].name: there is no input {}; there are input and image",
+            clip(name)
         )));
     }
     let (channels, height, width) = service.input_shape();
-    let images = match (input.datatype.as_str(), input.shape.as_slice()) {
-        ("FP32", &[n, c, h, w]) if (c, h, w) == (channels, height, width) => n,
-        ("BYTES", &[n] | &[n, 1]) => n,
+    let (kind, images) = match (input.datatype.as_str(), input.shape.as_slice()) {
+        ("FP32", &[n, c, h, w]) if (c, h, w) == (channels, height, width) => (Kind::Number, n),
+        ("BYTES", &[n] | &[n, 1]) => (Kind::Image, n),
         (datatype, shape) => {
             return Err(invalid(format!(
-                "input {} is {datatype} {shape:?}; expected FP32 [n, {channels}, {height}, {width}] or BYTES [n]",
-                input.name
+                "inputs[0]: {name} is {} {shape:?}; expected FP32 [n, {channels}, {height}, {width}] or BYTES [n]",
+                clip(datatype)
             )));
         }
     };
     check_count(images, max_images)?;
-    let elements = input.elements();
-    let content = input.take_content(&mut tail).map_err(invalid)?;
+    let overflow = || invalid(format!("inputs[0].shape: {:?} is too large", input.shape));
+    let count = input.elements().ok_or_else(overflow)?;
+    let content = input.content(kind, count, &mut tail).map_err(invalid)?;
     if !tail.is_empty() {
         return Err(invalid(format!(
             "{} bytes follow the last tensor",
             tail.len()
         )));
     }
-    let (found, sources) = match input.datatype.as_str() {
-        "FP32" => prepared(content, images)?,
-        _ => encoded(content)?,
+    let wrong_count = |found: usize| {
+        invalid(format!(
+            "inputs[0]: {name} has {found} elements, which its shape {:?} does not",
+            input.shape
+        ))
     };
-    if elements != Some(found) {
-        return Err(invalid(format!(
-            "input {} has {found} elements, which its shape {:?} does not",
-            input.name, input.shape
-        )));
-    }
-    Ok(sources)
-}
-
-/// Reads a tensor of prepared inputs. Returns how many numbers it holds, which the caller compares
-/// with its shape, and the inputs that it makes if that is right.
-fn prepared(content: Content, images: usize) -> Result<(usize, Vec<Source>)> {
-    let numbers = match content {
-        Content::Json(elements) if elements.texts.is_empty() => elements.numbers,
-        Content::Json(_) => return Err(invalid("an FP32 tensor holds numbers, not texts")),
-        Content::Binary(bytes) => numbers(&bytes).map_err(invalid)?,
+    let numbers = match (kind, content) {
+        (_, Content::Images(images)) => return Ok(images),
+        (_, Content::Numbers(numbers)) => numbers,
+        (Kind::Image, Content::Binary(bytes)) => {
+            let strings = byte_strings(bytes, count).map_err(invalid)?;
+            return match strings.len() {
+                found if found == count => Ok(strings.into_iter().map(Source::Bytes).collect()),
+                found => Err(wrong_count(found)),
+            };
+        }
+        (Kind::Number, Content::Binary(bytes)) => match numbers(&bytes).map_err(invalid)? {
+            numbers if numbers.len() == count => numbers,
+            other => return Err(wrong_count(other.len())),
+        },
     };
     if numbers.iter().any(|x| !x.is_finite()) {
-        return Err(invalid("the tensor holds a number that is not finite"));
+        return Err(invalid(
+            "inputs[0].data: the tensor holds a number that is not finite",
+        ));
     }
-    let each = (numbers.len() / images.max(1)).max(1);
-    let sources = numbers
-        .chunks(each)
-        .map(|input| Source::Prepared(input.to_vec()));
-    Ok((numbers.len(), sources.collect()))
-}
-
-/// Reads a tensor of encoded images: their bytes, or in JSON their base64 or their URLs. Returns
-/// how many there are too.
-fn encoded(content: Content) -> Result<(usize, Vec<Source>)> {
-    let sources: Vec<Source> = match content {
-        Content::Binary(bytes) => {
-            let strings = byte_strings(bytes).map_err(invalid)?;
-            strings.into_iter().map(Source::Bytes).collect()
-        }
-        Content::Json(elements) if elements.numbers.is_empty() => elements
-            .texts
-            .into_iter()
-            .map(|text| text_source(text).map_err(invalid))
-            .collect::<Result<_>>()?,
-        Content::Json(_) => return Err(invalid("a BYTES tensor in JSON holds texts, not numbers")),
-    };
-    Ok((sources.len(), sources))
+    let each = channels * height * width;
+    let inputs = numbers.chunks(each.max(1));
+    Ok(inputs
+        .map(|input| Source::Prepared(input.to_vec()))
+        .collect())
 }
 
 /// Makes one output, over all images. A binary one is added to `tail`.

@@ -124,10 +124,10 @@ pub(in crate::api) fn respond(failure: Failure) -> Response {
 
 /// Reads an image from a text of JSON: a URL if it has a colon, as every scheme ends with one, else
 /// base64, whose alphabet has none.
-pub(super) fn text_source(text: String) -> std::result::Result<Source, String> {
+pub(super) fn text_source(text: &str) -> std::result::Result<Source, String> {
     if text.contains(':') {
-        Ok(Source::Url(text))
+        Ok(Source::Url(text.to_owned()))
     } else {
-        decode_base64(&text)
+        decode_base64(text)
     }
 }

@@ -2,30 +2,175 @@
 //! bytes behind it (the binary tensor data extension).
 
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Error as _, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
-/// The elements of a tensor in JSON, in row-major order; the JSON may be flat or nested.
-///
-/// They are read without a tree of JSON values, which would take sixteen times the memory of a body
-/// of numbers.
-#[derive(Debug, Default)]
-pub(super) struct Elements {
-    pub(super) numbers: Vec<f32>,
-    pub(super) texts: Vec<String>,
+use super::protocol::text_source;
+use crate::api::json::{self, JsonError, at_most};
+use crate::api::problem::clip;
+use crate::service::Source;
+
+/// The most dimensions that a shape may have: two more than any tensor of ours has.
+const MAX_DIMENSIONS: usize = 6;
+
+/// A tensor of a request. Its elements are read once its shape is known to be right.
+#[derive(Debug, Deserialize)]
+pub(super) struct InputTensor<'a> {
+    pub(super) name: String,
+    pub(super) datatype: String,
+    #[serde(deserialize_with = "at_most::<MAX_DIMENSIONS, _, _>")]
+    pub(super) shape: Vec<usize>,
+    parameters: Option<TensorParameters>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
 }
 
-impl<'de> Deserialize<'de> for Elements {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut elements = Self::default();
-        Push(&mut elements).deserialize(deserializer)?;
-        Ok(elements)
+/// What a request may say about a tensor, an input or an output. Other parameters are skipped.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct TensorParameters {
+    binary_data_size: Option<u64>,
+    pub(super) binary_data: Option<bool>,
+    pub(super) classification: Option<i64>,
+    shared_memory_region: Option<IgnoredAny>,
+}
+
+impl TensorParameters {
+    /// Refuses tensors that are in memory which the client shares with the server.
+    ///
+    /// # Errors
+    /// A text for the client.
+    pub(super) fn refuse_shared_memory(&self) -> Result<(), String> {
+        match self.shared_memory_region {
+            Some(_) => Err(
+                "parameters.shared_memory_region: this server shares no memory with \
+                            its clients; send and take tensors in the body"
+                    .to_owned(),
+            ),
+            None => Ok(()),
+        }
     }
 }
 
-/// Adds one JSON value to the elements: itself, or all those of an array.
-struct Push<'a>(&'a mut Elements);
+/// What a tensor holds.
+pub(super) enum Content {
+    Numbers(Vec<f32>),
+    /// Texts of JSON: base64 or URLs.
+    Images(Vec<Source>),
+    Binary(Bytes),
+}
+
+/// The kinds of elements that a tensor of a request may have.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// FP32.
+    Number,
+    /// BYTES.
+    Image,
+}
+
+impl InputTensor<'_> {
+    /// Returns how many elements the shape has; `None` where the number overflows.
+    pub(super) fn elements(&self) -> Option<usize> {
+        self.shape
+            .iter()
+            .try_fold(1usize, |n, dim| n.checked_mul(*dim))
+    }
+
+    /// Reads the elements, of which there are `count` of one kind. Binary ones are taken from the
+    /// front of `rest`, which is what follows the JSON.
+    ///
+    /// # Errors
+    /// A text for the client that says what is wrong.
+    pub(super) fn content(
+        &self,
+        kind: Kind,
+        count: usize,
+        rest: &mut Bytes,
+    ) -> Result<Content, String> {
+        let name = clip(self.name.as_str());
+        let parameters = self.parameters.as_ref();
+        parameters.map_or(Ok(()), TensorParameters::refuse_shared_memory)?;
+        match (parameters.and_then(|p| p.binary_data_size), self.data) {
+            (None, Some(data)) => json_content(kind, count, data),
+            (None, None) => Err(format!(
+                "input {name} has neither `data` nor `binary_data_size`"
+            )),
+            (Some(_), Some(_)) => Err(format!(
+                "input {name} has both `data` and `binary_data_size`"
+            )),
+            (Some(size), None) => {
+                let size = usize::try_from(size).ok();
+                match size.filter(|size| *size <= rest.len()) {
+                    Some(size) => Ok(Content::Binary(rest.split_to(size))),
+                    None => Err(format!(
+                        "input {name}: its `binary_data_size` is not what follows the JSON, which is {} bytes",
+                        rest.len()
+                    )),
+                }
+            }
+        }
+    }
+}
+
+/// Reads the elements of a tensor in JSON, in row-major order; the JSON may be flat or nested.
+fn json_content(kind: Kind, count: usize, data: &RawValue) -> Result<Content, String> {
+    let mut content = match kind {
+        // The caller has compared the shape with its limits.
+        Kind::Number => Content::Numbers(Vec::with_capacity(count)),
+        Kind::Image => Content::Images(Vec::new()),
+    };
+    let push = Push {
+        content: &mut content,
+        count,
+    };
+    json::read_value(data.get().as_bytes(), push, "inputs[0].data")
+        .map_err(JsonError::into_detail)?;
+    let found = content.len();
+    if found < count {
+        return Err(format!(
+            "inputs[0].data: the tensor has {found} elements, and its shape has {count}"
+        ));
+    }
+    Ok(content)
+}
+
+impl Content {
+    fn len(&self) -> usize {
+        match self {
+            Self::Numbers(numbers) => numbers.len(),
+            Self::Images(images) => images.len(),
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// Adds one JSON value to the content of a tensor: itself, or all those of an array. An element
+/// beyond `count` is an error.
+struct Push<'a> {
+    content: &'a mut Content,
+    count: usize,
+}
+
+impl Push<'_> {
+    fn number<E: serde::de::Error>(self, x: f64) -> Result<(), E> {
+        match self.content {
+            _ if self.content.len() >= self.count => Err(E::custom(self.too_many())),
+            Content::Numbers(numbers) => {
+                numbers.push(x as f32);
+                Ok(())
+            }
+            _ => Err(E::custom("a BYTES tensor in JSON holds texts, not numbers")),
+        }
+    }
+
+    fn too_many(&self) -> String {
+        format!(
+            "the tensor has more elements than its shape, which has {}",
+            self.count
+        )
+    }
+}
 
 impl<'de> DeserializeSeed<'de> for Push<'_> {
     type Value = ();
@@ -38,88 +183,42 @@ impl<'de> DeserializeSeed<'de> for Push<'_> {
 impl<'de> Visitor<'de> for Push<'_> {
     type Value = ();
 
-    fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str("numbers, texts, or arrays of them")
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.content {
+            Content::Numbers(_) => "numbers, or arrays of them",
+            _ => "texts, or arrays of them",
+        })
     }
 
-    fn visit_f64<E>(self, x: f64) -> Result<(), E> {
-        self.0.numbers.push(x as f32);
-        Ok(())
+    fn visit_f64<E: serde::de::Error>(self, x: f64) -> Result<(), E> {
+        self.number(x)
     }
 
-    fn visit_u64<E>(self, x: u64) -> Result<(), E> {
-        self.0.numbers.push(x as f32);
-        Ok(())
+    fn visit_u64<E: serde::de::Error>(self, x: u64) -> Result<(), E> {
+        self.number(x as f64)
     }
 
-    fn visit_i64<E>(self, x: i64) -> Result<(), E> {
-        self.0.numbers.push(x as f32);
-        Ok(())
+    fn visit_i64<E: serde::de::Error>(self, x: i64) -> Result<(), E> {
+        self.number(x as f64)
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<(), E> {
-        self.0.texts.push(text.to_owned());
-        Ok(())
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<(), E> {
+        match self.content {
+            _ if self.content.len() >= self.count => Err(E::custom(self.too_many())),
+            Content::Images(images) => {
+                images.push(text_source(text).map_err(E::custom)?);
+                Ok(())
+            }
+            _ => Err(E::custom("an FP32 tensor holds numbers, not texts")),
+        }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
-        while array.next_element_seed(Push(&mut *self.0))?.is_some() {}
-        if !self.0.numbers.is_empty() && !self.0.texts.is_empty() {
-            return Err(A::Error::custom("numbers and texts are mixed"));
-        }
-        Ok(())
-    }
-}
-
-/// A tensor of a request.
-#[derive(Debug, Deserialize)]
-pub(super) struct InputTensor {
-    pub(super) name: String,
-    pub(super) datatype: String,
-    pub(super) shape: Vec<usize>,
-    #[serde(default)]
-    pub(super) parameters: Map<String, Value>,
-    pub(super) data: Option<Elements>,
-}
-
-/// What a tensor holds.
-pub(super) enum Content {
-    Json(Elements),
-    Binary(Bytes),
-}
-
-impl InputTensor {
-    /// Returns how many elements the shape has; `None` where the number overflows.
-    pub(super) fn elements(&self) -> Option<usize> {
-        self.shape
-            .iter()
-            .try_fold(1usize, |n, dim| n.checked_mul(*dim))
-    }
-
-    /// Takes the elements out. Binary ones are taken from the front of `rest`, which is what
-    /// follows the JSON.
-    ///
-    /// # Errors
-    /// A text for the client that says what is wrong.
-    pub(super) fn take_content(&mut self, rest: &mut Bytes) -> Result<Content, String> {
-        let name = &self.name;
-        match (self.parameters.get("binary_data_size"), self.data.take()) {
-            (None, Some(elements)) => Ok(Content::Json(elements)),
-            (None, None) => Err(format!(
-                "input {name} has neither `data` nor `binary_data_size`"
-            )),
-            (Some(_), Some(_)) => Err(format!(
-                "input {name} has both `data` and `binary_data_size`"
-            )),
-            (Some(size), None) => {
-                let size = size.as_u64().and_then(|size| usize::try_from(size).ok());
-                match size.filter(|size| *size <= rest.len()) {
-                    Some(size) => Ok(Content::Binary(rest.split_to(size))),
-                    None => Err(format!(
-                        "input {name}: its `binary_data_size` is not what follows the JSON, which is {} bytes",
-                        rest.len()
-                    )),
-                }
+        let Self { content, count } = self;
+        loop {
+            let content = &mut *content;
+            if array.next_element_seed(Push { content, count })?.is_none() {
+                return Ok(());
             }
         }
     }
@@ -134,10 +233,11 @@ pub(super) fn numbers(bytes: &[u8]) -> Result<Vec<f32>, String> {
     }
 }
 
-/// Reads byte strings, each of which stands behind its length as a little-endian 32-bit number.
-pub(super) fn byte_strings(mut bytes: Bytes) -> Result<Vec<Bytes>, String> {
+/// Reads byte strings, each of which stands behind its length as a little-endian 32-bit number. Stops
+/// at the first one beyond `limit`, which it returns too.
+pub(super) fn byte_strings(mut bytes: Bytes, limit: usize) -> Result<Vec<Bytes>, String> {
     let mut strings = Vec::new();
-    while !bytes.is_empty() {
+    while !bytes.is_empty() && strings.len() <= limit {
         let cut_off = || format!("BYTES element {} is cut off", strings.len());
         let (length, _) = bytes.split_first_chunk::<4>().ok_or_else(cut_off)?;
         let length = u32::from_le_bytes(*length) as usize;

@@ -4,14 +4,17 @@
 
 use poem::web::{Data, Json};
 use poem::{Request, handler};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid, text_source};
-use crate::api::images::{check_count, decode_base64};
+use super::named_images::{Images, Rows};
+use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid};
+use crate::api::images::check_count;
+use crate::api::json;
 use crate::api::options::shortest;
+use crate::api::problem::clip;
 use crate::api::state::ApiState;
-use crate::service::{Answer, Ask, Service, Source};
+use crate::service::{Answer, Ask, Service};
 use imgclass_network::head;
 
 /// The only signature; requests may leave it out.
@@ -61,47 +64,28 @@ pub(super) fn metadata(request: &Request, Data(state): Data<&ApiState>) -> Resul
 /// The JSON of a request to predict. In row format it has `instances`, and the answer
 /// `predictions`; in column format it has `inputs`, and the answer `outputs`.
 #[derive(Debug, Deserialize)]
-#[serde(expecting = "a JSON object with instances")]
 struct PredictRequest {
     signature_name: Option<String>,
-    instances: Option<Vec<Instance>>,
-    inputs: Option<Column>,
+    instances: Option<Rows>,
+    inputs: Option<Images>,
 }
 
-/// An image: `{"b64": "..."}`, bare or under an input's name, or a URL.
-#[derive(Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected {\"b64\": \"...\"}, {\"url\": \"...\"} or a URL"
-)]
-enum Instance {
-    Text(String),
-    Base64 { b64: String },
-    Url { url: String },
-    Named { image_bytes: Box<Instance> },
-    Input { input: Box<Instance> },
+/// The answer to a request to predict, in the format of the request.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum PredictAnswer {
+    Predictions(Vec<Row>),
+    Outputs {
+        probabilities: Vec<Vec<f64>>,
+        classes: Vec<usize>,
+    },
 }
 
-/// All images in one column, bare or under the input's name.
-#[derive(Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a list of images, or `image_bytes` with one"
-)]
-enum Column {
-    Bare(Vec<Instance>),
-    Named { image_bytes: Vec<Instance> },
-}
-
-impl Instance {
-    fn source(self) -> std::result::Result<Source, String> {
-        match self {
-            Self::Text(text) => text_source(text),
-            Self::Url { url } => Ok(Source::Url(url)),
-            Self::Base64 { b64 } => decode_base64(&b64),
-            Self::Named { image_bytes: inner } | Self::Input { input: inner } => inner.source(),
-        }
-    }
+/// What the model says about one image.
+#[derive(Debug, Serialize)]
+struct Row {
+    probabilities: Vec<f64>,
+    classes: usize,
 }
 
 #[handler]
@@ -109,58 +93,48 @@ pub(super) async fn predict(
     request: &Request,
     Data(state): Data<&ApiState>,
     Body(bytes): Body,
-) -> Result<Json<Value>> {
+) -> Result<Json<PredictAnswer>> {
     check_model(state, request, ":predict")?;
     let service = state.service()?;
-    let request: PredictRequest =
-        serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
-    if let Some(other) = request.signature_name.filter(|name| name != SIGNATURE) {
+    let request: PredictRequest = json::read_object(&bytes, "a JSON object with instances")
+        .map_err(|error| invalid(error.into_detail()))?;
+    // TensorFlow Serving takes an empty name for the default one.
+    let signature = request.signature_name.filter(|name| !name.is_empty());
+    if let Some(other) = signature.filter(|name| name != SIGNATURE) {
         return Err(invalid(format!(
-            "there is no signature {other}; there is {SIGNATURE}"
+            "signature_name: there is no signature {}; there is {SIGNATURE}",
+            clip(other)
         )));
     }
     let (images, rows) = match (request.instances, request.inputs) {
-        (Some(instances), None) => (instances, true),
-        (
-            None,
-            Some(
-                Column::Bare(images)
-                | Column::Named {
-                    image_bytes: images,
-                },
-            ),
-        ) => (images, false),
+        (Some(instances), None) => (instances.0, true),
+        (None, Some(inputs)) => (inputs.0, false),
         _ => return Err(invalid("expected either `instances` or `inputs`")),
     };
     check_count(images.len(), state.limits().max_images)?;
-    let sources = images.into_iter().enumerate().map(|(position, image)| {
-        image
-            .source()
-            .map_err(|reason| invalid(format!("image {position}: {reason}")))
-    });
-    let sources = sources.collect::<Result<_>>()?;
-    let answers = answer_all(service, sources, Ask::default()).await?;
-    let predictions: Vec<(usize, Vec<f64>)> = answers
-        .iter()
-        .map(|answer| prediction(service, answer))
-        .collect();
+    let answers = answer_all(service, images, Ask::default()).await?;
+    let predictions = answers.iter().map(|answer| prediction(service, answer));
     Ok(Json(if rows {
-        let rows = predictions.into_iter();
-        let rows = rows.map(
-            |(class, probabilities)| json!({"probabilities": probabilities, "classes": class}),
-        );
-        json!({"predictions": rows.collect::<Vec<_>>()})
+        PredictAnswer::Predictions(predictions.collect())
     } else {
-        let (classes, probabilities): (Vec<_>, Vec<_>) = predictions.into_iter().unzip();
-        json!({"outputs": {"probabilities": probabilities, "classes": classes}})
+        let (probabilities, classes) = predictions
+            .map(|row| (row.probabilities, row.classes))
+            .unzip();
+        PredictAnswer::Outputs {
+            probabilities,
+            classes,
+        }
     }))
 }
 
 /// Returns the most probable class, and the probabilities of all classes by their index.
-fn prediction(service: &Service, answer: &Answer) -> (usize, Vec<f64>) {
+fn prediction(service: &Service, answer: &Answer) -> Row {
     let probabilities = service.probabilities(&answer.output.logits);
     let class = head::top_k(&probabilities, 1)
         .first()
         .map_or(0, |top| top.0);
-    (class, probabilities.into_iter().map(shortest).collect())
+    Row {
+        probabilities: probabilities.into_iter().map(shortest).collect(),
+        classes: class,
+    }
 }

@@ -15,8 +15,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::api::body::{parse, read, typed};
+use crate::api::body::read;
 use crate::api::images::{check_count, decode_base64};
+use crate::api::json;
 use crate::api::problem::Failure;
 use crate::api::state::state_of;
 use crate::service::Source;
@@ -87,13 +88,21 @@ impl<'a, T: ImagesRequest> ApiExtractor<'a> for ImagesBody<T> {
         let state = state_of(request)?;
         let bytes = read(request, body).await?;
         let content_type = request.content_type().unwrap_or_default();
-        let images = Reader(PhantomData).read(content_type, bytes).await?;
-        check_count(images.images.len(), state.limits().max_images)?;
+        let max_images = state.limits().max_images;
+        let reader = Reader {
+            max_images,
+            request: PhantomData,
+        };
+        let images = reader.read(content_type, bytes).await?;
+        check_count(images.images.len(), max_images)?;
         Ok(Self(images))
     }
 }
 
 const FORM: &str = "multipart/form-data";
+
+/// The most fields of a form that are options: more than any route has.
+const MAX_OPTIONS: usize = 16;
 
 fn binary() -> MetaSchema {
     MetaSchema::new_with_format("string", "binary")
@@ -121,9 +130,11 @@ fn form_schema() -> MetaSchemaRef {
     }))
 }
 
-/// Reads the three forms of a request `T`. It has no data; it only names `T` once for its
-/// functions.
-struct Reader<T>(PhantomData<T>);
+/// Reads the three forms of a request `T`.
+struct Reader<T> {
+    max_images: usize,
+    request: PhantomData<T>,
+}
 
 impl<T: ImagesRequest> Reader<T> {
     async fn read(&self, content_type: &str, bytes: Bytes) -> Result<Images<T>, Failure> {
@@ -140,7 +151,7 @@ impl<T: ImagesRequest> Reader<T> {
     }
 
     fn json(&self, bytes: &[u8]) -> Result<Images<T>, Failure> {
-        let mut options: T = parse(bytes)?;
+        let mut options: T = json::read_object(bytes, "a JSON object")?;
         let references = options.take_images().into_iter().enumerate();
         let images = references.map(|(i, reference)| source(i, reference));
         Ok(Images {
@@ -169,6 +180,12 @@ impl<T: ImagesRequest> Reader<T> {
         let mut form = multer::Multipart::new(body, boundary);
         let (mut images, mut fields) = (Vec::new(), Map::new());
         while let Some(field) = form.next_field().await.map_err(broken_form)? {
+            // A form may have a part for each 60 bytes, which would take much more memory than that.
+            check_count(images.len().max(1), self.max_images)?;
+            if fields.len() > MAX_OPTIONS {
+                let detail = format!("the form has more than {MAX_OPTIONS} options");
+                return Err(Failure::invalid_request(detail));
+            }
             let name = field.name().unwrap_or_default().to_owned();
             let is_file = field.file_name().is_some()
                 || field
@@ -205,7 +222,14 @@ fn broken_form(error: multer::Error) -> Failure {
 /// Reads the options of a request whose images are not JSON.
 fn options<T: DeserializeOwned>(mut fields: Map<String, Value>) -> Result<T, Failure> {
     fields.insert("images".to_owned(), Value::Array(Vec::new()));
-    typed(Value::Object(fields))
+    let path_and_reason = |error: serde_path_to_error::Error<serde_json::Error>| {
+        let (path, reason) = (error.path().to_string(), error.into_inner());
+        Failure::invalid_request(match path.as_str() {
+            "." => reason.to_string(),
+            field => format!("{field}: {reason}"),
+        })
+    };
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(path_and_reason)
 }
 
 /// Converts the text of a form's field to JSON: to a number or a truth value if it is one, else to

@@ -1,11 +1,15 @@
 //! The requests and answers of the routes about images, as they travel, with the checks of their
 //! fields.
 
+use std::fmt;
+
 use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 
 use super::body::{ImageReference, ImagesRequest};
+use crate::api::json::{MAX_IMAGES, at_most};
 use crate::api::options::{example_image, shortest, top_k};
 use crate::api::problem::Problem;
 use crate::service::{Explanation, Prediction};
@@ -17,6 +21,7 @@ use crate::service::{Explanation, Prediction};
 pub(super) struct ClassifyRequest {
     /// The images.
     #[oai(validator(min_items = "1"))]
+    #[serde(deserialize_with = "at_most::<MAX_IMAGES, _, _>")]
     images: Vec<ImageReference>,
     /// How many classes each answer names at most: 1 to 1000, 5 if it is not said.
     #[oai(
@@ -41,6 +46,7 @@ pub(super) struct ClassifyRequest {
 pub(super) struct EmbeddingsRequest {
     /// The images.
     #[oai(validator(min_items = "1"))]
+    #[serde(deserialize_with = "at_most::<MAX_IMAGES, _, _>")]
     images: Vec<ImageReference>,
     /// Scale each embedding to length 1 (L2), so that dot products are cosine similarities. False if it is not said.
     #[oai(skip_serializing_if_is_none)]
@@ -55,6 +61,7 @@ pub(super) struct EmbeddingsRequest {
 pub(super) struct ExplainRequest {
     /// The images; one alone for formats other than `grid`.
     #[oai(validator(min_items = "1"))]
+    #[serde(deserialize_with = "at_most::<MAX_IMAGES, _, _>")]
     images: Vec<ImageReference>,
     /// The class to explain: an index, a WordNet id, or a name. The most probable one if it is not said.
     #[oai(skip_serializing_if_is_none)]
@@ -147,17 +154,33 @@ fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::E
 
 /// Reads a class, or `null`. A class is a text; its index may also come as a number.
 fn class<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected a text or a whole number")]
-    enum Class {
-        Index(u64),
-        Text(String),
+    struct Class(String);
+
+    impl<'de> Deserialize<'de> for Class {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(ClassVisitor).map(Self)
+        }
     }
-    let class = Option::<Class>::deserialize(deserializer)?;
-    Ok(class.map(|class| match class {
-        Class::Index(index) => index.to_string(),
-        Class::Text(text) => text,
-    }))
+
+    struct ClassVisitor;
+
+    impl Visitor<'_> for ClassVisitor {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a text or a whole number")
+        }
+
+        fn visit_u64<E>(self, index: u64) -> Result<String, E> {
+            Ok(index.to_string())
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+    }
+
+    Ok(Option::<Class>::deserialize(deserializer)?.map(|class| class.0))
 }
 
 /// One class.
