@@ -86,7 +86,7 @@ impl From<FetchError> for Failure {
                 Self::too_large("image-too-large", "The image is too large", detail)
             }
             FetchError::InvalidDataUrl(_) => Self::invalid_request(detail),
-            FetchError::Busy { .. } => {
+            FetchError::MemoryFull | FetchError::Busy { .. } => {
                 Self::unavailable("overloaded", "Overloaded", detail, RETRY_AFTER)
             }
         }

@@ -1,17 +1,8 @@
 //! How requests of several protocols carry images: checks that they share.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::GeneralPurpose;
-use base64::engine::{DecodePaddingMode, GeneralPurposeConfig};
-
 use super::problem::Failure;
 use crate::service::Source;
-
-/// The standard alphabet. Padding may be missing, as it is in the base64 of many clients.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+use imgclass_fetch::{decode_base64 as decode, decode_data_url};
 
 /// Checks that a request has at least one image and no more than `limit`.
 ///
@@ -29,12 +20,23 @@ pub(super) fn check_count(images: usize, limit: usize) -> Result<(), Failure> {
     }
 }
 
-/// Decodes an image from base64.
+/// Decodes an image from base64, or from a data URL, which many clients send in its place. Wrapped
+/// lines, both alphabets and missing padding are read.
 ///
 /// # Errors
 /// A text for the client that says what is wrong.
 pub(super) fn decode_base64(text: &str) -> Result<Source, String> {
-    match BASE64.decode(text) {
+    if text
+        .get(..5)
+        .is_some_and(|start| start.eq_ignore_ascii_case("data:"))
+    {
+        // The request's body has been within its limit.
+        let bytes = decode_data_url(text, u64::MAX);
+        return bytes
+            .map(Source::Bytes)
+            .map_err(|error| error.public_message());
+    }
+    match decode(text.as_bytes()) {
         Ok(bytes) => Ok(Source::Bytes(bytes.into())),
         Err(error) => Err(format!("this is not base64: {error}")),
     }

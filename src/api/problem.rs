@@ -55,7 +55,8 @@ pub(super) struct Failure {
     title: &'static str,
     detail: Cow<'static, str>,
     retry_after: Option<u32>,
-    header: Option<(HeaderName, HeaderValue)>,
+    // Boxed because few failures have one, and a failure is moved often.
+    header: Option<Box<(HeaderName, HeaderValue)>>,
     log: Option<LogLine>,
 }
 
@@ -103,7 +104,7 @@ impl Failure {
     /// Adds a header that the status asks for.
     pub(super) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
         Self {
-            header: Some((name, value)),
+            header: Some(Box::new((name, value))),
             ..self
         }
     }
@@ -244,7 +245,7 @@ impl Failure {
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        if let Some((name, value)) = &self.header {
+        if let Some((name, value)) = self.header.as_deref() {
             response.headers_mut().insert(name, value.clone());
         }
     }

@@ -80,6 +80,27 @@ pub struct FetchArgs {
     )]
     pub fetch_max_redirects: usize,
 
+    /// The memory for fetched images, all together, until they are decoded; never less than one of
+    /// the largest takes
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value_t = ByteSize(FetchConfig::default().max_held_bytes),
+        value_parser = parse_size,
+        env = "IMGCLASS_FETCH_MEMORY"
+    )]
+    pub fetch_memory: ByteSize,
+
+    /// The User-Agent of requests for images; some servers ask for a contact in it
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value_t = FetchConfig::default().user_agent,
+        value_parser = parse_user_agent,
+        env = "IMGCLASS_FETCH_USER_AGENT"
+    )]
+    pub fetch_user_agent: String,
+
     /// The number of fetches that may run at one time; further ones wait
     #[arg(
         long,
@@ -101,9 +122,25 @@ impl FetchArgs {
             max_bytes: self.fetch_max_bytes.as_u64(),
             max_redirects: self.fetch_max_redirects,
             max_concurrent: self.fetch_max_concurrent,
+            max_held_bytes: self.fetch_memory.as_u64(),
+            user_agent: self.fetch_user_agent.clone(),
             allow_cidrs: self.fetch_allow_cidr.clone(),
             allow_ports: self.fetch_allow_port.clone(),
             ..FetchConfig::default()
         }
+    }
+}
+
+/// Parses a user agent, which must be a text that a header can carry.
+fn parse_user_agent(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_graphic() || byte == b' ';
+    if (1..=512).contains(&text.len()) && text.trim() == text && text.bytes().all(is_allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err(
+            "expected 1 to 512 visible ASCII characters and blanks between them, such as \
+             \"example/1.0 (https://example.com; mail@example.com)\""
+                .to_owned(),
+        )
     }
 }

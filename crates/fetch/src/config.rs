@@ -24,9 +24,13 @@ pub struct FetchConfig {
     pub max_url_length: usize,
     /// The number of fetches that may run at one time, at least 1; further ones wait.
     ///
-    /// Together with `max_bytes` this bounds the memory of bodies that are being read. It also
-    /// bounds name look-ups, which go on after the caller has given up.
+    /// This also bounds name look-ups, which go on after the caller has given up.
     pub max_concurrent: usize,
+    /// The memory in bytes for all fetched bodies together, from their first byte until they are
+    /// decoded. It is never taken for less than one body of `max_bytes`.
+    pub max_held_bytes: u64,
+    /// What the requests say of their sender. Some servers ask for a contact here.
+    pub user_agent: String,
     /// Address ranges that may be dialled although they are not public.
     ///
     /// An IPv4 range also opens its addresses where IPv6 addresses carry them. An IPv6 range opens
@@ -47,11 +51,14 @@ impl Default for FetchConfig {
             total_timeout: Duration::from_secs(15),
             // Twice the size of a 24-megapixel JPEG at high quality.
             max_bytes: 20 * 1024 * 1024,
-            max_redirects: 3,
+            // Link shorteners and a move to https take two or three.
+            max_redirects: 5,
             // RFC 9110, section 4.1, asks for at least 8000 bytes; servers commonly stop at 8 KiB.
             max_url_length: 8192,
-            // With `max_bytes` above, bodies take 1.25 GiB at worst.
             max_concurrent: 64,
+            // Twelve of the largest bodies, or a thousand photographs.
+            max_held_bytes: 256 * 1024 * 1024,
+            user_agent: concat!("imgclass/", env!("CARGO_PKG_VERSION")).to_owned(),
             allow_cidrs: Vec::new(),
             allow_ports: Vec::new(),
         }

@@ -2,16 +2,14 @@
 //!
 //! The data are percent-decoded and then read as the WHATWG's forgiving base64, as browsers do.
 //! ASCII whitespace is skipped, so wrapped base64 works. Padding may be missing, but not wrong. The
-//! URL-safe alphabet is refused. Decoding allocates no more than the URL's length, or the size
+//! URL-safe alphabet is read too. Decoding allocates no more than the URL's length, or the size
 //! limit.
 
 use std::borrow::Cow;
 
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 
+use super::base64::{decode_base64, without_whitespace};
 use super::error::{DataUrlFault, FetchError};
 
 const SCHEME: &str = "data:";
@@ -22,45 +20,45 @@ const SCHEME: &str = "data:";
 /// megabytes.
 const MAX_HEADER: usize = 256;
 
-/// Standard base64 whose padding may be missing and whose unused last bits may be set.
-const FORGIVING: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
-
 /// Returns whether `url` has the scheme `data:`, in any case.
 pub(super) fn is_data_url(url: &str) -> bool {
     url.get(..SCHEME.len())
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
 }
 
-/// Decodes the bytes in `url`, for which [`is_data_url`] holds: between 1 and `limit` bytes.
-pub(super) fn decode(url: &str, limit: u64) -> Result<Bytes, FetchError> {
-    let rest = &url.as_bytes()[SCHEME.len()..];
+/// Decodes the bytes in `url`, whose scheme is `data:` in any case: between 1 and `limit` bytes.
+///
+/// # Errors
+///
+/// Returns [`FetchError::InvalidDataUrl`] for a URL that is malformed, and [`FetchError::TooLarge`]
+/// for one that is too long.
+pub fn decode(url: &str, limit: u64) -> Result<Bytes, FetchError> {
+    let rest = url.as_bytes().get(SCHEME.len()..).unwrap_or_default();
     let comma = rest.iter().take(MAX_HEADER).position(|byte| *byte == b',');
     let comma = comma.ok_or(DataUrlFault::Comma)?;
     check_header(&rest[..comma])?;
-    let text = percent_decode_without_whitespace(&rest[comma + 1..])?;
+    let text = without_whitespace(percent_decode(&rest[comma + 1..])?);
     if decoded_length(&text) > limit {
         return Err(FetchError::TooLarge { limit });
     }
-    let bytes = FORGIVING.decode(&text).map_err(|_| DataUrlFault::Base64)?;
+    let bytes = decode_base64(&text).map_err(|_| DataUrlFault::Base64)?;
     if bytes.is_empty() {
         return Err(DataUrlFault::Empty.into());
     }
     Ok(bytes.into())
 }
 
-/// Checks that a header is `image/<subtype>`, any parameters, and `base64` at the end, in any case.
+/// Checks that a header is a media type, any parameters, and `base64` at the end, in any case. The
+/// media type is `image/<subtype>`, or one that says nothing about the data.
 fn check_header(header: &[u8]) -> Result<(), DataUrlFault> {
     let mut parts = header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
     let media_type = parts.next().unwrap_or_default();
     let is_image = media_type
-        .get(..6)
-        .is_some_and(|start| start.eq_ignore_ascii_case(b"image/"));
-    if !is_image || media_type.len() == 6 {
+        .split_at_checked(6)
+        .is_some_and(|(start, rest)| start.eq_ignore_ascii_case(b"image/") && !rest.is_empty());
+    let says_nothing =
+        media_type.is_empty() || media_type.eq_ignore_ascii_case(b"application/octet-stream");
+    if !is_image && !says_nothing {
         return Err(DataUrlFault::MediaType);
     }
     let encoding = parts.next_back().unwrap_or_default();
@@ -70,12 +68,9 @@ fn check_header(header: &[u8]) -> Result<(), DataUrlFault> {
     Ok(())
 }
 
-/// Percent-decodes `data` and removes ASCII whitespace; borrows `data` if it has neither.
-fn percent_decode_without_whitespace(data: &[u8]) -> Result<Cow<'_, [u8]>, DataUrlFault> {
-    if !data
-        .iter()
-        .any(|byte| *byte == b'%' || byte.is_ascii_whitespace())
-    {
+/// Percent-decodes `data`; borrows it if there is nothing to decode.
+fn percent_decode(data: &[u8]) -> Result<Cow<'_, [u8]>, DataUrlFault> {
+    if !data.contains(&b'%') {
         return Ok(Cow::Borrowed(data));
     }
     let mut text = Vec::with_capacity(data.len());
@@ -92,9 +87,7 @@ fn percent_decode_without_whitespace(data: &[u8]) -> Result<Cow<'_, [u8]>, DataU
                 *first
             }
         };
-        if !byte.is_ascii_whitespace() {
-            text.push(byte);
-        }
+        text.push(byte);
     }
     Ok(Cow::Owned(text))
 }

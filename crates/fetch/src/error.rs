@@ -36,6 +36,10 @@ pub enum FetchError {
     /// The `data:` URL in the request is malformed.
     #[error("data URL invalid: {0}")]
     InvalidDataUrl(#[from] DataUrlFault),
+    /// The memory for fetched bodies stayed full. The service has too much load; the image is not at
+    /// fault.
+    #[error("the memory for fetched images stayed full (--fetch-memory sets it)")]
+    MemoryFull,
     /// No slot became free within the time limit of a whole fetch. The service has too much load;
     /// the image is not at fault.
     #[error("all {limit} fetch slots stayed busy")]
@@ -62,7 +66,9 @@ impl FetchError {
             Self::InvalidDataUrl(fault) => {
                 format!("{fault}; the form is data:image/png;base64,...")
             }
-            Self::Busy { .. } => "too many images are being fetched; try again later".to_owned(),
+            Self::MemoryFull | Self::Busy { .. } => {
+                "too many images are being fetched; try again later".to_owned()
+            }
         }
     }
 }
@@ -137,7 +143,7 @@ pub enum UrlRefusal {
 /// Says what a server at an allowed address did instead of sending an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadAnswer {
-    /// The server answered with a status that is neither 200 nor a redirect.
+    /// The server answered with a status that is neither 200, 203 nor a redirect.
     #[error("status {0}")]
     Status(u16),
     /// The server redirected more often than allowed.
@@ -150,7 +156,7 @@ pub enum BadAnswer {
     /// The server redirected with this status, but its `Location` is missing or not UTF-8.
     #[error("redirect {0} without a readable Location")]
     RedirectNowhere(u16),
-    /// The body has this `Content-Encoding` although the request asked for none. It could expand
+    /// The body has this `Content-Encoding`, which changes its bytes, although the request asked for none. It could expand
     /// without bound.
     #[error("content encoding {0:?}")]
     ContentEncoding(String),
@@ -217,7 +223,7 @@ pub enum DataUrlFault {
     /// The first 256 bytes contain no comma, which separates the media type from the data.
     #[error("a data URL needs a comma between media type and data")]
     Comma,
-    /// The media type is missing, or is not `image/...`.
+    /// The media type is neither `image/...` nor `application/octet-stream`, and it is not missing.
     #[error("a data URL's media type must be image/...")]
     MediaType,
     /// The header does not end with `;base64`.
@@ -226,9 +232,12 @@ pub enum DataUrlFault {
     /// The data contain a `%` without two hexadecimal digits after it.
     #[error("a data URL's data hold a percent sign without two hexadecimal digits")]
     Percent,
-    /// The data are not in the standard base64 alphabet, or their padding is wrong.
-    #[error("a data URL's data are not valid base64 (standard alphabet, not the URL-safe one)")]
+    /// The data are not in one of the alphabets of base64, or their padding is wrong.
+    #[error("a data URL's data are not valid base64")]
     Base64,
+    /// The text is no URL but looks like base64.
+    #[error("this is no URL but looks like base64, which needs data:image/jpeg;base64, before it")]
+    Scheme,
     /// There are no data after the comma.
     #[error("a data URL's data are empty")]
     Empty,
@@ -240,6 +249,9 @@ pub enum SetupError {
     /// `max_concurrent` is 0, or more than a semaphore can count.
     #[error("{0} concurrent fetches are out of range: choose at least 1")]
     Concurrency(usize),
+    /// The user agent cannot stand in a header.
+    #[error("the user agent {0:?} cannot be sent: it may have visible ASCII and blanks only")]
+    UserAgent(String),
     /// The HTTP or TLS client could not start.
     #[error(
         "the client for fetching images cannot start: {0}; it needs the system's root certificates \

@@ -4,13 +4,16 @@
 //! that are dialled; there is no second look-up in between. Nothing is cached: every request asks
 //! anew, and a name that changes its answer is judged by the new one.
 
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use reqwest::dns::{Addrs, Name, Resolving};
+use hyper_util::client::legacy::connect::dns::Name;
 use tokio::sync::Semaphore;
+use tower_service::Service;
 
 use super::address::AddressPolicy;
 
@@ -59,13 +62,28 @@ impl Resolve for SystemResolver {
 }
 
 /// Gives the HTTP client the answers of `inner`, if the policy allows every one of them.
+#[derive(Clone)]
 pub(super) struct VettedResolver {
     pub(super) inner: Arc<dyn Resolve>,
     pub(super) addresses: AddressPolicy,
 }
 
-impl reqwest::dns::Resolve for VettedResolver {
-    fn resolve(&self, name: Name) -> Resolving {
+impl std::fmt::Debug for VettedResolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VettedResolver").finish_non_exhaustive()
+    }
+}
+
+impl Service<Name> for VettedResolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
         let inner = Arc::clone(&self.inner);
         let addresses = self.addresses.clone();
         Box::pin(async move {
@@ -73,7 +91,7 @@ impl reqwest::dns::Resolve for VettedResolver {
             addresses.check_all(&answers)?;
             // Port 0 stands for the port of the URL.
             let dialled = answers.into_iter().map(|answer| SocketAddr::new(answer, 0));
-            Ok(Box::new(dialled) as Addrs)
+            Ok(dialled.collect::<Vec<_>>().into_iter())
         })
     }
 }

@@ -23,7 +23,7 @@ pub(super) const VERSION: &str = "1";
 pub(super) struct ProtocolError {
     failure: Failure,
     /// The index of the image that failed; `None` where it was the request.
-    image: Option<usize>,
+    image: Option<u32>,
 }
 
 impl From<Failure> for ProtocolError {
@@ -111,7 +111,7 @@ pub(super) async fn answer_all(
     let answers = answers.map(|(position, answer)| {
         answer.map_err(|error| ProtocolError {
             failure: Failure::in_field(error, "url"),
-            image: Some(position),
+            image: u32::try_from(position).ok(),
         })
     });
     answers.collect()

@@ -27,10 +27,15 @@ static FETCHER: LazyLock<Fetcher> = LazyLock::new(|| {
 #[tokio::test]
 async fn every_data_url_gives_its_bytes_or_its_error() {
     let long_header = format!("data:image/png;{};base64,aW1hZ2U=", "a".repeat(300));
+    let bare = "QUJD".repeat(5000);
     #[rustfmt::skip] // one row for each case
     let table = [
         ("data:image/png;base64,aW1hZ2U=", "5 bytes"),
         ("DATA:IMAGE/PNG;BASE64,aW1hZ2U=", "5 bytes"),
+        ("data:;base64,aW1hZ2U=", "5 bytes"),
+        ("data:application/octet-stream;base64,aW1hZ2U=", "5 bytes"),
+        ("data:Application/Octet-Stream;name=a.png;base64,aW1hZ2U=", "5 bytes"),
+        ("data:image/png;base64,-_-_", "3 bytes"),
         ("data:image/svg+xml;charset=utf-8;base64,aW1hZ2U=", "5 bytes"),
         ("data:image/png;base64,aW1hZ2U", "5 bytes"),
         ("data:image/png;base64,aW1hZ2Uh", "6 bytes"),
@@ -48,8 +53,7 @@ async fn every_data_url_gives_its_bytes_or_its_error() {
         ("data:", "Comma"),
         ("data:image/png;base64", "Comma"),
         (long_header.as_str(), "Comma"),
-        ("data:,image", "MediaType"),
-        ("data:;base64,aW1hZ2U=", "MediaType"),
+        ("data:,image", "NotBase64"),
         ("data:text/html;base64,aW1hZ2U=", "MediaType"),
         ("data:image/;base64,aW1hZ2U=", "MediaType"),
         ("data:imagepng;base64,aW1hZ2U=", "MediaType"),
@@ -59,7 +63,8 @@ async fn every_data_url_gives_its_bytes_or_its_error() {
         ("data:image/png;base64,", "Empty"),
         ("data:image/png;base64, ", "Empty"),
         // What the data may look like.
-        ("data:image/png;base64,-_-_", "Base64"),
+        ("data:image/png;base64,-_+/", "Base64"),
+        ("data:application/octet-streams;base64,aW1hZ2U=", "MediaType"),
         ("data:image/png;base64,aW1h,", "Base64"),
         ("data:image/png;base64,a", "Base64"),
         ("data:image/png;base64,=", "Base64"),
@@ -69,6 +74,11 @@ async fn every_data_url_gives_its_bytes_or_its_error() {
         ("data:image/png;base64,%", "Percent"),
         ("data:image/png;base64,aW1h%2", "Percent"),
         ("data:image/png;base64,%zz", "Percent"),
+        // Base64 without all that.
+        ("/9j/4AAQSkZJRgABAQAAAQABAAD", "Scheme"),
+        ("iVBORw0KGgoAAAANSUhEUgAA", "Scheme"),
+        (bare.as_str(), "Scheme"),
+        ("aW1hZ2U=", "image URL unusable: refused: not a URL: relative URL without a base"),
         // With a blank before it, this is not a data URL, and nothing else allows the scheme.
         (" data:image/png;base64,aW1hZ2U=", "image URL unusable: refused: scheme \"data\" is neither http nor https"),
     ];

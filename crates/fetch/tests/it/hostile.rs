@@ -89,6 +89,8 @@ fn then(mut steps: Vec<Step>, step: Step) -> Vec<Step> {
     steps
 }
 
+const HINT: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n";
+
 type Row = (&'static str, Vec<Step>, &'static str);
 
 /// Fetches from a server for each row of `table`, and compares the outcome in words.
@@ -132,6 +134,11 @@ async fn every_body_gives_its_bytes_or_its_error() {
         ("closed inside a chunk", chunks("9\r\nimage"), "broken"),
         ("closed between chunks", chunks("5\r\nimage\r\n"), "broken"),
         ("identity encoding", ok("content-encoding: Identity\r\ncontent-length: 5\r\n", "image"), "5 bytes"),
+        ("non-authoritative", answer("203 Transformed", "content-length: 5\r\n", "image"), "5 bytes"),
+        ("plain as S3 says it", ok("content-encoding: aws-chunked\r\ncontent-length: 5\r\n", "image"), "5 bytes"),
+        ("a character set as encoding", ok("content-encoding: UTF-8\r\ncontent-length: 5\r\n", "image"), "5 bytes"),
+        ("no encoding, in words", ok("content-encoding: none, binary\r\ncontent-length: 5\r\n", "image"), "5 bytes"),
+        ("S3's word before a real one", ok("content-encoding: aws-chunked,gzip\r\n", ""), "content encoding \"aws-chunked,gzip\""),
         // Compressed: refused by its name, before a bomb could expand.
         ("gzip", ok("content-encoding: gzip\r\ncontent-length: 5\r\n", "image"), "content encoding \"gzip\""),
         ("brotli", ok("content-encoding: br\r\n", ""), "content encoding \"br\""),
@@ -147,6 +154,9 @@ async fn every_head_is_understood_or_gives_its_error() {
     let found = "200 OK\r\ncontent-length: 5";
     judge(vec![
         ("early hints first", answer("103 Early Hints", "", &format!("HTTP/1.1 {found}\r\n\r\nimage")), "5 bytes"),
+        ("a few interim answers", raw(&format!("{}HTTP/1.1 {found}\r\n\r\nimage", HINT.repeat(8))), "5 bytes"),
+        ("one more", raw(&format!("{}HTTP/1.1 {found}\r\n\r\nimage", HINT.repeat(9))), "broken"),
+        ("endless interim answers", vec![Step::Endless(HINT.as_bytes())], "broken"),
         ("closed at once", vec![], "broken"),
         ("closed inside the head", raw("HTTP/1.1 200 OK\r\ncontent-le"), "broken"),
         ("no HTTP", raw("220 mail.example ESMTP\r\n"), "broken"),
@@ -174,7 +184,7 @@ async fn every_head_is_understood_or_gives_its_error() {
 #[tokio::test]
 async fn every_redirect_leads_nowhere_that_the_policy_forbids() {
     judge(vec![
-        ("to itself", redirect(302, "/again"), "more than 3 redirects"),
+        ("to itself", redirect(302, "/again"), "more than 5 redirects"),
         ("nowhere", answer("302 Found", "content-length: 0\r\n", ""), "redirect 302 without a readable Location"),
         ("to a file", redirect(302, "file:///etc/passwd"), "refused scheme file"),
         ("to data", redirect(302, "data:image/png;base64,AAAA"), "refused scheme data"),
@@ -200,7 +210,7 @@ async fn every_wait_ends_at_the_limit_that_governs_it() {
         ("silence before the head", head, vec![Step::Silence], "no answer"),
         ("silence inside the head", head, then(raw("HTTP/1.1 200"), Step::Silence), "no answer"),
         ("a head in drips", head, then(raw("HTTP/1.1 200 OK\r\na: "), Step::Drip(b"x")), "no answer"),
-        ("early hints for ever", head, vec![Step::Drip(b"HTTP/1.1 103 Early Hints\r\n\r\n")], "no answer"),
+        ("early hints now and then", head, vec![Step::Drip(b"HTTP/1.1 103 Early Hints\r\na: ")], "no answer"),
         ("silence before the body", body, then(ok("content-length: 5\r\n", ""), Step::Silence), "stalled"),
         ("silence inside the body", body, then(ok("content-length: 5\r\n", "im"), Step::Silence), "stalled"),
         ("a body in drips", total, then(ok("content-length: 900\r\n", ""), Step::Drip(b"x")), "too slow"),
@@ -392,4 +402,41 @@ async fn a_proxy_in_the_environment_is_ignored() {
     );
     assert_eq!(server.connections.load(Ordering::SeqCst), 1);
     assert_eq!(proxy.connections.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn bodies_hold_their_memory_until_they_are_dropped() {
+    let large = ok("content-length: 1600000\r\n", &"x".repeat(1_600_000));
+    let small = ok("content-length: 5\r\n", "image");
+    let server = Server::start(vec![large.clone(), large, small]).await;
+    let fetcher = fetcher_for(&server, |config| {
+        config.max_bytes = 2_000_000;
+        // One body, and what a second takes at its start.
+        config.max_held_bytes = 1_600_000 + 1_100_000;
+        config.idle_timeout = SECOND;
+    });
+    let fetch = async || bounded(fetcher.fetch(&server.url())).await;
+    let first = fetch().await.unwrap();
+    let copy = first.clone();
+    drop(first);
+    let second = fetch().await;
+    assert!(matches!(second, Err(FetchError::MemoryFull)), "{second:?}");
+    assert_eq!(words(&fetch().await), "5 bytes", "a small one still fits");
+    drop(copy);
+    assert_eq!(words(&fetch().await), "5 bytes");
+}
+
+#[tokio::test]
+async fn a_newline_behind_a_url_is_ignored_and_the_user_agent_can_be_chosen() {
+    let server = Server::repeating(raw(IMAGE)).await;
+    let agent = "example/1.0 (mail@example.com)";
+    let fetcher = fetcher_for(&server, |config| config.user_agent = agent.to_owned());
+    let url = format!("{} \r\n", server.url());
+    assert_eq!(words(&bounded(fetcher.fetch(&url)).await), "5 bytes");
+    let request = server.requests.lock().unwrap()[0].clone();
+    let line = format!("user-agent: {agent}\r\n");
+    assert!(request.contains(&line), "{request}");
+    let inside = server.url().replace("image", "im\nage");
+    let result = bounded(fetcher.fetch(&inside)).await;
+    assert!(words(&result).contains("control character"), "{result:?}");
 }
