@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::context::BodyMemory;
 use super::json;
 use super::problem::{Failure, RETRY_AFTER};
-use super::state::{ApiState, state_of};
+use super::state::{ApiState, BODY_UNIT, state_of};
 
 /// Extracts a JSON body from a request.
 pub(super) struct JsonBody<T>(pub(super) T);
@@ -202,9 +202,11 @@ impl<'a> Received<'a> {
             // Doubled each time, so that a long body is copied rarely.
             let most = self.expected.unwrap_or(limit);
             let capacity = (2 * self.reserved).min(most).max(length);
-            let share = self.state.reserve_body(capacity - self.reserved);
+            // Whole units, so that a body in many pieces is not rounded up for each of them.
+            let reserved = capacity.next_multiple_of(BODY_UNIT);
+            let share = self.state.reserve_body(reserved - self.reserved);
             self.memory.hold(share.ok_or_else(no_room)?);
-            self.reserved = capacity;
+            self.reserved = reserved;
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(chunk);

@@ -12,7 +12,7 @@ use crate::service::Service;
 
 /// Bytes that one permit of the memory for bodies stands for. Semaphores count in 32 bits, which
 /// would end at 4 GiB if they counted bytes.
-const KIB: u64 = 1024;
+pub(super) const BODY_UNIT: usize = 1024;
 
 /// The memory for answers that have not left yet, of all clients together. The largest answers are
 /// heat maps of 1.5 MB and the numbers of many images, of which this holds some 80.
@@ -84,7 +84,7 @@ impl ApiState {
     /// is no such bound.
     #[must_use]
     pub fn with_body_memory(self, bytes: u64) -> Self {
-        let permits = usize::try_from(bytes / KIB).unwrap_or(usize::MAX);
+        let permits = usize::try_from(bytes / BODY_UNIT as u64).unwrap_or(usize::MAX);
         Self {
             body_memory: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             ..self
@@ -94,7 +94,7 @@ impl ApiState {
     /// Takes a share of the memory for bodies; `None` where there is not enough. Does not wait:
     /// requests that wait with half a body would keep the memory of that half from each other.
     pub(super) fn reserve_body(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let permits = u32::try_from((bytes as u64).div_ceil(KIB)).unwrap_or(u32::MAX);
+        let permits = u32::try_from(bytes.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX);
         let memory = self.body_memory.clone().try_acquire_many_owned(permits);
         memory.ok()
     }
