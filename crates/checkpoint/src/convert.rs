@@ -346,6 +346,9 @@ fn read_foreign(input: &Path) -> Result<(Vec<u8>, Origin), String> {
                     .to_owned(),
             );
         }
+        _ if bytes.get(8) == Some(&b'{') => {
+            return Err("it is a safetensors file: name it with --weights as it is".to_owned());
+        }
         _ => {
             return Err(
                 "it is neither PyTorch's zip nor HDF5: expected .pth, .bin, .h5 or .keras"

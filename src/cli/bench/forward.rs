@@ -267,7 +267,7 @@ fn table(report: &ForwardReport) -> Result<String, Failure> {
     writeln!(
         text,
         "{} on {} in {} ({isa}, {} threads), batch of {}{}",
-        report.model,
+        output::printable(&report.model),
         report.device,
         report.dtype,
         report.threads,

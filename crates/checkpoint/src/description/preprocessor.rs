@@ -113,7 +113,7 @@ impl PreprocessorFile {
         let side = self.size()?.shortest()?;
         let crop_pct = self.crop_pct.unwrap_or(CROP_PCT);
         if !(0.25..=1.0).contains(&crop_pct) {
-            return Err(format!("`crop_pct` is {crop_pct}, expected 0.25 to 1"));
+            return Err(format!("`crop_pct` is {crop_pct:?}, expected 0.25 to 1"));
         }
         let resize = if side < WARPED_FROM {
             Resize::ShorterSide((f64::from(side) / crop_pct).floor() as u32)

@@ -245,7 +245,7 @@ impl PretrainedCfg {
         }
         let crop_pct = self.test_crop_pct.or(self.crop_pct).unwrap_or(0.875);
         if !(0.25..=1.0).contains(&crop_pct) {
-            return Err(format!("the crop is {crop_pct}, expected 0.25 to 1"));
+            return Err(format!("the crop is {crop_pct:?}, expected 0.25 to 1"));
         }
         // floor(size / crop_pct), of the shorter side or of both.
         let scaled = |side: u32| (f64::from(side) / crop_pct).floor() as u32;

@@ -73,7 +73,7 @@ impl Download<'_> {
         let mut tries = 0;
         loop {
             let continues = std::fs::metadata(&partial).is_ok_and(|kept| kept.len() > 0);
-            let outcome = match self.append(&partial).await {
+            let outcome = match self.append(&partial, pointer).await {
                 Ok(()) => self.check(&partial, pointer).await,
                 Err(error) => Err(error),
             };
@@ -105,7 +105,7 @@ impl Download<'_> {
     }
 
     /// Appends what is missing to a partial download. One that cannot be gone on with is replaced.
-    async fn append(&self, partial: &Path) -> Result<(), HubError> {
+    async fn append(&self, partial: &Path, pointer: &Path) -> Result<(), HubError> {
         let cannot_write = |source| HubError::Cache {
             path: partial.to_owned(),
             source,
@@ -157,8 +157,12 @@ impl Download<'_> {
                 .map_err(|error| self.remote.doing(Some(self.file)).explain_transport(error))?;
             done += chunk.len() as u64;
             check_size(self.file, done)?;
-            if self.declared.size.is_some_and(|size| done > size) {
-                break;
+            if let Some(size) = self.declared.size.filter(|size| done > *size) {
+                return Err(HubError::Corrupt {
+                    path: pointer.to_owned(),
+                    expected: format!("{size} bytes"),
+                    found: "more".to_owned(),
+                });
             }
             out.write_all(&chunk).map_err(cannot_write)?;
             self.report(done);
