@@ -99,10 +99,7 @@ fn find_local(args: &WeightsArgs, hub: &HubConfig) -> Result<WeightsSource, Fail
             model,
             revision,
             file,
-        } => {
-            let files = hub::cached(hub, &model, &revision, file.as_deref())?;
-            WeightsSource::cached(model, files)
-        }
+        } => WeightsSource::Files(hub::cached(hub, &model, &revision, file.as_deref())?),
     })
 }
 
@@ -192,7 +189,7 @@ fn verify(args: &VerifyArgs, hub: &HubConfig) -> Result<String, Failure> {
         } => {
             hub::verify_cached(hub, &model, &revision, file.as_deref())?
                 .files
-                .sha256
+                .declared_sha256
         }
         WeightsChoice::Random(_) | WeightsChoice::File(_) => None,
     };

@@ -27,7 +27,6 @@ mod names;
 mod remote;
 mod transfer;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cache::{CachedRepo, Snapshot};
@@ -36,6 +35,8 @@ pub use error::HubError;
 pub use list::{CachedWeights, list};
 pub(crate) use names::shard_advice;
 use remote::{Listing, Remote};
+
+use crate::source::WeightsFiles;
 
 #[cfg(fuzzing)]
 pub(crate) fn fuzz(body: &[u8]) {
@@ -50,22 +51,6 @@ pub(crate) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
 /// The files that are fetched beside the weights, if the repository has them.
 const DESCRIPTIONS: [&str; 2] = [CONFIG_FILE, PREPROCESSOR_FILE];
-
-/// The files of one checkpoint on this machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CheckpointFiles {
-    /// The safetensors file.
-    pub weights: PathBuf,
-    /// The checkpoint's `config.json`; `None` if the repository has none.
-    pub config: Option<PathBuf>,
-    /// The checkpoint's `preprocessor_config.json`; `None` if the repository has none.
-    pub preprocessor: Option<PathBuf>,
-    /// The commit that the files belong to, 40 hexadecimal digits.
-    pub revision: String,
-    /// The SHA-256 of the weights as the hub declared it (64 lower-case hexadecimal digits), if the
-    /// cache records one. A caller that reads the whole file can compare it.
-    pub sha256: Option<String>,
-}
 
 /// The progress of one file's download, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,11 +71,11 @@ pub type ProgressFn = dyn Fn(DownloadProgress<'_>) + Send + Sync;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// The files that were read.
-    pub files: CheckpointFiles,
+    pub files: WeightsFiles,
     /// The size of the weights in bytes.
     pub bytes: u64,
     /// The SHA-256 of the weights on disk, 64 lower-case hexadecimal digits. It equals
-    /// [`CheckpointFiles::sha256`] if that is known; else there was nothing to compare it with.
+    /// [`WeightsFiles::declared_sha256`] if that is known; else there was nothing to compare it with.
     pub sha256: String,
 }
 
@@ -120,7 +105,7 @@ pub async fn fetch(
     revision: &str,
     file: Option<&str>,
     progress: Option<Arc<ProgressFn>>,
-) -> Result<CheckpointFiles, HubError> {
+) -> Result<WeightsFiles, HubError> {
     let revision = names::check(model_id, revision)?;
     let repo = CachedRepo::new(&config.cache_dir, model_id);
     let local = repo.resolve(&revision, file);
@@ -139,7 +124,7 @@ pub async fn fetch(
             Some(snapshot) if error.is_transient() || error.is_about_cache() => {
                 tracing::warn!(
                     model = model_id,
-                    commit = snapshot.files.revision,
+                    commit = snapshot.commit,
                     cause = error.brief(),
                     "the newest checkpoint cannot be fetched now: going on with the cached one"
                 );
@@ -159,7 +144,7 @@ pub fn cached(
     model_id: &str,
     revision: &str,
     file: Option<&str>,
-) -> Result<CheckpointFiles, HubError> {
+) -> Result<WeightsFiles, HubError> {
     let revision = names::check(model_id, revision)?;
     let repo = CachedRepo::new(&config.cache_dir, model_id);
     let local = repo.resolve(&revision, file);
@@ -183,7 +168,7 @@ pub fn verify_cached(
         cache::check_json(path)?;
     }
     let (bytes, sha256) = cache::digest(&files.weights)?;
-    if let Some(declared) = &files.sha256
+    if let Some(declared) = &files.declared_sha256
         && *declared != sha256
     {
         return Err(HubError::Corrupt {
@@ -207,7 +192,7 @@ fn take_local(
     revision: &str,
     file: Option<&str>,
     local: Option<Snapshot>,
-) -> Result<CheckpointFiles, HubError> {
+) -> Result<WeightsFiles, HubError> {
     let Some(snapshot) = local else {
         return Err(HubError::NotCached {
             model: model_id.to_owned(),
@@ -219,7 +204,7 @@ fn take_local(
     if snapshot.unsettled.contains(&CONFIG_FILE) {
         tracing::warn!(
             model = model_id,
-            commit = snapshot.files.revision,
+            commit = snapshot.commit,
             "the cache has the weights but not {CONFIG_FILE}: default preprocessing will be used; \
              `imgclass weights fetch` completes the cache"
         );
@@ -235,7 +220,7 @@ async fn fetch_online(
     revision: &str,
     file: Option<&str>,
     progress: Option<Arc<ProgressFn>>,
-) -> Result<CheckpointFiles, HubError> {
+) -> Result<WeightsFiles, HubError> {
     let remote = Remote::new(config, model_id, revision)?;
     let listing = remote.listing(file).await?;
     let (commit, weights) = (&listing.commit, &listing.weights);

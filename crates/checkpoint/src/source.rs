@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::architecture::Architecture;
 use crate::error::CheckpointError;
-use crate::hub::{self, CheckpointFiles, HubConfig, ProgressFn};
+use crate::hub::{self, HubConfig, ProgressFn};
 
 /// The checkpoint on the hub that is used where none is named.
 pub const DEFAULT_MODEL: &str = "timm/resnet50.tv2_in1k";
@@ -106,7 +106,7 @@ pub enum WeightsSource {
 }
 
 /// The files of a checkpoint on this machine, and what is known about them before they are read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WeightsFiles {
     /// The safetensors file.
     pub weights: PathBuf,
@@ -139,10 +139,7 @@ impl WeightsSource {
                 model,
                 revision,
                 file,
-            } => Self::cached(
-                model.clone(),
-                hub::fetch(hub, model, revision, file.as_deref(), progress).await?,
-            ),
+            } => Self::Files(hub::fetch(hub, model, revision, file.as_deref(), progress).await?),
         })
     }
 
@@ -152,18 +149,6 @@ impl WeightsSource {
             seed: 0,
             architecture,
         }
-    }
-
-    /// Returns a checkpoint of the hub whose files are on this machine.
-    pub fn cached(model: String, files: CheckpointFiles) -> Self {
-        Self::Files(WeightsFiles {
-            weights: files.weights,
-            config: files.config,
-            preprocessor: files.preprocessor,
-            model,
-            revision: Some(files.revision),
-            declared_sha256: files.sha256,
-        })
     }
 
     /// Returns a local file, with the `config.json` and the `preprocessor_config.json` beside it if

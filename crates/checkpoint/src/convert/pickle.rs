@@ -173,7 +173,7 @@ const WEIGHTS: [(&str, &[&str]); 6] = [
 
 /// The names in which training programs keep their records beside the weights: options, numbers,
 /// times, paths.
-const RECORDS: [(&str, &[&str]); 19] = [
+const RECORDS: [(&str, &[&str]); 27] = [
     ("argparse", &["Namespace"]),
     ("types", &["SimpleNamespace"]),
     ("collections", &["Counter", "deque"]),
@@ -258,6 +258,23 @@ const RECORDS: [(&str, &[&str]); 19] = [
     ),
     ("pytorch_lightning.utilities.parsing", &["AttributeDict"]),
     ("lightning_fabric.utilities.data", &["AttributeDict"]),
+    ("lightning.pytorch.utilities.parsing", &["AttributeDict"]),
+    ("lightning.fabric.utilities.data", &["AttributeDict"]),
+    ("torch.torch_version", &["TorchVersion"]),
+    ("omegaconf.dictconfig", &["DictConfig"]),
+    ("omegaconf.listconfig", &["ListConfig"]),
+    ("omegaconf.base", &["ContainerMetadata", "Metadata"]),
+    (
+        "omegaconf.nodes",
+        &[
+            "AnyNode",
+            "StringNode",
+            "IntegerNode",
+            "FloatNode",
+            "BooleanNode",
+        ],
+    ),
+    ("typing", &["Any"]),
 ];
 
 /// Refuses a function or class that is in neither list.

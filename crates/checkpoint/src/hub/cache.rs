@@ -14,7 +14,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::remote::Declared;
-use super::{CONFIG_FILE, CheckpointFiles, DESCRIPTIONS, HubError, PREPROCESSOR_FILE, names};
+use super::{CONFIG_FILE, DESCRIPTIONS, HubError, PREPROCESSOR_FILE, names};
+use crate::source::WeightsFiles;
 
 /// How long to wait while another process fills the repository. At 170 kB/s a checkpoint of 100 MB
 /// takes as long.
@@ -27,13 +28,15 @@ const PARTIAL_SUFFIX: &str = ".incomplete";
 
 /// The folder of a repository in the cache. It need not exist.
 pub(super) struct CachedRepo {
+    model: String,
     root: PathBuf,
     locks: PathBuf,
 }
 
 /// A checkpoint that is in the cache.
 pub(super) struct Snapshot {
-    pub(super) files: CheckpointFiles,
+    pub(super) files: WeightsFiles,
+    pub(super) commit: String,
     /// The descriptions that are neither there nor known not to exist. Only the hub can tell about
     /// them.
     pub(super) unsettled: Vec<&'static str>,
@@ -44,6 +47,7 @@ impl CachedRepo {
     pub(super) fn new(cache_dir: &Path, model_id: &str) -> Self {
         let folder = format!("models--{}", model_id.replace('/', "--"));
         Self {
+            model: model_id.to_owned(),
             root: cache_dir.join(&folder),
             locks: cache_dir.join(".locks").join(folder),
         }
@@ -80,12 +84,14 @@ impl CachedRepo {
                 .into_iter()
                 .filter(|name| !settled(name))
                 .collect(),
-            files: CheckpointFiles {
-                sha256: declared_sha256(&weights),
+            commit: commit.to_owned(),
+            files: WeightsFiles {
+                declared_sha256: declared_sha256(&weights),
                 weights,
                 config: has(CONFIG_FILE).then(|| folder.join(CONFIG_FILE)),
                 preprocessor: has(PREPROCESSOR_FILE).then(|| folder.join(PREPROCESSOR_FILE)),
-                revision: commit.to_owned(),
+                model: self.model.clone(),
+                revision: Some(commit.to_owned()),
             },
         })
     }

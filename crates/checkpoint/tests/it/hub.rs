@@ -18,8 +18,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use imgclass_checkpoint::WeightsFiles;
 use imgclass_checkpoint::hub::{
-    CheckpointFiles, HubConfig, HubError, HubLimits, cached, fetch, list, verify_cached,
+    HubConfig, HubError, HubLimits, cached, fetch, list, verify_cached,
 };
 use imgclass_test_support::hub_server::{Fault, HubServer, Seen, sha256};
 
@@ -61,7 +62,7 @@ fn hub() -> (HubServer, tempfile::TempDir, HubConfig) {
     (server, cache, config)
 }
 
-async fn get(config: &HubConfig) -> Result<CheckpointFiles, HubError> {
+async fn get(config: &HubConfig) -> Result<WeightsFiles, HubError> {
     fetch(config, MODEL, "main", None, None).await
 }
 
@@ -216,8 +217,8 @@ async fn a_checkpoint_is_fetched_whole_and_into_the_layout_that_other_tools_shar
         std::fs::read(files.config.as_ref().unwrap()).unwrap(),
         CONFIG
     );
-    assert_eq!(files.revision, COMMIT);
-    assert_eq!(files.sha256, Some(sha256(&weights())));
+    assert_eq!(files.revision.as_deref(), Some(COMMIT));
+    assert_eq!(files.declared_sha256, Some(sha256(&weights())));
     assert_eq!(
         std::fs::read_to_string(root.join("refs/main")).unwrap(),
         COMMIT
@@ -309,7 +310,8 @@ async fn a_cache_that_cannot_be_written_is_used_with_what_another_tool_put_into_
     for file in [&notes, &locks] {
         std::fs::remove_file(file).unwrap();
     }
-    assert_eq!(get(&config).await.unwrap().revision, LATER);
+    let later = get(&config).await.unwrap().revision;
+    assert_eq!(later.as_deref(), Some(LATER));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,10 +354,10 @@ async fn a_branch_that_moved_brings_its_new_commit() {
     let files = get(&config).await.unwrap();
     assert_eq!(
         (
-            files.revision.as_str(),
+            files.revision.as_deref(),
             std::fs::read(&files.weights).unwrap()
         ),
-        (LATER, newer)
+        (Some(LATER), newer)
     );
     // The unchanged file is the same blob, so only its name was asked for.
     assert_eq!(calls(&server.take_seen(), "GET", "config.json"), 0);
@@ -364,8 +366,11 @@ async fn a_branch_that_moved_brings_its_new_commit() {
         weights()
     );
     assert_eq!(
-        cached(&config, MODEL, "main", None).unwrap().revision,
-        LATER
+        cached(&config, MODEL, "main", None)
+            .unwrap()
+            .revision
+            .as_deref(),
+        Some(LATER)
     );
 }
 

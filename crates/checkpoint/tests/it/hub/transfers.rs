@@ -208,7 +208,7 @@ async fn a_renamed_model_is_followed_by_its_relative_redirect() {
         .await
         .unwrap();
     assert_eq!(std::fs::read(files.weights).unwrap(), weights());
-    assert_eq!(files.revision, COMMIT);
+    assert_eq!(files.revision.as_deref(), Some(COMMIT));
 }
 
 #[tokio::test(flavor = "multi_thread")]
