@@ -43,7 +43,8 @@ const FIRST_ALLOCATION: usize = 64 * 1024;
 const MAX_INTERIM: usize = 8;
 
 /// What is asked for. Servers that choose by this header send a format that can be decoded.
-const ACCEPTED: &str = "image/*, */*;q=0.5";
+const ACCEPTED: &str =
+    "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, */*;q=0.1";
 
 /// Dials what the vetted resolver allows, with TLS for https.
 type Connector = HttpsConnector<HttpConnector<VettedResolver>>;

@@ -48,6 +48,48 @@ pub enum ImageError {
     },
 }
 
+/// Why a decoder refuses a file, before the format is added to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The file is damaged, for this reason.
+    Malformed(String),
+    /// The file is of a kind that is not decoded: this.
+    Unsupported(String),
+    /// The decoder would need more memory than it may have.
+    TooMuchMemory,
+}
+
+impl Refusal {
+    const CUT_OFF: &str = "the file ends before the picture does";
+
+    /// Refuses a damaged file. The reason becomes one line of limited length: some decoders quote
+    /// the file, which may hold anything.
+    pub(crate) fn malformed(reason: &str) -> Self {
+        const LONGEST: usize = 200;
+        let printable = |c: char| if c.is_control() { ' ' } else { c };
+        Self::Malformed(reason.chars().map(printable).take(LONGEST).collect())
+    }
+
+    /// Refuses a file that ends before its picture does.
+    pub(crate) fn cut_off() -> Self {
+        Self::malformed(Self::CUT_OFF)
+    }
+
+    /// Returns whether this is [`Refusal::cut_off`].
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(self, Self::Malformed(reason) if reason == Self::CUT_OFF)
+    }
+
+    /// Returns the error for a file of `format` under a limit of `limit` bytes.
+    pub(crate) fn of(self, format: Format, limit: u64) -> ImageError {
+        match self {
+            Self::Malformed(reason) => ImageError::Malformed { format, reason },
+            Self::Unsupported(found) => ImageError::Unsupported { found },
+            Self::TooMuchMemory => ImageError::TooMuchMemory { limit },
+        }
+    }
+}
+
 /// A preprocessing cannot be carried out.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum PreprocessingError {

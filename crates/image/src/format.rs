@@ -121,9 +121,12 @@ fn describe_foreign(bytes: &[u8]) -> &'static str {
     }
     if bytes.get(4..8) == Some(b"ftyp") {
         return match bytes.get(8..12) {
-            Some(b"avif" | b"avis") => "an AVIF image",
+            Some(b"avif" | b"avis") => {
+                "an AVIF image (convert it with `avifdec photo.avif photo.png` of libavif)"
+            }
             Some(b"heic" | b"heix" | b"hevc" | b"heim" | b"heis" | b"mif1" | b"msf1") => {
-                "a HEIC image"
+                "a HEIC image (convert it with `heif-convert photo.heic photo.jpg` of libheif; an \
+                 iPhone takes JPEGs with Settings, Camera, Formats, Most Compatible)"
             }
             _ => "an MP4 or QuickTime video",
         };

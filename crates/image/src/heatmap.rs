@@ -1,8 +1,7 @@
 //! Draws a grid of numbers as a picture that people can read: laid over a photograph, or alone on a
 //! transparent ground. The result is a PNG.
 
-use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use ::image::{ExtendedColorType, ImageEncoder};
+use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
 use thiserror::Error;
 
 use crate::pixels::RgbImage;
@@ -46,7 +45,7 @@ pub enum RenderError {
     },
     /// The PNG cannot be written.
     #[error("the PNG cannot be written: {0}")]
-    Png(#[from] ::image::ImageError),
+    Png(#[from] EncodingError),
 }
 
 /// Returns the colour of a heat from 0 to 1. A heat outside takes the colour of the nearer end.
@@ -150,7 +149,7 @@ impl HeatMap {
             &pixels,
             picture.width(),
             picture.height(),
-            ExtendedColorType::Rgb8,
+            ColorType::Rgb,
         )
     }
 
@@ -174,7 +173,7 @@ impl HeatMap {
                 }
             }
         }
-        png(&pixels, width, height, ExtendedColorType::Rgba8)
+        png(&pixels, width, height, ColorType::Rgba)
     }
 
     /// Returns for every pixel of an axis the cells that it takes its heat from; `None` outside of
@@ -235,10 +234,16 @@ fn png(
     pixels: &[u8],
     width: u32,
     height: u32,
-    colour: ExtendedColorType,
+    colour: ColorType,
 ) -> Result<Vec<u8>, RenderError> {
     let mut bytes = Vec::new();
-    PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive)
-        .write_image(pixels, width, height, colour)?;
+    let mut encoder = Encoder::new(&mut bytes, width, height);
+    encoder.set_color(colour);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(Compression::Fast);
+    encoder.set_filter(Filter::Adaptive);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()?;
     Ok(bytes)
 }

@@ -24,16 +24,22 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+mod bmp;
+mod bytes;
 mod decode;
 mod error;
 mod format;
 mod gif;
 mod heatmap;
 mod jpeg;
+mod orientation;
 mod pixels;
+mod png;
 mod preprocessing;
 mod preprocessor;
 mod resample;
+mod tiff;
+mod webp;
 
 pub use decode::{Encoded, ImageInfo, Limits, decode, inspect};
 pub use error::{ImageError, PreprocessingError};

@@ -1,10 +1,5 @@
-//! The upright 8-bit RGB picture, and the conversion of decoded samples to it, as Pillow's
-//! `convert("RGB")` does it. Alpha is dropped, not composited, and colour profiles are ignored.
+//! The upright 8-bit RGB picture.
 
-use ::image::metadata::Orientation;
-use ::image::{ColorType, DynamicImage};
-
-use crate::ImageError;
 use crate::preprocessing::Filter;
 use crate::resample::{Span, window};
 
@@ -76,78 +71,4 @@ impl RgbImage {
             data,
         }
     }
-
-    /// Returns the picture turned as `orientation` asks. `None` never happens, since the length
-    /// fits.
-    pub(super) fn upright(self, orientation: Orientation) -> Option<Self> {
-        let buffer = ::image::RgbImage::from_raw(self.width, self.height, self.data)?;
-        let mut picture = DynamicImage::ImageRgb8(buffer);
-        picture.apply_orientation(orientation);
-        Self::new(picture.width(), picture.height(), picture.into_bytes())
-    }
-}
-
-/// Returns width and height after `orientation` is applied.
-pub(super) fn turned((width, height): (u32, u32), orientation: Orientation) -> (u32, u32) {
-    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-    match orientation {
-        Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH => (height, width),
-        _ => (width, height),
-    }
-}
-
-/// Returns the bytes per pixel that [`to_rgb8`] allocates beside its input.
-pub(super) fn extra_bytes(color: ColorType) -> u64 {
-    match color {
-        ColorType::L8 | ColorType::La8 | ColorType::L16 => 3,
-        _ => 0,
-    }
-}
-
-/// Converts interleaved samples of `color` in native byte order to RGB8.
-///
-/// Alpha is dropped, not composited. Of 16 bits the high byte is kept, as Pillow's unpackers do for
-/// RGB, RGBA and grey with alpha; its clipping of plain 16-bit grey to white is a quirk that no
-/// user wants.
-///
-/// # Errors
-/// [`ImageError::Unsupported`] for samples that have neither 8 nor 16 bits.
-pub(super) fn to_rgb8(color: ColorType, samples: Vec<u8>) -> Result<Vec<u8>, ImageError> {
-    /// The position of the high byte in a native-endian `u16`.
-    const HIGH: usize = if cfg!(target_endian = "little") { 1 } else { 0 };
-    match color {
-        ColorType::Rgb8 => Ok(samples),
-        ColorType::L8 => Ok(repeat(&samples, 1, 0)),
-        ColorType::La8 => Ok(repeat(&samples, 2, 0)),
-        ColorType::L16 => Ok(repeat(&samples, 2, HIGH)),
-        ColorType::La16 => Ok(repeat(&samples, 4, HIGH)),
-        ColorType::Rgba8 => Ok(pick(samples, 4, [0, 1, 2])),
-        ColorType::Rgb16 => Ok(pick(samples, 6, [HIGH, HIGH + 2, HIGH + 4])),
-        ColorType::Rgba16 => Ok(pick(samples, 8, [HIGH, HIGH + 2, HIGH + 4])),
-        other => Err(ImageError::Unsupported {
-            found: format!("an image with {other:?} samples"),
-        }),
-    }
-}
-
-/// Returns byte `at` of every pixel, three times.
-fn repeat(samples: &[u8], pixel_bytes: usize, at: usize) -> Vec<u8> {
-    let mut rgb = Vec::with_capacity(samples.len() / pixel_bytes * 3);
-    for pixel in samples.chunks_exact(pixel_bytes) {
-        rgb.extend_from_slice(&[pixel[at]; 3]);
-    }
-    rgb
-}
-
-/// Returns three bytes of every pixel. They are gathered in place: the write position never passes
-/// the read position.
-fn pick(mut samples: Vec<u8>, pixel_bytes: usize, at: [usize; 3]) -> Vec<u8> {
-    let pixels = samples.len() / pixel_bytes;
-    for i in 0..pixels {
-        let from = i * pixel_bytes;
-        let rgb = at.map(|offset| samples[from + offset]);
-        samples[i * 3..i * 3 + 3].copy_from_slice(&rgb);
-    }
-    samples.truncate(pixels * 3);
-    samples
 }

@@ -32,6 +32,7 @@
 mod buffer;
 mod buffer_pool;
 mod conv;
+mod dct;
 mod gemm;
 mod isa;
 mod layout;
@@ -50,6 +51,7 @@ mod winograd;
 
 pub use buffer_pool::{BufferPool, PooledBuffer};
 pub use conv::{Algorithm, ConvShape, PackedConv};
+pub use dct::inverse_dct;
 pub use isa::{Isa, UnsupportedIsa};
 pub use layout::{BatchDims, blocked_to_nchw, join_images, join_images_into, nchw_to_blocked};
 pub use linear::PackedLinear;

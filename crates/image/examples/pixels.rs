@@ -1,0 +1,59 @@
+//! Prints what pictures decode to, for comparisons with other decoders (`tools/differential.py`).
+//!
+//! It reads paths from the standard input, one a line, and answers each with one line: width,
+//! height and the file that it wrote the RGB bytes to, or "refused" and the error's text. With the
+//! argument `time` it decodes each file several times instead and prints the least milliseconds.
+
+#![allow(
+    clippy::expect_used,
+    reason = "a tool for developers that fails by panicking"
+)]
+
+use std::io::{BufRead, Write, stdin, stdout};
+use std::time::Instant;
+
+use imgclass_image::{Limits, decode};
+
+const LIMITS: Limits = Limits {
+    max_pixels: 100_000_000,
+    max_side: 65_535,
+    max_decoded_bytes: 1 << 30,
+};
+
+/// Rounds of which the fastest counts.
+const ROUNDS: usize = 15;
+
+fn main() {
+    let is_timed = std::env::args().nth(1).as_deref() == Some("time");
+    let mut total = 0.0;
+    for line in stdin().lock().lines() {
+        let path = line.expect("a line of text");
+        let bytes = std::fs::read(&path).expect("a readable file");
+        let answer = match decode(&bytes, &LIMITS) {
+            Ok(_) if is_timed => {
+                let milliseconds = fastest(&bytes);
+                total += milliseconds;
+                format!("{milliseconds:.3}\t{path}")
+            }
+            Ok(picture) => {
+                let out = format!("{path}.rgb");
+                std::fs::write(&out, picture.data()).expect("a writable folder");
+                format!("{}\t{}\t{out}", picture.width(), picture.height())
+            }
+            Err(error) => format!("refused\t{error}"),
+        };
+        writeln!(stdout(), "{answer}").expect("an open output");
+    }
+    if is_timed {
+        writeln!(stdout(), "{total:.3}\tin all").expect("an open output");
+    }
+}
+
+fn fastest(bytes: &[u8]) -> f64 {
+    let round = |_| {
+        let start = Instant::now();
+        let _ = decode(bytes, &LIMITS);
+        start.elapsed().as_secs_f64() * 1000.0
+    };
+    (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)
+}
