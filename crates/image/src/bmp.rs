@@ -4,8 +4,11 @@
 use crate::bytes::{array, u16_le, u32_le};
 use crate::error::Refusal;
 
-/// Bytes of the file header, which the bitmap header follows.
-const FILE_HEADER: usize = 14;
+/// Returns the bytes of the file header, which the bitmap header follows. A device-independent
+/// bitmap, as programs pass it in memory, has none.
+fn file_header(bytes: &[u8]) -> usize {
+    if bytes.starts_with(b"BM") { 14 } else { 0 }
+}
 
 /// How a bitmap's pixels are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +36,9 @@ pub(super) struct Header {
 impl Header {
     /// Reads the headers. What follows them is judged when it is decoded.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Refusal> {
-        let size = u32_le(bytes, FILE_HEADER)? as usize;
-        let field = |at: usize| FILE_HEADER + at;
+        let start = file_header(bytes);
+        let size = u32_le(bytes, start)? as usize;
+        let field = |at: usize| start + at;
         // The headers of OS/2 may be shorter than Windows' first one. What they lack is zero.
         let number = |at: usize| {
             if at + 4 <= size {
@@ -56,7 +60,7 @@ impl Header {
         }
         let compression = number(16)?;
         let storage = storage(bytes, size, bits.into(), compression)?;
-        let mut palette_at = FILE_HEADER + size;
+        let mut palette_at = start + size;
         if size == 40 && matches!(compression, BIT_FIELDS | ALPHA_BIT_FIELDS) {
             palette_at += if compression == BIT_FIELDS { 12 } else { 16 };
         }
@@ -76,8 +80,12 @@ impl Header {
             }
         };
         let behind_palette = palette_at + colours * colour_bytes;
-        let stated = u32_le(bytes, 10)? as usize;
-        let pixels_at = if stated == 0 || palette_bits.is_some() && stated == FILE_HEADER + size {
+        let stated = if start == 0 {
+            0
+        } else {
+            u32_le(bytes, 10)? as usize
+        };
+        let pixels_at = if stated == 0 || palette_bits.is_some() && stated == start + size {
             behind_palette
         } else {
             stated
@@ -167,7 +175,7 @@ const ALPHA_BIT_FIELDS: u32 = 6;
 fn storage(bytes: &[u8], size: usize, bits: u32, compression: u32) -> Result<Storage, Refusal> {
     let masks = || -> Result<[u32; 3], Refusal> {
         // They are in the later headers, and behind the first one, which is the same place.
-        let mask = |index: usize| u32_le(bytes, FILE_HEADER + 40 + index * 4);
+        let mask = |index: usize| u32_le(bytes, file_header(bytes) + 40 + index * 4);
         Ok([mask(0)?, mask(1)?, mask(2)?])
     };
     let unsupported = |what: String| Err(Refusal::Unsupported(format!("a BMP {what}")));
@@ -191,7 +199,10 @@ fn storage(bytes: &[u8], size: usize, bits: u32, compression: u32) -> Result<Sto
 
 /// Returns whether the set bits of a mask follow each other.
 fn is_one_run(mask: u32) -> bool {
-    mask != 0 && (mask >> mask.trailing_zeros()).checked_add(1).is_none_or(u32::is_power_of_two)
+    mask != 0
+        && (mask >> mask.trailing_zeros())
+            .checked_add(1)
+            .is_none_or(u32::is_power_of_two)
 }
 
 /// Reads a row of palette indices of `bits` bits, the first pixel in the highest bits.
@@ -210,7 +221,10 @@ fn indexed(data: &[u8], bits: u32, palette: &[[u8; 3]; 256], pixels: &mut [[u8; 
 fn fields(data: &[u8], bits: u32, masks: [u32; 3], pixels: &mut [[u8; 3]]) {
     let bytes = bits as usize / 8;
     for (pixel, stored) in pixels.iter_mut().zip(data.chunks_exact(bytes)) {
-        let number = stored.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte));
+        let number = stored
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u32::from(byte));
         *pixel = masks.map(|mask| {
             let shift = mask.trailing_zeros();
             let largest = u64::from(mask >> shift);
@@ -268,7 +282,9 @@ fn run_lengths(data: &[u8], bits: u32, width: usize, height: usize) -> Result<Ve
                 rest = behind.get(bytes % 2..).unwrap_or_default();
             }
             (count, value) => {
-                let fitting = count.min(width.saturating_sub(x)).min(total - indices.len());
+                let fitting = count
+                    .min(width.saturating_sub(x))
+                    .min(total - indices.len());
                 if bits == 4 {
                     let halves = [value >> 4, value & 15].into_iter().cycle();
                     indices.extend(halves.take(fitting));

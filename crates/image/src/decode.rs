@@ -200,7 +200,9 @@ impl Header {
 
     fn info(&self, format: Format) -> ImageInfo {
         let (width, height) = self.orientation().turned(self.size());
-        let rgb = u64::from(width).saturating_mul(u64::from(height)).saturating_mul(3);
+        let rgb = u64::from(width)
+            .saturating_mul(u64::from(height))
+            .saturating_mul(3);
         // What decoding needs beside the picture is gone before it is turned.
         let turned = match self.orientation() {
             Orientation::Upright => 0,
@@ -257,7 +259,11 @@ fn contained<T>(
     work: impl FnOnce() -> Result<T, Refusal>,
 ) -> Result<T, ImageError> {
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(Refusal::malformed("the decoder gave up on its damaged data")))
+        .unwrap_or_else(|_| {
+            Err(Refusal::malformed(
+                "the decoder gave up on its damaged data",
+            ))
+        })
         .map_err(|refusal| refusal.of(format, limits.max_decoded_bytes))
 }
 

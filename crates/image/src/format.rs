@@ -52,6 +52,9 @@ impl Format {
             // 42 is TIFF, 43 BigTIFF.
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
             [b'B', b'M', ..] if is_bitmap(bytes) => Some(Self::Bmp),
+            [12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0, ..] if is_bare_bitmap(bytes) => {
+                Some(Self::Bmp)
+            }
             _ => None,
         }
     }
@@ -83,6 +86,16 @@ impl fmt::Display for Format {
 fn is_bitmap(bytes: &[u8]) -> bool {
     match bytes.get(14..18) {
         Some(&[size, 0, 0, 0]) => matches!(size, 12 | 16 | 40 | 52 | 56 | 64 | 108 | 124),
+        _ => false,
+    }
+}
+
+/// Returns whether bytes that begin with the size of a bitmap header, without a file header, go on
+/// like one: with one plane, and a number of bits that some bitmap has.
+fn is_bare_bitmap(bytes: &[u8]) -> bool {
+    let at = if bytes[0] == 12 { 8 } else { 12 };
+    match bytes.get(at..at + 4) {
+        Some(&[1, 0, bits, 0]) => matches!(bits, 1 | 2 | 4 | 8 | 16 | 24 | 32),
         _ => false,
     }
 }

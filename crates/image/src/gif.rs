@@ -1,7 +1,7 @@
 //! Decodes the first frame of a GIF and lays it on its canvas, as Pillow shows it.
 
-use weezl::BitOrder;
 use weezl::decode::Decoder;
+use weezl::{BitOrder, LzwStatus};
 
 use crate::bytes::{array, u16_le};
 use crate::error::Refusal;
@@ -48,8 +48,9 @@ impl Header {
                     let [label] = array(bytes, at)?;
                     at += 1;
                     if label == GRAPHIC_CONTROL {
-                        if let [4.., flags, _, _, index] = array(bytes, at)? {
-                            transparent = (flags & 1 != 0).then_some(index).or(transparent);
+                        let [length, flags, _, _, index] = array(bytes, at)?;
+                        if length >= 4 && flags & 1 != 0 {
+                            transparent = Some(index);
                         }
                     }
                     while let Some(block) = block(bytes, &mut at)? {
@@ -133,7 +134,9 @@ impl Header {
         } else {
             &[(0, 1)]
         };
-        passes.iter().flat_map(move |&(first, step)| (first..height).step_by(step))
+        passes
+            .iter()
+            .flat_map(move |&(first, step)| (first..height).step_by(step))
     }
 
     /// Returns all 256 colours. Those that the file leaves out are black.
@@ -163,14 +166,15 @@ impl Header {
                 filled += done.consumed_out;
                 block = &block[done.consumed_in..];
                 match done.status {
-                    Ok(weezl::LzwStatus::Done) if filled < indices.len() => {
+                    Err(_) => return Err(Refusal::malformed("its codes are damaged")),
+                    Ok(LzwStatus::Done) if filled < indices.len() => {
                         return Err(Refusal::cut_off());
                     }
-                    Ok(weezl::LzwStatus::Done) => break,
-                    Ok(_) if filled == indices.len() || block.is_empty() => break,
-                    Ok(weezl::LzwStatus::NoProgress) => break,
-                    Ok(weezl::LzwStatus::Ok) => {}
-                    Err(_) => return Err(Refusal::malformed("its codes are damaged")),
+                    // It may hold back indices after it has taken the last of the block.
+                    _ if filled == indices.len() || done.consumed_in + done.consumed_out == 0 => {
+                        break;
+                    }
+                    Ok(_) => {}
                 }
             }
         }

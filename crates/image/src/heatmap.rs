@@ -1,7 +1,8 @@
 //! Draws a grid of numbers as a picture that people can read: laid over a photograph, or alone on a
 //! transparent ground. The result is a PNG.
 
-use png::{BitDepth, ColorType, Compression, Encoder, EncodingError, Filter};
+use ::image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use ::image::{ExtendedColorType, ImageEncoder};
 use thiserror::Error;
 
 use crate::pixels::RgbImage;
@@ -45,7 +46,7 @@ pub enum RenderError {
     },
     /// The PNG cannot be written.
     #[error("the PNG cannot be written: {0}")]
-    Png(#[from] EncodingError),
+    Png(#[from] ::image::ImageError),
 }
 
 /// Returns the colour of a heat from 0 to 1. A heat outside takes the colour of the nearer end.
@@ -149,7 +150,7 @@ impl HeatMap {
             &pixels,
             picture.width(),
             picture.height(),
-            ColorType::Rgb,
+            ExtendedColorType::Rgb8,
         )
     }
 
@@ -173,7 +174,7 @@ impl HeatMap {
                 }
             }
         }
-        png(&pixels, width, height, ColorType::Rgba)
+        png(&pixels, width, height, ExtendedColorType::Rgba8)
     }
 
     /// Returns for every pixel of an axis the cells that it takes its heat from; `None` outside of
@@ -234,16 +235,10 @@ fn png(
     pixels: &[u8],
     width: u32,
     height: u32,
-    colour: ColorType,
+    colour: ExtendedColorType,
 ) -> Result<Vec<u8>, RenderError> {
     let mut bytes = Vec::new();
-    let mut encoder = Encoder::new(&mut bytes, width, height);
-    encoder.set_color(colour);
-    encoder.set_depth(BitDepth::Eight);
-    encoder.set_compression(Compression::Fast);
-    encoder.set_filter(Filter::Adaptive);
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(pixels)?;
-    writer.finish()?;
+    PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive)
+        .write_image(pixels, width, height, colour)?;
     Ok(bytes)
 }

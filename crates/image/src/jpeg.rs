@@ -87,7 +87,9 @@ impl Header {
         let header = Self::read_any(bytes)?;
         match header.frame.components.len() {
             1 | 3 | 4 => Ok(header),
-            count => Err(Refusal::Unsupported(format!("a JPEG of {count} components"))),
+            count => Err(Refusal::Unsupported(format!(
+                "a JPEG of {count} components"
+            ))),
         }
     }
 
@@ -117,7 +119,10 @@ impl Header {
     /// whole MCUs, and the coefficients where there are several scans.
     pub(super) fn working_bytes(&self) -> u64 {
         let layouts = layouts(&self.frame);
-        let blocks: u64 = layouts.iter().map(|layout| layout.padded_blocks() as u64).sum();
+        let blocks: u64 = layouts
+            .iter()
+            .map(|layout| layout.padded_blocks() as u64)
+            .sum();
         let rows = u64::from(self.frame.width) * (self.frame.components.len() as u64 + 2);
         blocks * if self.has_one_scan { 64 } else { 192 } + rows
     }
@@ -126,7 +131,10 @@ impl Header {
     pub(super) fn decode(&self, bytes: &[u8], reduction: Reduction) -> Result<Vec<u8>, Refusal> {
         let (planes, model) = Picture::new(bytes, self, reduction)?.decode()?;
         let (width, height) = self.size();
-        let size = (reduction.side(width) as usize, reduction.side(height) as usize);
+        let size = (
+            reduction.side(width) as usize,
+            reduction.side(height) as usize,
+        );
         let is_fancy = reduction != Reduction::Eighth;
         Ok(planes::to_rgb(&planes, model, size, is_fancy))
     }
@@ -178,7 +186,9 @@ pub(super) fn decode_inner(
 /// Joins a JPEG of nothing but tables with one that lacks them.
 pub(super) fn joined(tables: &[u8], picture: &[u8]) -> Vec<u8> {
     let tables = tables.strip_suffix(&[0xFF, markers::EOI]).unwrap_or(tables);
-    let picture = picture.strip_prefix(&[0xFF, markers::SOI]).unwrap_or(picture);
+    let picture = picture
+        .strip_prefix(&[0xFF, markers::SOI])
+        .unwrap_or(picture);
     [tables, picture].concat()
 }
 
@@ -278,6 +288,12 @@ struct Picture<'a> {
 impl<'a> Picture<'a> {
     fn new(bytes: &'a [u8], header: &Header, reduction: Reduction) -> Result<Self, Refusal> {
         let frame = &header.frame;
+        if frame.width.max(frame.height) > markers::LONGEST_SIDE {
+            return Err(Refusal::Unsupported(format!(
+                "a JPEG with a side of more than {} pixels",
+                markers::LONGEST_SIDE
+            )));
+        }
         let (most_across, most_down) = frame.largest_sampling();
         let least = reduction.block_size();
         let components = frame
@@ -333,7 +349,10 @@ impl<'a> Picture<'a> {
                 })
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let blocks: u64 = components.iter().map(|c| c.layout.padded_blocks() as u64).sum();
+        let blocks: u64 = components
+            .iter()
+            .map(|c| c.layout.padded_blocks() as u64)
+            .sum();
         Ok(Self {
             markers: Markers::new(bytes)?,
             known: vec![Known::nothing(); components.len()],
@@ -365,7 +384,10 @@ impl<'a> Picture<'a> {
             }
             self.transform_coefficients(frame.is_progressive);
         }
-        Ok((self.components.into_iter().map(|c| c.plane).collect(), model))
+        Ok((
+            self.components.into_iter().map(|c| c.plane).collect(),
+            model,
+        ))
     }
 
     /// Reads what follows the only scan. The picture is whole already, so that the end marker may
@@ -465,11 +487,20 @@ impl<'a> Picture<'a> {
         self.for_each_mcu(scan, restart_interval, |components, step| {
             match step {
                 Step::Restart => bits.restart(),
-                Step::Block { part, component, x, y } => {
+                Step::Block {
+                    part,
+                    component,
+                    x,
+                    y,
+                } => {
                     let component = &mut components[component];
                     if has_one_scan {
-                        let is_flat =
-                            scan::read_block(bits, tables[part], &mut component.prediction, &mut block)?;
+                        let is_flat = scan::read_block(
+                            bits,
+                            tables[part],
+                            &mut component.prediction,
+                            &mut block,
+                        )?;
                         component.transform(&block, is_flat, x, y);
                         if is_flat {
                             block[0] = 0;
@@ -501,7 +532,12 @@ impl<'a> Picture<'a> {
                     skipped = 0;
                     bits.restart();
                 }
-                Step::Block { part, component, x, y } => {
+                Step::Block {
+                    part,
+                    component,
+                    x,
+                    y,
+                } => {
                     let component = &mut components[component];
                     let at = y * component.layout.padded_wide + x;
                     let block = &mut component.coefficients[at];
@@ -553,7 +589,10 @@ impl<'a> Picture<'a> {
             if blocks > 10 {
                 return Err(Refusal::malformed("a scan has too many blocks in a unit"));
             }
-            (first.padded_wide / first.across, first.padded_high / first.down)
+            (
+                first.padded_wide / first.across,
+                first.padded_high / first.down,
+            )
         } else {
             (first.blocks_wide, first.blocks_high)
         };

@@ -119,24 +119,28 @@ impl Header {
             )));
         }
         let mut metadata = Metadata::default();
-        let (mut data_bytes, mut is_behind_data) = (0, false);
+        let (mut data_bytes, mut is_behind_data, mut has_palette) = (0, false, false);
         for chunk in chunks {
             match &chunk.name {
                 b"IDAT" => data_bytes += chunk.contents.len() as u64,
                 b"IEND" => break,
                 _ if is_behind_data && !chunk.is_whole => break,
                 _ if !chunk.is_whole => return Err(Refusal::cut_off()),
-                b"PLTE" if kind == INDEXED && !chunk.is_sound => {
-                    return Err(Refusal::malformed("the checksum of its palette is wrong"));
+                [b'A'..=b'Z', ..] if !chunk.is_sound && !is_behind_data => {
+                    return Err(Refusal::malformed("the checksum of a chunk is wrong"));
                 }
                 // Pillow refuses the whole picture for it; a text that is left out is no harm.
                 _ if !chunk.is_sound => {}
+                b"PLTE" => has_palette = true,
                 _ => metadata.add(&chunk),
             }
             is_behind_data |= &chunk.name == b"IDAT";
         }
-        if data_bytes == 0 {
+        if !is_behind_data {
             return Err(Refusal::cut_off());
+        }
+        if kind == INDEXED && !has_palette {
+            return Err(Refusal::malformed("its palette is missing"));
         }
         Ok(Self {
             width,
@@ -180,8 +184,12 @@ impl Header {
         decoder.set_limits(Limits { bytes: usize::MAX });
         let mut reader = decoder.read_info().map_err(refusal)?;
         let info = reader.info();
-        if (info.width, info.height, info.bit_depth as u8, info.color_type as u8)
-            != (self.width, self.height, self.bits, self.kind)
+        if (
+            info.width,
+            info.height,
+            info.bit_depth as u8,
+            info.color_type as u8,
+        ) != (self.width, self.height, self.bits, self.kind)
         {
             return Err(Refusal::malformed("its headers contradict each other"));
         }
@@ -191,9 +199,9 @@ impl Header {
         let row_bytes = size / self.height as usize;
         Ok(match (ColorType::from_u8(self.kind), self.bits) {
             (Some(ColorType::Rgb), 8) => samples,
-            (Some(ColorType::Indexed), bits) => {
-                self.unpacked(&samples, row_bytes, bits, |index| palette[usize::from(index)])
-            }
+            (Some(ColorType::Indexed), bits) => self.unpacked(&samples, row_bytes, bits, |index| {
+                palette[usize::from(index)]
+            }),
             (Some(ColorType::Grayscale), bits @ (1 | 2 | 4)) => {
                 let step = u8::MAX / (u8::MAX >> (8 - bits));
                 self.unpacked(&samples, row_bytes, bits, |value| [value * step; 3])
@@ -221,7 +229,10 @@ impl Header {
     ) -> Vec<u8> {
         let width = self.width as usize;
         let mut rgb = vec![0; width * self.height as usize * 3];
-        for (row, samples) in rgb.chunks_exact_mut(width * 3).zip(samples.chunks_exact(row_bytes)) {
+        for (row, samples) in rgb
+            .chunks_exact_mut(width * 3)
+            .zip(samples.chunks_exact(row_bytes))
+        {
             let pixels = row.as_chunks_mut::<3>().0;
             for (pixels, byte) in pixels.chunks_mut(usize::from(8 / bits)).zip(samples) {
                 for (index, pixel) in (1..).zip(pixels) {

@@ -80,7 +80,14 @@ impl Header {
         let photometric = first(tag::PHOTOMETRIC).unwrap_or(0);
         let compression = first(tag::COMPRESSION).unwrap_or(1);
         let layout = layout(&directory, bytes, photometric, compression)?;
-        let coding = coding(&directory, bytes, compression, photometric, &layout, is_planar)?;
+        let coding = coding(
+            &directory,
+            bytes,
+            compression,
+            photometric,
+            &layout,
+            is_planar,
+        )?;
         let is_predicted = matches!(
             coding,
             Coding::Bytes(
@@ -130,7 +137,11 @@ impl Header {
             .saturating_mul(u64::from(height))
             .saturating_mul(header.layout.pixel_bits())
             / 8;
-        if unpacked > samples.saturating_mul(UNPACKED_PER_SAMPLE).saturating_add(SMALL) {
+        if unpacked
+            > samples
+                .saturating_mul(UNPACKED_PER_SAMPLE)
+                .saturating_add(SMALL)
+        {
             return Err(Refusal::malformed(
                 "its tiles hold much more than the picture does",
             ));
@@ -180,7 +191,11 @@ impl Header {
         let (width, height) = (self.width as usize, self.height as usize);
         let (chunk_width, chunk_height) = (self.chunk.0 as usize, self.chunk.1 as usize);
         let (across, down) = (self.chunks().0 as usize, self.chunks().1 as usize);
-        let planes = if self.is_planar { self.layout.channels } else { 1 };
+        let planes = if self.is_planar {
+            self.layout.channels
+        } else {
+            1
+        };
         let mut source = Source::new(self, bytes)?;
         let mut rgb = vec![0; width * height * 3];
         let mut chunks: Vec<Vec<u8>> = vec![Vec::new(); planes];
@@ -256,7 +271,8 @@ impl<'a> Source<'a> {
         let offsets = values(offsets);
         Ok(Self {
             bytes,
-            offsets: offsets.ok_or_else(|| Refusal::malformed("it does not say where its data are"))?,
+            offsets: offsets
+                .ok_or_else(|| Refusal::malformed("it does not say where its data are"))?,
             sizes: values(sizes),
             jpeg_tables: values(tag::JPEG_TABLES).map_or(&[], |tables| tables.bytes()),
             budget: bytes.len().saturating_mul(READS_PER_BYTE),
@@ -302,14 +318,19 @@ impl<'a> Source<'a> {
                     }
                 };
                 let size = (width, rows, header.chunk.1 as usize);
-                let inner = if is_one_plane { jpeg::Inner::Plain(1) } else { inner };
+                let inner = if is_one_plane {
+                    jpeg::Inner::Plain(1)
+                } else {
+                    inner
+                };
                 return jpeg::decode_inner(data, inner, size, out);
             }
             Coding::Bytes(compression) => compression,
         };
         let data = if header.is_bit_reversed {
             self.reversed.clear();
-            self.reversed.extend(data.iter().map(|byte| byte.reverse_bits()));
+            self.reversed
+                .extend(data.iter().map(|byte| byte.reverse_bits()));
             &self.reversed
         } else {
             data
@@ -359,11 +380,15 @@ fn layout(
         all(tag).is_none_or(|values| values.iter().take(channels as usize).all(|v| v == value))
     };
     if !uniform(tag::BITS, bits) {
-        return Err(unsupported("whose channels differ in their bits".to_owned()));
+        return Err(unsupported(
+            "whose channels differ in their bits".to_owned(),
+        ));
     }
     let format = first(tag::SAMPLE_FORMAT).unwrap_or(1);
     if !uniform(tag::SAMPLE_FORMAT, format) {
-        return Err(unsupported("whose channels differ in their format".to_owned()));
+        return Err(unsupported(
+            "whose channels differ in their format".to_owned(),
+        ));
     }
     let number = match format {
         // 4 is "undefined", which is most often the usual.
@@ -434,11 +459,13 @@ fn coding(
         34_925 => Compression::Lzma,
         50_000 => Compression::Zstd,
         JPEG if layout.bits == 8 => {
-            return Ok(Coding::Jpeg(if photometric == 6 && !is_planar && layout.channels >= 3 {
-                jpeg::Inner::YCbCr
-            } else {
-                jpeg::Inner::Plain(layout.channels)
-            }));
+            return Ok(Coding::Jpeg(
+                if photometric == 6 && !is_planar && layout.channels >= 3 {
+                    jpeg::Inner::YCbCr
+                } else {
+                    jpeg::Inner::Plain(layout.channels)
+                },
+            ));
         }
         other => {
             let name = match other {
@@ -456,7 +483,9 @@ fn coding(
         }
     };
     if matches!(coding, Compression::Ccitt(_)) && (layout.bits, layout.channels) != (1, 1) {
-        return Err(Refusal::malformed("its fax compression is not of single bits"));
+        return Err(Refusal::malformed(
+            "its fax compression is not of single bits",
+        ));
     }
     Ok(Coding::Bytes(coding))
 }

@@ -1,12 +1,13 @@
 //! Decodes WebP: a still picture, or the first frame of an animation, as Pillow and libwebp show it.
 //!
-//! The container is read here and its pixels by the crate `image-webp`, which gets nothing but the
-//! chunk that holds them. So chunks of metadata are never allocated, however large they claim to
+//! The container is read here and its pixels by the crate `image`, which gets nothing but the chunk
+//! that holds them. So chunks of metadata are never allocated, however large they claim to
 //! be. Alpha is dropped, so that its chunk is not read either.
 
 use std::io::Cursor;
 
-use image_webp::WebPDecoder;
+use ::image::codecs::webp::WebPDecoder;
+use ::image::{ColorType, ImageDecoder};
 
 use crate::bytes::{array, u16_le, u32_le};
 use crate::error::Refusal;
@@ -127,7 +128,13 @@ impl Header {
     /// Returns an upper bound of the bytes that decoding holds beside the RGB picture, measured at
     /// the locked version of the decoder.
     pub(super) fn working_bytes(&self) -> u64 {
-        let Picture { is_lossless, start, end, width, height } = self.picture;
+        let Picture {
+            is_lossless,
+            start,
+            end,
+            width,
+            height,
+        } = self.picture;
         let pixels = u64::from(width) * u64::from(height);
         let encoded = (end - start) as u64;
         // Lossy: planes of luma and chroma, a little over 1.5 bytes a pixel. Lossless: RGBA, and
@@ -186,21 +193,31 @@ impl Picture {
 
     /// Decodes the pixels to RGB.
     fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
-        let contents = bytes.get(self.start..self.end).ok_or_else(Refusal::cut_off)?;
+        let contents = bytes
+            .get(self.start..self.end)
+            .ok_or_else(Refusal::cut_off)?;
         // A file of nothing but this chunk.
         let length = contents.len() as u32;
         let mut file = Vec::with_capacity(contents.len() + 21);
         file.extend_from_slice(b"RIFF");
         file.extend_from_slice(&(length + length % 2 + 12).to_le_bytes());
-        file.extend_from_slice(if self.is_lossless { b"WEBPVP8L" } else { b"WEBPVP8 " });
+        file.extend_from_slice(if self.is_lossless {
+            b"WEBPVP8L"
+        } else {
+            b"WEBPVP8 "
+        });
         file.extend_from_slice(&length.to_le_bytes());
         file.extend_from_slice(contents);
         file.resize(file.len().next_multiple_of(2), 0);
-        let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(refusal)?;
-        let channels = if decoder.has_alpha() { 4 } else { 3 };
+        let decoder = WebPDecoder::new(Cursor::new(file)).map_err(refusal)?;
+        let channels = if decoder.color_type() == ColorType::Rgba8 {
+            4
+        } else {
+            3
+        };
         let pixels = self.width as usize * self.height as usize;
         if decoder.dimensions() != (self.width, self.height)
-            || decoder.output_buffer_size() != Some(pixels * channels)
+            || decoder.total_bytes() != (pixels * channels) as u64
         {
             return Err(Refusal::malformed("its headers contradict each other"));
         }
@@ -253,10 +270,10 @@ fn padded(end: usize) -> usize {
     end + end % 2
 }
 
-fn refusal(error: image_webp::DecodingError) -> Refusal {
+fn refusal(error: ::image::ImageError) -> Refusal {
     match error {
-        image_webp::DecodingError::IoError(_) => Refusal::cut_off(),
-        image_webp::DecodingError::MemoryLimitExceeded => Refusal::TooMuchMemory,
+        ::image::ImageError::Limits(_) => Refusal::TooMuchMemory,
+        ::image::ImageError::IoError(_) => Refusal::cut_off(),
         other => Refusal::malformed(&other.to_string()),
     }
 }

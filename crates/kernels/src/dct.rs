@@ -117,7 +117,9 @@ mod sse2 {
             let factor = |at: usize| quantisation[y * 8 + at] as i16;
             _mm_mullo_epi16(load(row), load(factor))
         });
-        let below = rows[1..].iter().fold(_mm_setzero_si128(), |all, &row| _mm_or_si128(all, row));
+        let below = rows[1..]
+            .iter()
+            .fold(_mm_setzero_si128(), |all, &row| _mm_or_si128(all, row));
         let is_one_row =
             _mm_cvtsi128_si64(_mm_or_si128(below, _mm_unpackhi_epi64(below, below))) == 0;
         let columns = if is_one_row {
@@ -127,7 +129,12 @@ mod sse2 {
         };
         let rows = transposed(pass::<{ CONST_BITS + PASS1_BITS + 3 }>(transposed(columns)));
         let mut samples = [[0; 8]; 8];
-        for (pair, rows) in samples.as_chunks_mut::<2>().0.iter_mut().zip(rows.as_chunks::<2>().0) {
+        for (pair, rows) in samples
+            .as_chunks_mut::<2>()
+            .0
+            .iter_mut()
+            .zip(rows.as_chunks::<2>().0)
+        {
             let bytes = _mm_add_epi8(_mm_packs_epi16(rows[0], rows[1]), _mm_set1_epi8(-128));
             pair[0] = _mm_cvtsi128_si64(bytes).to_le_bytes();
             pair[1] = _mm_cvtsi128_si64(_mm_unpackhi_epi64(bytes, bytes)).to_le_bytes();

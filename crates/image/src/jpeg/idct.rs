@@ -80,8 +80,18 @@ fn quarter(block: &Block, quantisation: &Quantisation, out: &mut [u8], stride: u
     let pass = |c: [i32; 8], bits: i32| -> [i32; 4] {
         let even = c[0].wrapping_shl(CONST_BITS as u32 + 1);
         let turned = mul(c[2], 15_137).wrapping_add(mul(c[6], -6_270));
-        let outer = sum([mul(c[7], -4_176), mul(c[5], -4_926), mul(c[3], 7_373), mul(c[1], 20_995)]);
-        let inner = sum([mul(c[7], -1_730), mul(c[5], 11_893), mul(c[3], -17_799), mul(c[1], 8_697)]);
+        let outer = sum([
+            mul(c[7], -4_176),
+            mul(c[5], -4_926),
+            mul(c[3], 7_373),
+            mul(c[1], 20_995),
+        ]);
+        let inner = sum([
+            mul(c[7], -1_730),
+            mul(c[5], 11_893),
+            mul(c[3], -17_799),
+            mul(c[1], 8_697),
+        ]);
         let (high, low) = (even.wrapping_add(turned), even.wrapping_sub(turned));
         [
             descale(high.wrapping_add(outer), bits),
@@ -96,7 +106,10 @@ fn quarter(block: &Block, quantisation: &Quantisation, out: &mut [u8], stride: u
         *column = pass(coefficients, CONST_BITS - PASS1_BITS + 1);
     }
     for (y, row) in out.chunks_mut(stride).take(4).enumerate() {
-        let samples = pass(columns.map(|column| column[y]), CONST_BITS + PASS1_BITS + 3 + 1);
+        let samples = pass(
+            columns.map(|column| column[y]),
+            CONST_BITS + PASS1_BITS + 3 + 1,
+        );
         row[..4].copy_from_slice(&samples.map(sample));
     }
 }
@@ -105,7 +118,12 @@ fn quarter(block: &Block, quantisation: &Quantisation, out: &mut [u8], stride: u
 fn sixteenth(block: &Block, quantisation: &Quantisation, out: &mut [u8], stride: usize) {
     let pass = |c: [i32; 8], bits: i32| -> [i32; 2] {
         let even = c[0].wrapping_shl(CONST_BITS as u32 + 2);
-        let odd = sum([mul(c[7], -5_906), mul(c[5], 6_967), mul(c[3], -10_426), mul(c[1], 29_692)]);
+        let odd = sum([
+            mul(c[7], -5_906),
+            mul(c[5], 6_967),
+            mul(c[3], -10_426),
+            mul(c[1], 29_692),
+        ]);
         [
             descale(even.wrapping_add(odd), bits),
             descale(even.wrapping_sub(odd), bits),
@@ -117,7 +135,10 @@ fn sixteenth(block: &Block, quantisation: &Quantisation, out: &mut [u8], stride:
         *column = pass(coefficients, CONST_BITS - PASS1_BITS + 2);
     }
     for (y, row) in out.chunks_mut(stride).take(2).enumerate() {
-        let samples = pass(columns.map(|column| column[y]), CONST_BITS + PASS1_BITS + 3 + 2);
+        let samples = pass(
+            columns.map(|column| column[y]),
+            CONST_BITS + PASS1_BITS + 3 + 2,
+        );
         row[..2].copy_from_slice(&samples.map(sample));
     }
 }

@@ -32,7 +32,7 @@ const COM: u8 = 0xFE;
 const TEM: u8 = 0x01;
 
 /// The longest side that libjpeg decodes.
-const LONGEST_SIDE: u16 = 65_500;
+pub(super) const LONGEST_SIDE: u16 = 65_500;
 
 /// The position of each coefficient of the zigzag order in a block of rows. A damaged run may lead
 /// up to 16 places behind the end, which count as the last.
@@ -173,7 +173,7 @@ impl<'a> Markers<'a> {
                     self.restart_interval = u16::from_be_bytes([high, low]);
                 }
                 COM | DNL | DAC => {
-                    self.segment()?;
+                    self.passed_over()?;
                 }
                 SOF0..=SOF15 => self.frame_header(marker)?,
                 APP0..=APP15 => self.application_segment(marker)?,
@@ -270,8 +270,20 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// Takes the payload of a segment, which follows its length.
+    /// Takes the payload of a segment, whose length must be right.
     fn segment(&mut self) -> Result<&'a [u8], Refusal> {
+        let length = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk);
+        match length {
+            Some(&[0, 0 | 1]) => Err(wrong_length("segment")),
+            // Behind the last scan, a file without an end may end anywhere but in a segment.
+            _ if self.scan_count > 0 => self.passed_over().map_err(|_| wrong_length("segment")),
+            _ => self.passed_over(),
+        }
+    }
+
+    /// Takes the payload of a segment, which follows its length. A length of less than its own two
+    /// bytes is passed over, as by libjpeg where it does not need the payload.
+    fn passed_over(&mut self) -> Result<&'a [u8], Refusal> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let Some((&length, rest)) = rest.split_first_chunk() else {
             return Err(Refusal::cut_off());
@@ -316,11 +328,6 @@ impl<'a> Markers<'a> {
         if width == 0 || height == 0 || listed.is_empty() {
             return Err(Refusal::malformed("it has no pixels"));
         }
-        if width.max(height) > LONGEST_SIDE {
-            return Err(Refusal::Unsupported(format!(
-                "a JPEG with a side of more than {LONGEST_SIDE} pixels"
-            )));
-        }
         let components: Vec<Component> = listed
             .iter()
             .map(|&[id, sampling, quantisation]| Component {
@@ -362,9 +369,11 @@ impl<'a> Markers<'a> {
         let mut components: Vec<(usize, usize, usize)> = Vec::with_capacity(count);
         for &[id, tables] in listed.as_chunks::<2>().0 {
             // As libjpeg finds them, also where several have one id.
-            let found = frame.components.iter().enumerate().find(|&(index, component)| {
-                component.id == id && index >= components.len()
-            });
+            let found = frame
+                .components
+                .iter()
+                .enumerate()
+                .find(|&(index, component)| component.id == id && index >= components.len());
             let Some((index, _)) = found else {
                 return Err(Refusal::malformed("a scan names an unknown component"));
             };
@@ -442,7 +451,7 @@ impl<'a> Markers<'a> {
 
     fn application_segment(&mut self, marker: u8) -> Result<(), Refusal> {
         const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
-        let payload = self.segment()?;
+        let payload = self.passed_over()?;
         if self.scan_count > 0 {
             return Ok(());
         }

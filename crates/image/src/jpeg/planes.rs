@@ -84,7 +84,10 @@ fn double(samples: &[u8], out: &mut [u8]) {
             ((sample * 3 + after + 2) >> 2) as u8,
         ];
     }
-    pairs[last] = [((wide(last) * 3 + wide(last - 1) + 1) >> 2) as u8, samples[last]];
+    pairs[last] = [
+        ((wide(last) * 3 + wide(last - 1) + 1) >> 2) as u8,
+        samples[last],
+    ];
 }
 
 /// The same for sums that have been interpolated vertically and are four times too large.

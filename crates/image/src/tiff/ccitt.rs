@@ -86,7 +86,10 @@ fn read_row_by_reference(
             .step_by(2)
             .find(|&index| above[index] > at || is_before_first && above[index] == at);
         let change = |index: Option<usize>| {
-            index.and_then(|index| above.get(index)).copied().unwrap_or(width)
+            index
+                .and_then(|index| above.get(index))
+                .copied()
+                .unwrap_or(width)
         };
         match mode::decode(bits)? {
             Mode::Pass => at = change(first.map(|index| index + 1)),

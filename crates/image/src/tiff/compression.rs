@@ -160,7 +160,10 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
     let dictionary_bytes = [0, 1, 2, 4][usize::from(descriptor & 3)];
     let size_bytes = 1 << (descriptor >> 6);
     let size = fields.get(dictionary_bytes..dictionary_bytes + size_bytes)?;
-    let size = size.iter().rev().fold(0, |size, &byte| size << 8 | u64::from(byte));
+    let size = size
+        .iter()
+        .rev()
+        .fold(0, |size, &byte| size << 8 | u64::from(byte));
     Some(if size_bytes == 2 { size + 256 } else { size })
 }
 

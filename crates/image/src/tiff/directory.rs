@@ -68,7 +68,15 @@ impl Directory {
         let count = number(at, count_size)?.min(u64::from(u16::MAX)) as usize;
         directory.count = count;
         directory.entries_at = at + count_size;
+        let end = directory.entries_at + count * directory.entry_size();
+        if end > bytes.len() {
+            return Err(Refusal::cut_off());
+        }
         Ok(directory)
+    }
+
+    fn entry_size(&self) -> usize {
+        if self.is_big { 20 } else { 12 }
     }
 
     fn number(&self, bytes: &[u8], at: usize, size: usize) -> Result<u64, Refusal> {
@@ -80,7 +88,7 @@ impl Directory {
     /// Returns the values of a tag, `None` if there are none, or if the file does not hold them
     /// whole.
     pub(super) fn values<'a>(&self, bytes: &'a [u8], tag: u16) -> Option<Values<'a>> {
-        let entry_size = if self.is_big { 20 } else { 12 };
+        let entry_size = self.entry_size();
         let (count_size, inline) = if self.is_big { (8, 8) } else { (4, 4) };
         for index in 0..self.count {
             let entry = self.entries_at + index * entry_size;

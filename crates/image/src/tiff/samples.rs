@@ -141,10 +141,11 @@ impl Layout {
                         (1..=8, _) => invert((value * 255 / largest) as u8),
                         (12, _) => invert((value >> 4) as u8),
                         (16, _) if !signed => invert((value >> 8) as u8),
-                        // Wider numbers are cut at the ends of 0 to 255, as Pillow does it.
-                        (16, _) => i32::from(value as u16 as i16).clamp(0, 255) as u8,
+                        // Wide signed integers also lose their lowest byte, and all wide numbers
+                        // are cut at 0 and 255.
+                        (16, _) => (i32::from(value as u16 as i16) >> 8).clamp(0, 255) as u8,
                         (_, Number::Float) => f32::from_bits(value).clamp(0.0, 255.0) as u8,
-                        _ => (value as i32).clamp(0, 255) as u8,
+                        _ => (value as i32 >> 8).clamp(0, 255) as u8,
                     };
                     [grey; 3]
                 });

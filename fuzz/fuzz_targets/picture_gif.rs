@@ -1,0 +1,7 @@
+//! A Gif file from a stranger.
+
+#![no_main]
+
+mod picture;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| picture::read(bytes, imgclass_image::Format::Gif));
