@@ -5,12 +5,16 @@
 //! `snapshots/<commit>/<file>` is a link to `blobs/<etag>`, and the etag of a large file is its
 //! SHA-256. A file that a commit is known not to have leaves an empty `.no_exist/<commit>/<file>`.
 //! Where links do not exist (Windows) files are copies and no digest is recorded.
+//!
+//! `hf-hub` names the folders of repositories and snapshots. It checks no name, so only names that
+//! have been checked come here.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hf_hub::{Cache, CacheRepo, Repo};
 use sha2::{Digest, Sha256};
 
 use super::remote::Declared;
@@ -29,6 +33,7 @@ const PARTIAL_SUFFIX: &str = ".incomplete";
 /// The folder of a repository in the cache. It need not exist.
 pub(super) struct CachedRepo {
     model: String,
+    layout: CacheRepo,
     root: PathBuf,
     locks: PathBuf,
 }
@@ -45,9 +50,11 @@ pub(super) struct Snapshot {
 impl CachedRepo {
     /// Returns the folder of a model, whose id must have been checked.
     pub(super) fn new(cache_dir: &Path, model_id: &str) -> Self {
-        let folder = format!("models--{}", model_id.replace('/', "--"));
+        let repo = Repo::model(model_id.to_owned());
+        let folder = repo.folder_name();
         Self {
             model: model_id.to_owned(),
+            layout: Cache::new(cache_dir.to_owned()).repo(repo),
             root: cache_dir.join(&folder),
             locks: cache_dir.join(".locks").join(folder),
         }
@@ -64,7 +71,7 @@ impl CachedRepo {
 
     /// Returns the cached checkpoint of one commit, if its weights are there.
     pub(super) fn at_commit(&self, commit: &str, file: Option<&str>) -> Option<Snapshot> {
-        let folder = self.root.join("snapshots").join(commit);
+        let folder = self.layout.pointer_path(commit);
         let present: Vec<String> = fs::read_dir(&folder)
             .ok()?
             .flatten()
@@ -98,7 +105,7 @@ impl CachedRepo {
 
     /// Returns where a file of a commit is, or will be.
     pub(super) fn pointer(&self, commit: &str, file: &str) -> PathBuf {
-        self.root.join("snapshots").join(commit).join(file)
+        self.layout.pointer_path(commit).join(file)
     }
 
     /// Returns where the bytes of a file are, or will be. The entity tag must have been checked.
