@@ -306,8 +306,8 @@ impl<'a> Picture<'a> {
                 let mut block_size = least;
                 let fits = |size: usize| {
                     let size = size as u32 * 2;
-                    most_across * least as u32 % (across * size) == 0
-                        && most_down * least as u32 % (down * size) == 0
+                    (most_across * least as u32).is_multiple_of(across * size)
+                        && (most_down * least as u32).is_multiple_of(down * size)
                 };
                 while block_size < 8 && fits(block_size) {
                     block_size *= 2;

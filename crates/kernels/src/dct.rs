@@ -110,6 +110,10 @@ mod sse2 {
         _mm_unpacklo_epi16, _mm_unpacklo_epi32, _mm_unpacklo_epi64,
     };
 
+    /// Computes [`super::inverse_dct`].
+    ///
+    /// # Safety
+    /// The processor must have SSE2, as every x86-64 processor has.
     #[target_feature(enable = "sse2")]
     pub(super) fn transform(block: &Block, quantisation: &Quantisation) -> [[u8; 8]; 8] {
         let rows: [__m128i; 8] = std::array::from_fn(|y| {
@@ -142,6 +146,10 @@ mod sse2 {
         samples
     }
 
+    /// Gathers eight neighbours.
+    ///
+    /// # Safety
+    /// The processor must have SSE2, as every x86-64 processor has.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn load(at: impl Fn(usize) -> i16) -> __m128i {
@@ -149,6 +157,9 @@ mod sse2 {
     }
 
     /// Two constants, alternating.
+    ///
+    /// # Safety
+    /// The processor must have SSE2, as every x86-64 processor has.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn pair(even: i32, odd: i32) -> __m128i {
@@ -156,6 +167,9 @@ mod sse2 {
     }
 
     /// One pass over eight columns at once.
+    ///
+    /// # Safety
+    /// The processor must have SSE2, as every x86-64 processor has.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn pass<const BITS: i32>(c: [__m128i; 8]) -> [__m128i; 8] {
@@ -216,6 +230,10 @@ mod sse2 {
         std::array::from_fn(|index| _mm_packs_epi32(left[index], right[index]))
     }
 
+    /// Makes rows of columns.
+    ///
+    /// # Safety
+    /// The processor must have SSE2, as every x86-64 processor has.
     #[inline]
     #[target_feature(enable = "sse2")]
     fn transposed(r: [__m128i; 8]) -> [__m128i; 8] {

@@ -32,7 +32,7 @@ impl Plane {
             (1, 1) => return self.row(y),
             (2, 1) if is_fancy && self.width > 2 => double(self.row(y), row),
             (1, 2) if is_fancy => {
-                let bias = if y % 2 == 0 { 1 } else { 2 };
+                let bias = if y.is_multiple_of(2) { 1 } else { 2 };
                 let (near, far) = self.neighbours(y);
                 for ((out, &near), &far) in row.iter_mut().zip(near).zip(far) {
                     *out = ((u16::from(near) * 3 + u16::from(far) + bias) >> 2) as u8;
@@ -61,7 +61,7 @@ impl Plane {
     /// Returns the row that row `y` of the picture lies in, and the row on its other side.
     fn neighbours(&self, y: usize) -> (&[u8], &[u8]) {
         let near = y / 2;
-        let far = if y % 2 == 0 {
+        let far = if y.is_multiple_of(2) {
             near.saturating_sub(1)
         } else {
             (near + 1).min(self.height - 1)

@@ -133,7 +133,7 @@ fn run(bits: &mut Bits<'_>, colour: Color) -> Option<usize> {
 /// Sets the bits of black runs.
 fn draw(changes: &[usize], width: usize, out: &mut [u8]) {
     out.fill(0);
-    for black in changes.chunks(2).filter(|pair| pair.len() > 0) {
+    for black in changes.chunks(2) {
         let end = black.get(1).copied().unwrap_or(width);
         for at in black[0]..end {
             out[at / 8] |= 0x80 >> (at % 8);

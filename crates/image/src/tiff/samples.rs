@@ -167,7 +167,7 @@ impl Layout {
         pixels: &mut [[u8; 3]],
         colour: impl Fn(u32) -> [u8; 3],
     ) {
-        if bits % 8 == 0 {
+        if bits.is_multiple_of(8) {
             let bytes = usize::from(bits / 8);
             let stored = row.chunks_exact(bytes * self.channels);
             for (pixel, stored) in pixels.iter_mut().zip(stored) {

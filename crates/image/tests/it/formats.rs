@@ -631,7 +631,8 @@ fn a_jpeg_inside_a_tiff_is_judged_like_any_other_and_must_fit_its_strip() {
 
 #[test]
 fn a_tiff_that_is_not_decoded_says_what_it_is_and_what_to_do() {
-    let table: &[(&str, &[(u16, &[u32])])] = &[
+    type Case<'a> = (&'a str, &'a [(u16, &'a [u32])]);
+    let table: &[Case<'_>] = &[
         (
             "a TIFF with JPEG 2000 compression (convert",
             &[(COMPRESSION, &[34_712])],
