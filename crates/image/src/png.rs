@@ -18,6 +18,9 @@ const SIGNATURE: usize = 8;
 /// The longest text that is inflated to look for an orientation.
 const LONGEST_TEXT: usize = 1 << 20;
 
+/// The most texts that are looked into. Usually there is one.
+const MOST_TEXTS: u32 = 8;
+
 /// What the chunks of a PNG tell.
 #[derive(Debug, Clone)]
 pub(super) struct Header {
@@ -303,6 +306,8 @@ struct Metadata {
     /// EXIF in the text that ImageMagick writes.
     raw_profile: Option<Vec<u8>>,
     xmp: Option<Vec<u8>>,
+    /// How many texts that may tell it there were.
+    text_count: u32,
 }
 
 impl Metadata {
@@ -325,6 +330,11 @@ impl Metadata {
             XMP => &mut self.xmp,
             _ => return,
         };
+        // A file of nothing but texts would inflate without end.
+        self.text_count += 1;
+        if self.text_count > MOST_TEXTS {
+            return;
+        }
         let text = match &chunk.name {
             b"tEXt" => Some(value.to_vec()),
             b"zTXt" => value.split_first().and_then(|(_, value)| inflated(value)),
