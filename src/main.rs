@@ -4,9 +4,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    imgclass_malloc::set_up();
-    if let Some(code) = imgclass_decode::run_if_asked() {
-        return code;
+    if imgclass_decode::is_worker() {
+        imgclass_malloc::set_up_decode_worker();
+        return imgclass_decode::run_worker();
     }
+    imgclass_malloc::set_up();
     imgclass::cli::run(std::env::args_os())
 }

@@ -13,18 +13,18 @@ use crate::confinement::Confinement;
 use crate::protocol::{self, FromWorker, ToWorker};
 use crate::work::{Outcome, Task, Work};
 
-/// Runs as a worker if the program was started as one, and returns how the process ends. Programs
-/// that start [`Decoders`](crate::Decoders) call this first.
+/// Runs as a worker, and returns how the process ends. Programs that start
+/// [`Decoders`](crate::Decoders) call this, and nothing else, where [`is_worker`](crate::is_worker)
+/// says so.
 #[must_use]
-pub fn run_if_asked() -> Option<ExitCode> {
-    let asked = std::env::args_os().nth(1)? == WORKER_ARGUMENT;
-    asked.then(|| match serve() {
+pub fn run_worker() -> ExitCode {
+    match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("imgclass: {WORKER_ARGUMENT} is for the service itself: {error}");
             ExitCode::FAILURE
         }
-    })
+    }
 }
 
 fn serve() -> io::Result<()> {

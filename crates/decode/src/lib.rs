@@ -48,7 +48,7 @@ mod work;
 mod worker;
 
 #[cfg(unix)]
-pub use child::run_if_asked;
+pub use child::run_worker;
 pub use confinement::Confinement;
 pub use error::{DecodeError, StartError};
 pub use pool::{Begun, Costly, DecodeOptions, Decoders, Finished, Isolation};
@@ -58,9 +58,17 @@ pub use worker::{Cause, NoObserver, Observer};
 /// The first argument of a process that is a worker.
 pub const WORKER_ARGUMENT: &str = "__decode-worker";
 
-/// Ends the process as a worker does, if it was started as one. Systems without Unix sockets have
-/// no workers, so this does nothing.
+/// Returns whether this process was started as a worker.
+#[must_use]
+pub fn is_worker() -> bool {
+    std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == WORKER_ARGUMENT)
+}
+
+/// Ends at once: systems without Unix sockets have no workers.
 #[cfg(not(unix))]
-pub fn run_if_asked() -> Option<std::process::ExitCode> {
-    None
+#[must_use]
+pub fn run_worker() -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
 }

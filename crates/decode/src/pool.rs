@@ -69,7 +69,7 @@ pub struct DecodeOptions {
 pub enum Isolation {
     /// In processes of their own.
     Processes {
-        /// The program of the workers, which calls [`run_if_asked`](crate::run_if_asked) first.
+        /// The program of the workers, which calls [`run_worker`](crate::run_worker).
         /// `None` means the program that runs.
         program: Option<PathBuf>,
     },

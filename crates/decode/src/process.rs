@@ -28,7 +28,7 @@ pub(crate) const RESERVE: u64 = 24 << 20;
 /// How workers are started.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
-    /// The program, which calls [`run_if_asked`](crate::run_if_asked) first.
+    /// The program, which calls [`run_worker`](crate::run_worker).
     pub(crate) program: PathBuf,
     pub(crate) limits: Limits,
     pub(crate) preprocessing: Preprocessing,

@@ -10,6 +10,11 @@ const M_MMAP_THRESHOLD: std::ffi::c_int = -3;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const M_ARENA_MAX: std::ffi::c_int = -8;
 
+/// glibc's `M_TRIM_THRESHOLD`, from its `malloc.h`: the free bytes at the end of the heap from which
+/// they are given back.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const M_TRIM_THRESHOLD: std::ffi::c_int = -1;
+
 /// Sets the allocator up, where it is glibc's and where the user has not done so by
 /// `MALLOC_ARENA_MAX` or `MALLOC_MMAP_THRESHOLD_`. Call it before any other thread is started.
 ///
@@ -21,20 +26,37 @@ const M_ARENA_MAX: std::ffi::c_int = -8;
 /// `docs/benchmarks.md` says what each of the two is worth.
 pub fn set_up() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        use std::ffi::c_int;
-        unsafe extern "C" {
-            fn mallopt(parameter: c_int, value: c_int) -> c_int;
-        }
-        for (variable, parameter, value) in [
-            ("MALLOC_ARENA_MAX", M_ARENA_MAX, 2),
-            ("MALLOC_MMAP_THRESHOLD_", M_MMAP_THRESHOLD, 1 << 20),
-        ] {
-            if std::env::var_os(variable).is_none() {
-                // SAFETY: this is glibc's own function by its own signature, with two integers. It may be
-                // called at any time, and where it fails it changes nothing.
-                unsafe { mallopt(parameter, value) };
-            }
+    for (variable, parameter, value) in [
+        ("MALLOC_ARENA_MAX", M_ARENA_MAX, 2),
+        ("MALLOC_MMAP_THRESHOLD_", M_MMAP_THRESHOLD, 1 << 20),
+    ] {
+        if std::env::var_os(variable).is_none() {
+            set(parameter, value);
         }
     }
+}
+
+/// Sets glibc's allocator up for a process that decodes one picture after the other.
+///
+/// The heap keeps up to 8 MiB of free memory, and blocks are mapped only from 8 MiB on. So a usual
+/// photograph finds the pages of the one before it. Otherwise the kernel would clear some 270 pages
+/// for each.
+pub fn set_up_decode_worker() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        set(M_MMAP_THRESHOLD, 8 << 20);
+        set(M_TRIM_THRESHOLD, 8 << 20);
+    }
+}
+
+/// Calls glibc's `mallopt`.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn set(parameter: std::ffi::c_int, value: std::ffi::c_int) {
+    use std::ffi::c_int;
+    unsafe extern "C" {
+        fn mallopt(parameter: c_int, value: c_int) -> c_int;
+    }
+    // SAFETY: this is glibc's own function by its own signature, with two integers. It may be called
+    // at any time, and where it fails it changes nothing.
+    unsafe { mallopt(parameter, value) };
 }
