@@ -125,8 +125,8 @@ impl Header {
         self.orientation
     }
 
-    /// Returns an upper bound of the bytes that decoding holds beside the RGB picture, measured at
-    /// the locked version of the decoder.
+    /// Returns an upper bound of the bytes that decoding holds beside the RGB picture, from the
+    /// buffers of the decoder at the locked version.
     pub(super) fn working_bytes(&self) -> u64 {
         let Picture {
             is_lossless,
