@@ -161,11 +161,13 @@ impl Client {
         let too_many = Arc::new(Notify::new());
         bound_interim_responses(&mut request, too_many.clone());
         let response = tokio::select! {
-            response = sender.send_request(request) => response.map_err(broken)?,
+            // The response may have come in the same packet as one interim response too many.
+            biased;
             () = too_many.notified() => {
                 let text = format!("more than {MAX_INTERIM} interim responses");
                 return Err(BadAnswer::Broken(text).into());
             }
+            response = sender.send_request(request) => response.map_err(broken)?,
         };
         let status = response.status().as_u16();
         tracing::debug!(url = redacted_url(url), %peer, status, "image server answered");

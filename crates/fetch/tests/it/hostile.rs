@@ -266,7 +266,7 @@ async fn a_request_tells_a_server_no_more_than_it_must() {
         [
             &line,
             "accept-encoding: identity",
-            "accept: image/*, */*;q=0.5",
+            "accept: image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, */*;q=0.1",
             &host,
             agent,
         ]
