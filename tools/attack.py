@@ -10,7 +10,7 @@ The exit code is 1 if
 
 - the service ended, or a good request was not answered 200,
 - the slowest good request took longer than --slowest,
-- the process tree held more memory than the formula of docs/operations.md allows,
+- the process tree held more memory than the sum in docs/operations.md allows,
 - memory did not fall back afterwards.
 
 Needs nothing but Python and Linux. Everything stays on loopback.
@@ -383,6 +383,7 @@ def start(arguments, limit):
         *["serve", "--weights", "random", "--hostname", "127.0.0.1", "--port", "0"],
         *["--max-decoded-bytes", str(arguments.max_decoded_mib * MIB)],
         *["--max-body-bytes", str(arguments.max_body_mib * MIB)],
+        *["--fetch-memory", str(arguments.fetch_memory_mib * MIB)],
     ]
     group = limit_by_cgroup(limit)
 
@@ -407,6 +408,16 @@ def start(arguments, limit):
     sys.exit(f"the service did not start; its log is {log.name}")
 
 
+def most_memory(arguments):
+    """The sum of docs/operations.md, "Memory", in bytes, for the options of `start`."""
+    threads = len(os.sched_getaffinity(0))
+    model = 350 + 10 * 4 * min(threads, 8) + 0.6 * 64
+    decoding = arguments.max_decoded_mib + 100 * max(2, threads)
+    received = 2.5 * arguments.max_body_mib + arguments.fetch_memory_mib
+    answers = 128
+    return int(MIB * (1.2 * (model + decoding) + received + answers))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--imgclass", default="target/release/imgclass")
@@ -415,13 +426,10 @@ def main():
     parser.add_argument("--slowest", type=float, default=2.0, help="seconds")
     parser.add_argument("--max-decoded-mib", type=int, default=256)
     parser.add_argument("--max-body-mib", type=int, default=128)
+    parser.add_argument("--fetch-memory-mib", type=int, default=64)
     parser.add_argument("--kinds", default="pictures,bodies,announcements,windows,slow")
     arguments = parser.parse_args()
-    workers = max(2, len(os.sched_getaffinity(0)))
-    # The formula of docs/operations.md, "Memory".
-    limit = MIB * (
-        450 + arguments.max_decoded_mib + 3 * arguments.max_body_mib + workers * (32 + 24 + 32)
-    )
+    limit = most_memory(arguments)
     with open(arguments.picture, "rb") as file:
         picture = file.read()
     pictures, bodies = hostile_pictures(), hostile_bodies()
