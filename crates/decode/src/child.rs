@@ -28,12 +28,6 @@ pub fn run_worker() -> ExitCode {
 }
 
 fn serve() -> io::Result<()> {
-    // A decoder that distributes rows by rayon would start threads.
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
-        .use_current_thread()
-        .build_global()
-        .map_err(io::Error::other)?;
     // The socket is the standard input, which the service has connected.
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let ToWorker::Setup {

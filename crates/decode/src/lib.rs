@@ -1,8 +1,8 @@
 //! Decodes strangers' pictures in processes that have nothing to lose.
 //!
-//! The codecs are large, are written by others, and read what strangers send. So they run in worker
-//! processes: the same program, started again with [`WORKER_ARGUMENT`]. A worker has one picture at
-//! a time, and limits that it cannot overstep:
+//! The codecs are large and read what strangers send. So they run in worker processes: the same
+//! program, started again with [`WORKER_ARGUMENT`]. A worker has one picture at a time, and limits
+//! that it cannot overstep:
 //!
 //! | limit | set by | where it holds |
 //! |---|---|---|

@@ -6,7 +6,6 @@ use std::sync::mpsc;
 use std::thread;
 
 use bytes::Bytes;
-use rayon::ThreadPoolBuilder;
 use tokio::sync::oneshot;
 
 use crate::work::{Outcome, Task, Work};
@@ -25,9 +24,6 @@ impl Thread {
         thread::Builder::new()
             .name("decode".to_owned())
             .spawn(move || {
-                // One of the decoders distributes rows by rayon. It must not wake other threads.
-                let alone = ThreadPoolBuilder::new().num_threads(1).use_current_thread();
-                let _alone = alone.build();
                 for (bytes, task, done) in to_do {
                     let outcome = catch_unwind(AssertUnwindSafe(|| work.perform(&bytes, &task)));
                     match outcome {

@@ -156,8 +156,8 @@ pub enum BadAnswer {
     /// The server redirected with this status, but its `Location` is missing or not UTF-8.
     #[error("redirect {0} without a readable Location")]
     RedirectNowhere(u16),
-    /// The body has this `Content-Encoding`, which changes its bytes, although the request asked for none. It could expand
-    /// without bound.
+    /// The body has this `Content-Encoding`, which changes its bytes, although the request asked
+    /// for none. It could expand without bound.
     #[error("content encoding {0:?}")]
     ContentEncoding(String),
     /// The body is empty.
