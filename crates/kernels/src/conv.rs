@@ -5,22 +5,27 @@
 //! image's output.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::buffer::{Buffer, Destination, Source};
 use super::gemm::Gemm;
-use super::isa::Isa;
+use super::isa::{Isa, TileKernels};
 use super::layout::BatchDims;
-use super::pack::{self, Panels};
+use super::number::Numbers;
+use super::pack::{self, Panels, WeightNumbers};
 use super::pool::{Session, ThreadPool};
 use super::tile::BLOCK;
-use super::window::Window;
+use super::window::{Offsets, Window};
 use super::winograd::{self, Side, Winograd};
 
 /// From this many input channels on, F(2x2, 3x3) serves 3x3 layers instead of F(4x4, 3x3). With 512
 /// channels the larger tile's weights take 38 MB, which would be streamed from memory for every
 /// batch, and images of 7x7 pixels waste half of its outputs.
 const SMALL_TILE_CHANNELS: usize = 512;
+
+/// For how many sizes of input a layer keeps the offsets of the pixels that it reads. A network runs
+/// a layer for few sizes: one for each number of images that run together.
+const KEPT_OFFSETS: usize = 8;
 
 /// The shape of a square convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,7 +72,7 @@ impl ConvShape {
     }
 }
 
-/// How a layer is computed. It follows from the layer's [`ConvShape`] alone.
+/// How a layer is computed. It follows from the layer's [`ConvShape`] and number type alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
     /// A matrix product of the activations as they lie, for 1x1 kernels of stride 1.
@@ -93,10 +98,11 @@ impl fmt::Display for Algorithm {
 }
 
 impl Algorithm {
-    /// Chooses the algorithm for a shape.
-    fn choose(shape: &ConvShape) -> Self {
+    /// Chooses the algorithm for a shape and a number type.
+    fn choose(shape: &ConvShape, numbers: WeightNumbers) -> Self {
         match (shape.kernel, shape.stride, shape.padding) {
             (1, 1, 0) => Self::Gemm,
+            _ if numbers != WeightNumbers::F32 => Self::ImplicitGemm,
             // Fewer channels than a block would transform mostly padding.
             (3, 1, 1) if shape.in_channels < BLOCK => Self::ImplicitGemm,
             (3, 1, 1) if shape.in_channels >= SMALL_TILE_CHANNELS => Self::Winograd2,
@@ -106,16 +112,50 @@ impl Algorithm {
     }
 }
 
+/// The numbers of a convolution in 8-bit integers.
+///
+/// The input is u8, of which 0 is zero. The output of channel `c` is `sum * scale[c] + bias[c] +
+/// residual * residual_scale`, each operation rounded in float32, where `sum` is the exact sum of
+/// products. Stored as u8 it is rounded to nearest, ties to even, and limited to 0 to 255.
+#[derive(Debug, Clone)]
+pub struct Int8Weights {
+    /// The weights, `[out_channels, in_channels, kernel, kernel]`.
+    pub weight: Vec<i8>,
+    /// What the sums of each output channel are multiplied by.
+    pub scale: Vec<f32>,
+    /// What is added to each output channel.
+    pub bias: Vec<f32>,
+    /// The type of the output: [`Numbers::U8`] or [`Numbers::Bf16`].
+    pub output: Numbers,
+    /// The type of the residual that is added: that of the output, or [`Numbers::Bf16`].
+    pub residual: Numbers,
+    /// What the residual is multiplied by.
+    pub residual_scale: f32,
+}
+
 /// A convolution's weights, packed for one instruction set. Bias, residual and ReLU are fused into
 /// its store.
+///
+/// Activations are slices of 32-bit words, each of which holds one, two or four channels
+/// ([`Numbers`]). For a convolution in float32 the words are the numbers themselves.
 pub struct PackedConv {
     isa: Isa,
     shape: ConvShape,
     weights: Weights,
+    /// The type of the weights, from which the input's follows.
+    numbers: WeightNumbers,
+    tiles: &'static TileKernels,
     /// The bias: a float for each output channel, up to the end of the last panel.
     bias: Buffer,
+    /// Integers only: what the sums are multiplied by, as many floats as the bias.
+    scale: Option<Buffer>,
+    /// The type of the residual, and what it is multiplied by.
+    residual: (Numbers, f32),
     /// The weights that the layer after this one will read.
     next: OnceLock<pack::Weights>,
+    /// For the sizes of input that this layer was run for: which pixels are read. The latest is the
+    /// last.
+    offsets: Mutex<Vec<(BatchDims, Arc<Offsets>)>>,
 }
 
 enum Weights {
@@ -125,12 +165,67 @@ enum Weights {
 
 impl PackedConv {
     /// Packs `weight`, which is `[out_channels, in_channels, kernel, kernel]` with the batch norm
-    /// folded into it, and `bias`, which is `[out_channels]`.
+    /// folded into it, and `bias`, which is `[out_channels]`, for a convolution in float32.
     ///
     /// # Panics
     /// If a length does not match the shape, or a size in the shape other than the padding is zero.
     #[must_use]
     pub fn new(isa: Isa, shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
+        let tiles = isa.tiles(WeightNumbers::F32, Numbers::F32);
+        let numbers = WeightNumbers::F32;
+        Self::packed(isa, shape, numbers, tiles, weight, bias)
+    }
+
+    /// Packs what [`Self::new`] does for a convolution in bfloat16: weights and activations are
+    /// bfloat16, bias and sums float32.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn bf16(isa: Isa, shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
+        let tiles = isa.tiles(WeightNumbers::Bf16, Numbers::Bf16);
+        let numbers = WeightNumbers::Bf16;
+        Self::packed(isa, shape, numbers, tiles, weight, bias)
+    }
+
+    /// Packs a convolution in 8-bit integers.
+    ///
+    /// # Panics
+    /// As [`Self::new`], or if a type of the output or of the residual is none that
+    /// [`Int8Weights`] names.
+    #[must_use]
+    pub fn int8(isa: Isa, shape: ConvShape, weights: &Int8Weights) -> Self {
+        let Int8Weights {
+            weight,
+            scale,
+            bias,
+            output,
+            residual,
+            residual_scale,
+        } = weights;
+        assert!(
+            *residual == *output || *residual == Numbers::Bf16,
+            "a residual of {residual} beside an output of {output}"
+        );
+        assert_eq!(scale.len(), bias.len(), "scales for {shape:?}");
+        let tiles = isa.tiles(WeightNumbers::I8, *output);
+        let whole: Vec<f32> = weight.iter().map(|&w| f32::from(w)).collect();
+        let mut packed = Self::packed(isa, shape, WeightNumbers::I8, tiles, &whole, bias);
+        let mut padded = Buffer::zeroed(packed.bias.len());
+        padded.as_mut_slice()[..scale.len()].copy_from_slice(scale);
+        packed.scale = Some(padded);
+        packed.residual = (*residual, *residual_scale);
+        packed
+    }
+
+    fn packed(
+        isa: Isa,
+        shape: ConvShape,
+        numbers: WeightNumbers,
+        tiles: &'static TileKernels,
+        weight: &[f32],
+        bias: &[f32],
+    ) -> Self {
         let ConvShape {
             in_channels,
             out_channels,
@@ -148,8 +243,10 @@ impl PackedConv {
             "weight length for {shape:?}"
         );
         assert_eq!(bias.len(), out_channels, "bias length for {shape:?}");
-        let width = isa.kernels().width;
+        let width = tiles.width;
         let taps = kernel * kernel;
+        // Panels fill the last block of the output, whose lanes past the last channel are zero.
+        let outputs = out_channels.next_multiple_of(tiles.stored.block());
         let winograd = |side| {
             Weights::Winograd(Winograd::new(
                 side,
@@ -159,24 +256,47 @@ impl PackedConv {
                 weight,
             ))
         };
-        let weights = match Algorithm::choose(&shape) {
+        let weights = match Algorithm::choose(&shape, numbers) {
             Algorithm::Winograd2 => winograd(Side::Two),
             Algorithm::Winograd4 => winograd(Side::Four),
             Algorithm::Gemm | Algorithm::ImplicitGemm => Weights::Panels(Panels::new(
+                numbers,
                 width,
-                (1, out_channels, in_channels, taps),
+                (1, outputs, in_channels, taps),
+                out_channels,
                 |_, output, input, tap| weight[(output * in_channels + input) * taps + tap],
             )),
         };
-        let mut padded_bias = Buffer::zeroed(out_channels.next_multiple_of(width));
+        let mut padded_bias = Buffer::zeroed(outputs.next_multiple_of(width));
         padded_bias.as_mut_slice()[..out_channels].copy_from_slice(bias);
         Self {
             isa,
             shape,
             weights,
+            numbers,
+            tiles,
             bias: padded_bias,
+            scale: None,
+            residual: (tiles.stored, 1.0),
             next: OnceLock::new(),
+            offsets: Mutex::default(),
         }
+    }
+
+    /// Returns the type of the input.
+    #[must_use]
+    pub fn input_numbers(&self) -> Numbers {
+        match self.numbers {
+            WeightNumbers::F32 => Numbers::F32,
+            WeightNumbers::Bf16 => Numbers::Bf16,
+            WeightNumbers::I8 => Numbers::U8,
+        }
+    }
+
+    /// Returns the type of the output.
+    #[must_use]
+    pub fn output_numbers(&self) -> Numbers {
+        self.tiles.stored
     }
 
     /// Returns the layer's shape.
@@ -188,7 +308,7 @@ impl PackedConv {
     /// Returns how the layer is computed.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
-        Algorithm::choose(&self.shape)
+        Algorithm::choose(&self.shape, self.numbers)
     }
 
     /// Returns the images, rows and columns of the output for an input.
@@ -234,7 +354,7 @@ impl PackedConv {
 
     /// Returns the layer's output for the blocked activation `x` of `input` images, rows and
     /// columns: the convolution plus the bias, plus `skip` if it is given, and with `relu` clamped
-    /// at zero. `skip` is blocked and has the output's shape.
+    /// at zero. `skip` is blocked and has the output's shape. All three are words.
     ///
     /// # Panics
     /// If a length does not match `input`, or if `input` is empty or has 2^28 pixels or more.
@@ -247,7 +367,8 @@ impl PackedConv {
         skip: Option<&[f32]>,
         relu: bool,
     ) -> Vec<f32> {
-        let mut out = vec![0.0; self.output_dims(input).blocked_len(self.shape.out_channels)];
+        let dims = self.output_dims(input);
+        let mut out = vec![0.0; dims.words(self.shape.out_channels, self.output_numbers())];
         self.forward_into(pool, x, input, skip, relu, &mut out);
         out
     }
@@ -273,7 +394,7 @@ impl PackedConv {
     /// and writing another.
     ///
     /// # Panics
-    /// Panics as [`Self::forward_into`] does.
+    /// Panics as [`Self::forward_into`] does, or if the residual's type is not the output's.
     pub fn forward_onto(
         &self,
         pool: &ThreadPool,
@@ -307,26 +428,32 @@ impl PackedConv {
         );
         assert_eq!(
             x.len(),
-            input.blocked_len(in_channels),
+            input.words(in_channels, self.input_numbers()),
             "input length for {:?} and {input:?}",
             self.shape
         );
-        let output = self.output_dims(input);
+        let (output, stored) = (self.output_dims(input), self.output_numbers());
         assert_eq!(
             out.len(),
-            output.blocked_len(out_channels),
+            output.words(out_channels, stored),
             "output length for {:?} and {input:?}",
             self.shape
         );
-        if let Residual::At(skip) = skip {
-            assert_eq!(
+        match skip {
+            Residual::None => {}
+            Residual::At(skip) => assert_eq!(
                 skip.len(),
-                out.len(),
+                output.words(out_channels, self.residual.0),
                 "residual length for {:?} and {input:?}",
                 self.shape
-            );
+            ),
+            Residual::Output => assert_eq!(
+                self.residual.0, stored,
+                "the type of the residual that the output of {:?} takes the place of",
+                self.shape
+            ),
         }
-        // Tables of offsets count the floats of one channel block in 32 bits.
+        // Offsets count the words of one block in 32 bits.
         assert!(
             input.pixels() < (u32::MAX as usize) / BLOCK,
             "{input:?} has too many pixels"
@@ -341,12 +468,13 @@ impl PackedConv {
         };
         let call = winograd::Call {
             kernels: self.isa.kernels(),
+            tiles: self.tiles,
             input: Source::new(x),
             dims: input,
-            input_blocks: in_channels.div_ceil(BLOCK),
+            input_blocks: self.input_numbers().blocks(in_channels),
             bias: Source::new(self.bias.as_slice()),
             output: out,
-            output_blocks: out_channels.div_ceil(BLOCK),
+            output_blocks: stored.blocks(out_channels),
             skip,
             relu,
         };
@@ -367,8 +495,8 @@ impl PackedConv {
     /// # Safety
     /// - The operands of `call` span what their fields say, with `output` as the output's images,
     ///   rows and columns.
-    /// - The output overlaps no other operand, unless the residual is the output itself, float for
-    ///   float.
+    /// - The output overlaps no other operand, unless the residual is the output itself, word for
+    ///   word.
     /// - Nobody else writes to the operands meanwhile, or reads the output.
     unsafe fn multiply(
         &self,
@@ -377,6 +505,46 @@ impl PackedConv {
         call: &winograd::Call<'_>,
         output: BatchDims,
     ) {
+        let offsets =
+            (self.algorithm() == Algorithm::ImplicitGemm).then(|| self.offsets(call.dims, output));
+        let (skip_numbers, skip_scale) = self.residual;
+        let gemm = Gemm {
+            kernels: self.tiles,
+            panels,
+            matrix: 0,
+            bias: call.bias,
+            scale: match &self.scale {
+                Some(scale) => Source::new(scale.as_slice()),
+                None => Source::NOTHING,
+            },
+            input: call.input,
+            input_block: call.dims.pixels() * BLOCK,
+            blocks: call.input_blocks,
+            pixels: output.pixels(),
+            offsets: offsets.as_deref(),
+            output: call.output,
+            output_block: output.pixels() * BLOCK,
+            output_blocks: call.output_blocks,
+            skip: call.skip,
+            skip_numbers,
+            skip_block: output.pixels() * BLOCK,
+            skip_blocks: skip_numbers.blocks(self.shape.out_channels),
+            skip_scale,
+            relu: call.relu,
+            next: self.next.get(),
+        };
+        // SAFETY: the caller vouches for the operands of `call`, which these are. The offsets lie
+        // within the pixels of the input, as they leave out those outside the image.
+        unsafe { gemm.run(session) }
+    }
+
+    /// Returns which pixels are read for an input. They are kept, as making them takes a tenth of
+    /// the time of a layer in 8-bit integers.
+    fn offsets(&self, input: BatchDims, output: BatchDims) -> Arc<Offsets> {
+        let lock = || self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, offsets)) = lock().iter().find(|(dims, _)| *dims == input) {
+            return Arc::clone(offsets);
+        }
         let ConvShape {
             kernel,
             stride,
@@ -387,29 +555,16 @@ impl PackedConv {
             kernel,
             stride,
             padding,
-            input: call.dims,
+            input,
             output,
         };
-        let gemm = Gemm {
-            kernels: call.kernels,
-            panels,
-            matrix: 0,
-            bias: call.bias,
-            input: call.input,
-            input_block: call.dims.pixels() * BLOCK,
-            blocks: call.input_blocks,
-            pixels: output.pixels(),
-            window: (self.algorithm() == Algorithm::ImplicitGemm).then_some(window),
-            output: call.output,
-            output_block: output.pixels() * BLOCK,
-            output_blocks: call.output_blocks,
-            skip: call.skip,
-            relu: call.relu,
-            next: self.next.get(),
-        };
-        // SAFETY: the caller vouches for the operands of `call`, which these are. A window's
-        // offsets lie within the pixels of the input, as it leaves out those outside the image.
-        unsafe { gemm.run(session) }
+        let offsets = Arc::new(window.offsets());
+        let mut kept = lock();
+        if kept.len() == KEPT_OFFSETS {
+            kept.remove(0);
+        }
+        kept.push((input, Arc::clone(&offsets)));
+        offsets
     }
 }
 

@@ -13,11 +13,12 @@
 use std::ops::Range;
 
 use super::buffer::{Destination, Source};
-use super::isa::Kernels;
+use super::isa::TileKernels;
+use super::number::Numbers;
 use super::pack::{Panels, Weights};
 use super::pool::Session;
 use super::tile::{BLOCK, Stream, Tile};
-use super::window::Window;
+use super::window::Offsets;
 
 /// The most bytes of input that one task should read: they leave most of a second-level cache of
 /// 512 KB or more to the weights.
@@ -27,35 +28,46 @@ const TASK_INPUT_BYTES: usize = 192 << 10;
 /// takes. More of them would make each panel serve fewer pixels.
 const TASKS_PER_THREAD: usize = 12;
 
-/// One product: its operands, and what is done to the sums before they are stored.
+/// One product: its operands, and what is done to the sums before they are stored. All lengths are
+/// in words of 32 bits ([`super::number`]).
 pub(crate) struct Gemm<'a> {
-    pub kernels: &'static Kernels,
+    pub kernels: &'static TileKernels,
     pub panels: &'a Panels,
     /// Which of the packed matrices is multiplied by.
     pub matrix: usize,
-    /// What the sums start from: `panels.panels * panels.width` floats, one for each output channel
-    /// up to the end of the last panel.
+    /// What is added to the sums: `panels.panels * panels.width` floats, one for each output
+    /// channel up to the end of the last panel.
     pub bias: Source<'a>,
-    /// The blocked input: `(blocks - 1) * input_block` floats and those of the last block's pixels,
-    /// which are `pixels * 16` without a window, and all pixels of the window's input with one.
+    /// What integer sums are multiplied by: as many floats as the bias. Nothing for floats.
+    pub scale: Source<'a>,
+    /// The blocked input: `(blocks - 1) * input_block` words and those of the last block's pixels,
+    /// which are `pixels * 16` without offsets, and all pixels that the offsets name with them.
     pub input: Source<'a>,
-    /// Floats from one input channel block to the next.
+    /// Words from one input block to the next.
     pub input_block: usize,
-    /// Input channel blocks, at least 1.
+    /// Input blocks, at least 1.
     pub blocks: usize,
     /// Output pixels.
     pub pixels: usize,
-    /// Which input pixels an output pixel reads; `None` if it is the one in the same place.
-    pub window: Option<Window>,
-    /// The blocked output: `(output_blocks - 1) * output_block + pixels * 16` floats.
+    /// Which input pixels each output pixel reads; `None` if it is the one in the same place.
+    pub offsets: Option<&'a Offsets>,
+    /// The blocked output: `(output_blocks - 1) * output_block + pixels * 16` words.
     pub output: Destination<'a>,
-    /// Floats from one output channel block to the next.
+    /// Words from one output block to the next.
     pub output_block: usize,
-    /// Output channel blocks, at least 1.
+    /// Output blocks, at least 1.
     pub output_blocks: usize,
-    /// The residual, which is added to the sums: as many floats as the output, in the same places.
-    /// It may be nothing, or the output itself.
+    /// The residual, which is added to the sums: as many channels as the output, in the same
+    /// places. It may be nothing, or the output itself.
     pub skip: Source<'a>,
+    /// The residual's type: the output's, or bfloat16 where the output is integers.
+    pub skip_numbers: Numbers,
+    /// Words from one block of the residual to the next.
+    pub skip_block: usize,
+    /// Blocks of the residual.
+    pub skip_blocks: usize,
+    /// What the residual of an integer product is multiplied by.
+    pub skip_scale: f32,
     /// Whether sums below zero become zero.
     pub relu: bool,
     /// The weights that the next layer will read.
@@ -80,11 +92,11 @@ impl Gemm<'_> {
     /// Computes the whole product on all threads of the session.
     ///
     /// # Safety
-    /// - `bias`, `input`, `output` and `skip` span what their fields say, in floats.
-    /// - With a window, every offset of its table lies within one channel block of the input.
+    /// - `bias`, `scale`, `input`, `output` and `skip` span what their fields say.
+    /// - Every one of the offsets lies within one block of the input.
     /// - Nobody else writes to the operands meanwhile, or reads the output.
-    /// - The output overlaps no other operand, unless the residual is the output itself, float for
-    ///   float.
+    /// - The output overlaps no other operand, unless the residual is the output itself, word for
+    ///   word.
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>) {
         let (tiles, panels) = (self.tiles(), self.panels.panels);
         let threads = session.threads();
@@ -139,13 +151,8 @@ impl Gemm<'_> {
         // The first tiles are one pixel taller, where the pixels do not divide.
         let (height, taller) = (self.pixels / all, self.pixels % all);
         let edge = |tile: usize| tile * height + tile.min(taller);
-        let (first, end) = (edge(tiles.start), edge(tiles.end));
-        let offsets = self
-            .window
-            .as_ref()
-            .map(|window| window.offsets(first..end));
-        let taps = self.window.as_ref().map_or(1, Window::taps);
-        let width_blocks = self.panels.width / BLOCK;
+        let taps = self.offsets.map_or(1, Offsets::taps);
+        let stored = self.kernels.stored;
         let steps = self.blocks * taps;
         // While the tiles of a panel are computed, the panel after it is asked for, a slice with
         // each tile. A panel is `steps * 16` rows of `width` floats, that is `width` lines for each
@@ -156,30 +163,42 @@ impl Gemm<'_> {
         for panel in panels {
             let weights = self.panels.panel(self.matrix, panel);
             let ahead = weights.wrapping_add(self.panels.depth * self.panels.width);
-            let block = panel * width_blocks;
+            let channel = panel * self.panels.width;
+            let (block, word) = stored.place(channel);
+            let (skip_block, skip_word) = self.skip_numbers.place(channel);
+            let skip_blocks = self.skip_blocks.saturating_sub(skip_block);
             for (index, tile) in tiles.clone().enumerate() {
                 let (from, to) = (edge(tile), edge(tile + 1));
-                let at = block * self.output_block + from * BLOCK;
-                let (a, offsets) = match &offsets {
+                let at = block * self.output_block + from * BLOCK + word;
+                let skip_at = skip_block * self.skip_block + from * BLOCK + skip_word;
+                let (a, offsets) = match self.offsets {
                     None => (self.input.at(from * BLOCK), std::ptr::null()),
-                    Some(offsets) => (
-                        self.input.at(0),
-                        offsets.as_ptr().wrapping_add(from - first),
-                    ),
+                    Some(offsets) => (self.input.at(0), offsets.from(from)),
                 };
                 let t = Tile {
                     a,
                     a_block: self.input_block,
                     blocks: self.blocks,
                     offsets,
-                    tap_stride: end - first,
+                    tap_stride: self.pixels,
                     taps,
                     panel: weights,
-                    bias: self.bias.at(panel * self.panels.width),
+                    bias: self.bias.at(channel),
+                    scale: self.scale.at(channel),
                     out: self.output.at(at),
                     out_block: self.output_block,
-                    out_blocks: width_blocks.min(self.output_blocks - block),
-                    skip: self.skip.at(at),
+                    out_blocks: stored
+                        .blocks(self.panels.width)
+                        .min(self.output_blocks - block),
+                    skip: if skip_blocks > 0 {
+                        self.skip.at(skip_at)
+                    } else {
+                        std::ptr::null()
+                    },
+                    skip_block: self.skip_block,
+                    skip_blocks,
+                    skip_scale: self.skip_scale,
+                    skip_is_bf16: self.skip_numbers == Numbers::Bf16,
                     relu: self.relu,
                     prefetch: [
                         Stream {
@@ -190,17 +209,17 @@ impl Gemm<'_> {
                         prefetch.stream(panel * all + tile, steps),
                     ],
                 };
-                let kernels = if self.window.is_some() {
+                let kernels = if self.offsets.is_some() {
                     self.kernels.indirect
                 } else {
                     self.kernels.dense
                 };
                 // SAFETY: pixels `from..to` and this panel's channels lie within the operands,
                 // whose length the caller vouches for, as it does for nobody else writing them. The
-                // offset table has `end - first` entries for each tap, of which the tile's begin at
-                // `from - first`. The tile has `to - from` pixels: at least 1, since there are no
-                // more tiles than pixels, and at most the tallest tile's. An `Isa` led to the
-                // kernels, so the processor has their features.
+                // offsets have `pixels` entries for each tap, of which the tile's begin at `from`.
+                // The tile has `to - from` pixels: at least 1, since there are no more tiles than
+                // pixels, and at most the tallest tile's. An `Isa` led to the kernels, so the
+                // processor has their features.
                 unsafe { kernels[to - from - 1](&t) };
             }
         }
@@ -208,7 +227,7 @@ impl Gemm<'_> {
 
     /// Plans what the task that begins with tile `first_tile` asks for on behalf of the next layer.
     /// Tiles are counted over all panels here: those of panel 0 first. `steps` is how many steps of
-    /// 16 input channels a tile of this task takes, over all of its pixels and taps.
+    /// 16 words of input a tile of this task takes, over all of its pixels and taps.
     ///
     /// A tile asks for no more lines than its arithmetic pays for. If that is enough for all lines,
     /// they are dealt out evenly in the order of the tiles. If it is not, each thread's tiles ask

@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use super::number::{self, Float32, Numbers, Stored, StoredBf16, StoredF32, StoredU8, WidenedBf16};
+use super::pack::WeightNumbers;
 use super::resample;
 use super::simd;
 use super::stem::{PoolRow, StemTile};
@@ -100,6 +102,52 @@ impl Isa {
         }
     }
 
+    /// Returns the micro-kernels for weights of type `weights` and results of type `stored`. They
+    /// are of this instruction set, or of a lesser one where the processor lacks the instructions
+    /// for the type.
+    ///
+    /// # Panics
+    /// If no layer stores such results.
+    pub(crate) fn tiles(self, weights: WeightNumbers, stored: Numbers) -> &'static TileKernels {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            let avx512 = self.0 == Kind::Avx512;
+            let avx2 = self.0 == Kind::Avx2 || avx512 && has!("avx2") && has!("fma");
+            match (weights, stored) {
+                (WeightNumbers::F32, Numbers::F32) if avx512 => return &AVX512_F32,
+                (WeightNumbers::F32, Numbers::F32) if avx2 => return &AVX2_F32,
+                (WeightNumbers::Bf16, Numbers::Bf16) if avx512 && has!("avx512bf16") => {
+                    return &AVX512_BF16;
+                }
+                (WeightNumbers::Bf16, Numbers::Bf16) if avx512 => return &AVX512_WIDENED_BF16,
+                (WeightNumbers::Bf16, Numbers::Bf16) if avx2 => return &AVX2_BF16,
+                (WeightNumbers::I8, Numbers::U8) if avx512 && has!("avx512vnni") => {
+                    return &AVX512_INT8;
+                }
+                (WeightNumbers::I8, Numbers::U8) if avx2 && has!("avxvnni") => {
+                    return &AVXVNNI_INT8;
+                }
+                (WeightNumbers::I8, Numbers::U8) if avx2 => return &AVX2_INT8,
+                (WeightNumbers::I8, Numbers::Bf16) if avx512 && has!("avx512vnni") => {
+                    return &AVX512_INT8_BF16;
+                }
+                (WeightNumbers::I8, Numbers::Bf16) if avx2 && has!("avxvnni") => {
+                    return &AVXVNNI_INT8_BF16;
+                }
+                (WeightNumbers::I8, Numbers::Bf16) if avx2 => return &AVX2_INT8_BF16,
+                _ => {}
+            }
+        }
+        match (weights, stored) {
+            (WeightNumbers::F32, Numbers::F32) => &PORTABLE_F32,
+            (WeightNumbers::Bf16, Numbers::Bf16) => &PORTABLE_BF16,
+            (WeightNumbers::I8, Numbers::U8) => &PORTABLE_INT8,
+            (WeightNumbers::I8, Numbers::Bf16) => &PORTABLE_INT8_BF16,
+            _ => panic!("no kernel multiplies {weights:?} and stores {stored}"),
+        }
+    }
+
     /// Returns the kernels compiled for this instruction set.
     pub(crate) fn kernels(self) -> &'static Kernels {
         match self.0 {
@@ -124,21 +172,29 @@ impl fmt::Debug for Isa {
     }
 }
 
+/// The micro-kernels of products, compiled for one number type on one instruction set.
+pub(crate) struct TileKernels {
+    /// Output channels of a weight panel: the vectors of a tile times their lanes, a multiple of
+    /// 16.
+    pub width: usize,
+    /// The type of what is stored.
+    pub stored: Numbers,
+    /// [`tile::dense`]: `dense[r - 1]` computes tiles of `r` pixels, so its length is the tallest
+    /// tile.
+    pub dense: &'static [TileFn],
+    /// [`tile::indirect`], likewise.
+    pub indirect: &'static [TileFn],
+}
+
 /// The entry points compiled for one instruction set.
 ///
 /// Calling one is `unsafe`, because its arguments carry raw pointers: each has the contract of the
 /// generic function that it is compiled from. That the processor has the target features is
 /// settled, since only an [`Isa`] leads here.
 pub(crate) struct Kernels {
-    /// Output channels of a weight panel: the vectors of a tile times their lanes, a multiple of
-    /// 16.
+    /// Output channels of the stem's weight panels.
     pub width: usize,
-    /// [`tile::dense`]: `dense[r - 1]` computes tiles of `r` pixels, so its length is the tallest
-    /// tile.
-    pub dense: &'static [TileFn],
-    /// [`tile::indirect`], likewise.
-    pub indirect: &'static [TileFn],
-    /// [`super::stem::tile`], likewise.
+    /// [`super::stem::tile`]: `stem[r - 1]` computes tiles of `r` pixels.
     pub stem: &'static [unsafe fn(&StemTile)],
     /// [`super::stem::max_pool`], which computes one row.
     pub max_pool: unsafe fn(&PoolRow),
@@ -155,11 +211,12 @@ pub(crate) struct Kernels {
     pub down: resample::Pass,
 }
 
-/// Compiles the kernels for one instruction set, of which a tile is `$vectors` vectors wide and up
-/// to as many pixels tall as the last of `$rows` says. Its accumulators (`$vectors` times that
-/// number), `$vectors` weights and a broadcast pixel must fit the registers.
-macro_rules! kernels {
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $vectors:literal, [$($rows:literal)+], $across:path) => {
+/// Compiles the micro-kernels of products for operands of one type and results of one type, where a
+/// tile is `$vectors` vectors wide and up to as many pixels tall as the last of `$rows` says. Its
+/// accumulators (`$vectors` times that number), `$vectors` vectors of weights and a broadcast word
+/// must fit the registers.
+macro_rules! tile_kernels {
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+]) => {
         mod $module {
             use super::*;
             /// # Safety
@@ -167,17 +224,34 @@ macro_rules! kernels {
             $(#[$feature])?
             pub(super) unsafe fn dense<const MR: usize>(t: &Tile) {
                 // SAFETY: the tile is as `tile::dense` asks for, and this function enables the
-                // vector's features.
-                unsafe { tile::dense::<$vector, MR, $vectors>(t) }
+                // operands' features.
+                unsafe { tile::dense::<$operands, $stored, MR, $vectors>(t) }
             }
             /// # Safety
             /// As [`tile::indirect`].
             $(#[$feature])?
             pub(super) unsafe fn indirect<const MR: usize>(t: &Tile) {
                 // SAFETY: the tile is as `tile::indirect` asks for, and this function enables the
-                // vector's features.
-                unsafe { tile::indirect::<$vector, MR, $vectors>(t) }
+                // operands' features.
+                unsafe { tile::indirect::<$operands, $stored, MR, $vectors>(t) }
             }
+        }
+        static $name: TileKernels = TileKernels {
+            width: $vectors * <<$operands as number::Operands>::Floats as simd::Vector>::LANES,
+            stored: <$stored as Stored>::NUMBERS,
+            dense: &[$($module::dense::<$rows>),+],
+            indirect: &[$($module::indirect::<$rows>),+],
+        };
+    };
+}
+
+/// Compiles the kernels for one instruction set, of which a tile is `$vectors` vectors wide and up
+/// to as many pixels tall as the last of `$rows` says. Its accumulators (`$vectors` times that
+/// number), `$vectors` weights and a broadcast pixel must fit the registers.
+macro_rules! kernels {
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $vectors:literal, [$($rows:literal)+], $across:path) => {
+        mod $module {
+            use super::*;
             /// # Safety
             /// As [`crate::stem::tile`].
             $(#[$feature])?
@@ -236,8 +310,6 @@ macro_rules! kernels {
         }
         static $name: Kernels = Kernels {
             width: $vectors * <$vector as simd::Vector>::LANES,
-            dense: &[$($module::dense::<$rows>),+],
-            indirect: &[$($module::indirect::<$rows>),+],
             stem: &[$($module::stem::<$rows>),+],
             max_pool: $module::max_pool,
             chains: $module::chains,
@@ -284,3 +356,34 @@ kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, 
 // 8 accumulators, 4 weights, a pixel and a product take 14 of SSE2's 16 registers. Three rows would
 // spill, and lose a third of the speed.
 kernels!(PORTABLE, portable, , simd::portable::F32x4, 4, [1 2], resample::across);
+
+// Tiles of products. Float32 and bfloat16 take the tiles above; emulated bfloat16 takes two
+// registers for a vector of weights and for a word. A tile of integers is 64 channels wide, so that
+// it writes whole cache lines: 24 accumulators, 4 weights and a pixel take 29 of 32 registers.
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX512_F32, avx512_f32, #[target_feature(enable = "avx512f")], Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX512_BF16, avx512_bf16, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX512_WIDENED_BF16, avx512_widened_bf16, #[target_feature(enable = "avx512f")], WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX512_INT8, avx512_int8, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX512_INT8_BF16, avx512_int8_bf16, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredBf16, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX2_F32, avx2_f32, #[target_feature(enable = "avx2,fma")], Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX2_BF16, avx2_bf16, #[target_feature(enable = "avx2,fma")], WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]);
+// Widened integers take two registers for a vector of weights, as widened bfloat16 does.
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX2_INT8, avx2_int8, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredU8, 2, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX2_INT8_BF16, avx2_int8_bf16, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredBf16, 2, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVXVNNI_INT8, avxvnni_int8, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVXVNNI_INT8_BF16, avxvnni_int8_bf16, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredBf16, 2, [1 2 3 4 5 6]);
+tile_kernels!(PORTABLE_F32, portable_f32, , Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]);
+tile_kernels!(PORTABLE_BF16, portable_bf16, , WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]);
+tile_kernels!(PORTABLE_INT8, portable_int8, , number::portable::Int8, StoredU8, 4, [1 2]);
+tile_kernels!(PORTABLE_INT8_BF16, portable_int8_bf16, , number::portable::Int8, StoredBf16, 4, [1 2]);

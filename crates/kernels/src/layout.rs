@@ -5,7 +5,9 @@
 //! of all images follow one another, so a matrix product's rows span the whole batch.
 
 use super::buffer::Destination;
+use super::number::Numbers;
 use super::pool::ThreadPool;
+use super::simd::portable::round_to_bf16;
 use super::tile::BLOCK;
 
 /// The images, rows and columns of an activation.
@@ -30,7 +32,14 @@ impl BatchDims {
     /// blocks of 16.
     #[must_use]
     pub fn blocked_len(self, channels: usize) -> usize {
-        channels.div_ceil(BLOCK) * BLOCK * self.pixels()
+        self.words(channels, Numbers::F32)
+    }
+
+    /// Returns the 32-bit words of a blocked activation of type `numbers` with `channels` channels,
+    /// which takes whole blocks of 16 words a pixel.
+    #[must_use]
+    pub fn words(self, channels: usize, numbers: Numbers) -> usize {
+        numbers.blocks(channels) * BLOCK * self.pixels()
     }
 }
 
@@ -75,6 +84,75 @@ pub fn blocked_to_nchw(x: &[f32], channels: usize, dims: BatchDims) -> Vec<f32> 
         let first = (channel / BLOCK * dims.pixels() + image * plane) * BLOCK + channel % BLOCK;
         for (pixel, value) in plane_values.iter_mut().enumerate() {
             *value = x[first + pixel * BLOCK];
+        }
+    }
+    out
+}
+
+/// Converts from NCHW to blocks of words of type `numbers`. Bfloat16 numbers are rounded to nearest;
+/// for [`Numbers::U8`] the numbers are integers from 0 to 255. Lanes past the last channel are zero.
+///
+/// # Panics
+/// If `x` does not hold `n * channels * h * w` numbers.
+#[must_use]
+pub fn nchw_to_words(x: &[f32], channels: usize, dims: BatchDims, numbers: Numbers) -> Vec<f32> {
+    let plane = dims.h * dims.w;
+    assert_eq!(
+        x.len(),
+        channels * dims.pixels(),
+        "NCHW length for {channels} channels and {dims:?}"
+    );
+    let mut out = vec![0u32; dims.words(channels, numbers)];
+    for (index, &value) in x.iter().enumerate() {
+        let (image, channel, pixel) = (
+            index / plane / channels,
+            index / plane % channels,
+            index % plane,
+        );
+        let (block, word) = numbers.place(channel);
+        let at = (block * dims.pixels() + image * plane + pixel) * BLOCK + word;
+        let part = channel % numbers.per_word();
+        out[at] |= match numbers {
+            Numbers::F32 => value.to_bits(),
+            Numbers::Bf16 => u32::from(round_to_bf16(value)) << (16 * part),
+            Numbers::U8 => u32::from(value as u8) << (8 * part),
+        };
+    }
+    out.into_iter().map(f32::from_bits).collect()
+}
+
+/// Converts from blocks of words of type `numbers` to NCHW. Integers are multiplied by `scale`;
+/// other numbers are not.
+///
+/// # Panics
+/// If `x` does not hold [`BatchDims::words`] words.
+#[must_use]
+pub fn words_to_nchw(
+    x: &[f32],
+    channels: usize,
+    dims: BatchDims,
+    numbers: Numbers,
+    scale: f32,
+) -> Vec<f32> {
+    let plane = dims.h * dims.w;
+    assert_eq!(
+        x.len(),
+        dims.words(channels, numbers),
+        "length in words for {channels} channels and {dims:?}"
+    );
+    let mut out = vec![0.0; channels * dims.pixels()];
+    for (index, plane_values) in out.chunks_exact_mut(plane.max(1)).enumerate() {
+        let (image, channel) = (index / channels, index % channels);
+        let (block, word) = numbers.place(channel);
+        let first = (block * dims.pixels() + image * plane) * BLOCK + word;
+        let part = channel % numbers.per_word();
+        for (pixel, value) in plane_values.iter_mut().enumerate() {
+            let bits = x[first + pixel * BLOCK].to_bits();
+            *value = match numbers {
+                Numbers::F32 => f32::from_bits(bits),
+                Numbers::Bf16 => f32::from_bits(bits >> (16 * part) << 16),
+                Numbers::U8 => f32::from(bits.to_le_bytes()[part]) * scale,
+            };
         }
     }
     out

@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `conv`, `stem`, `linear`, `pooling` | layers: they check lengths and choose an algorithm |
 //! | `layout`, `resample` | conversions of activations; the two passes of a resize |
+//! | `number` | number types: float32, bfloat16 and 8-bit integers in words of 32 bits |
 //! | `pack` | weights in the order in which the micro-kernels read them |
 //! | `gemm`, `winograd`, `window` | how a layer is cut into tasks and tiles |
 //! | `tile`, `simd`, `isa` | the micro-kernels, their vectors, and the instruction sets |
@@ -37,6 +38,7 @@ mod gemm;
 mod isa;
 mod layout;
 mod linear;
+mod number;
 mod pack;
 mod peak;
 mod pool;
@@ -50,11 +52,15 @@ mod window;
 mod winograd;
 
 pub use buffer_pool::{BufferPool, PooledBuffer};
-pub use conv::{Algorithm, ConvShape, PackedConv};
+pub use conv::{Algorithm, ConvShape, Int8Weights, PackedConv};
 pub use dct::inverse_dct;
 pub use isa::{Isa, UnsupportedIsa};
-pub use layout::{BatchDims, blocked_to_nchw, join_images, join_images_into, nchw_to_blocked};
+pub use layout::{
+    BatchDims, blocked_to_nchw, join_images, join_images_into, nchw_to_blocked, nchw_to_words,
+    words_to_nchw,
+};
 pub use linear::PackedLinear;
+pub use number::Numbers;
 pub use pack::Weights;
 pub use peak::measure_peak_gflops;
 pub use pool::{Entered, ThreadPool};

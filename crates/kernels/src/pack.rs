@@ -4,7 +4,47 @@
 use std::sync::Arc;
 
 use super::buffer::Buffer;
+use super::simd::portable::round_to_bf16;
 use super::tile::BLOCK;
+
+/// A number type of weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WeightNumbers {
+    F32,
+    Bf16,
+    I8,
+}
+
+impl WeightNumbers {
+    /// Returns how many input channels a word of weights is for.
+    pub(crate) fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+            Self::I8 => 4,
+        }
+    }
+
+    /// Writes `value` as number `index` of `words`. Integers are whole already.
+    fn write(self, words: &mut [f32], index: usize, value: f32) {
+        match self {
+            Self::F32 => words[index] = value,
+            Self::Bf16 => {
+                let bytes = bytes_of(words);
+                bytes[2 * index..2 * index + 2]
+                    .copy_from_slice(&round_to_bf16(value).to_ne_bytes());
+            }
+            Self::I8 => bytes_of(words)[index] = (value as i8).cast_unsigned(),
+        }
+    }
+}
+
+/// Returns the bytes of some words.
+fn bytes_of(words: &mut [f32]) -> &mut [u8] {
+    // SAFETY: the bytes are those of the exclusively borrowed words, a byte needs no alignment, and
+    // any bits are a float and a byte.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+}
 
 /// A handle on a layer's packed weights, by which the layer before it asks them into the cache.
 #[derive(Debug, Clone)]
@@ -16,15 +56,16 @@ impl Weights {
         self.0.len() / BLOCK
     }
 
-    /// Returns the address of a line: it spans 16 floats if `index` is below [`Self::lines`].
+    /// Returns the address of a line: it spans 16 words if `index` is below [`Self::lines`].
     pub(crate) fn line(&self, index: usize) -> *const f32 {
         self.0.as_slice().as_ptr().wrapping_add(index * BLOCK)
     }
 }
 
 /// Matrices of weights as panels of `width` output channels each: `[matrix][panel][input
-/// block][tap][16][width]`. Where the channels do not fill a block or a panel there are zeros. Only
-/// Winograd's layers have more than one matrix: one for each position.
+/// block][tap][16][width]` words. A word holds the weights of one to four neighbouring input
+/// channels. Where the channels do not fill a block or a panel there are zeros. Only Winograd's
+/// layers have more than one matrix: one for each position.
 #[derive(Debug)]
 pub(crate) struct Panels {
     data: Weights,
@@ -37,30 +78,33 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Packs `matrices` matrices one after the other. `weight(matrix, output, input, tap)` returns
-    /// the numbers.
+    /// Packs `matrices` matrices one after the other, in panels for `outputs` channels.
+    /// `weight(matrix, output, input, tap)` returns the numbers, for outputs below `valid_outputs`.
     pub(crate) fn new(
+        numbers: WeightNumbers,
         width: usize,
         (matrices, outputs, inputs, taps): (usize, usize, usize, usize),
+        valid_outputs: usize,
         weight: impl Fn(usize, usize, usize, usize) -> f32,
     ) -> Self {
         let panels = outputs.div_ceil(width);
-        let depth = inputs.div_ceil(BLOCK) * taps * BLOCK;
+        let per_word = numbers.per_word();
+        let depth = inputs.div_ceil(BLOCK * per_word) * taps * BLOCK;
         let mut data = Buffer::zeroed(matrices * panels * depth * width);
         let mut rest = data.as_mut_slice();
         for matrix in 0..matrices {
             for panel in 0..panels {
                 let (this, next) = rest.split_at_mut(depth * width);
                 rest = next;
-                let valid = width.min(outputs - panel * width);
+                let valid = width.min(valid_outputs.saturating_sub(panel * width));
                 for (row, to) in this.chunks_exact_mut(width).enumerate() {
                     let (block, tap, lane) = (row / BLOCK / taps, row / BLOCK % taps, row % BLOCK);
-                    let input = block * BLOCK + lane;
-                    if input >= inputs {
-                        continue;
-                    }
-                    for (j, to) in to[..valid].iter_mut().enumerate() {
-                        *to = weight(matrix, panel * width + j, input, tap);
+                    let first = (block * BLOCK + lane) * per_word;
+                    for input in first..inputs.min(first + per_word) {
+                        for j in 0..valid {
+                            let value = weight(matrix, panel * width + j, input, tap);
+                            numbers.write(to, j * per_word + input - first, value);
+                        }
                     }
                 }
             }
@@ -73,7 +117,7 @@ impl Panels {
         }
     }
 
-    /// Returns panel `panel` of matrix `matrix`, which spans `depth * width` floats.
+    /// Returns panel `panel` of matrix `matrix`, which spans `depth * width` words.
     pub(crate) fn panel(&self, matrix: usize, panel: usize) -> *const f32 {
         debug_assert!(panel < self.panels);
         self.data

@@ -86,6 +86,48 @@ pub(crate) trait Vector: Copy {
     /// # Safety
     /// - The target features are enabled and present.
     unsafe fn max(self, b: Self) -> Self;
+
+    /// Returns the bfloat16 in the lower half of each lane's 32 bits.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    unsafe fn lower_bf16(self) -> Self;
+
+    /// Returns the bfloat16 in the upper half of each lane's 32 bits.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    unsafe fn upper_bf16(self) -> Self;
+
+    /// Returns `LANES` bfloat16 numbers.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans `LANES` initialised 16-bit numbers.
+    unsafe fn load_bf16(p: *const u16) -> Self;
+
+    /// Rounds the lanes to bfloat16, to nearest and ties to even, and writes them to
+    /// `p[0..LANES]`. Denormal numbers become zero and a NaN stays one, as `vcvtneps2bf16` has it.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans `LANES` 16-bit numbers that nobody else has access to.
+    unsafe fn store_bf16(self, p: *mut u16);
+
+    /// Returns `LANES` bytes, each as a number from 0 to 255.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans `LANES` initialised bytes.
+    unsafe fn load_u8(p: *const u8) -> Self;
+
+    /// Rounds the lanes to integers, to nearest and ties to even, limits them to 0 to 255, and
+    /// writes them to `p[0..LANES]`. A NaN becomes 255.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans `LANES` bytes that nobody else has access to.
+    unsafe fn store_u8(self, p: *mut u8);
 }
 
 /// Defines a prefetch with the hint that `$hint` names.

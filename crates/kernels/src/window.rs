@@ -5,8 +5,6 @@
 //! micro-kernel looks up where a pixel lies instead of computing it, and no copy of the image is
 //! made.
 
-use std::ops::Range;
-
 use super::layout::BatchDims;
 use super::tile::{BLOCK, OUTSIDE};
 
@@ -22,19 +20,12 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Returns how many input pixels an output pixel reads, those outside the image included.
-    pub(crate) fn taps(&self) -> usize {
-        self.kernel * self.kernel
-    }
-
-    /// Returns `taps * pixels.len()` entries. For each tap, then each output pixel of the range,
-    /// the entry is the offset of its input pixel in floats from the start of a channel block, or
-    /// [`OUTSIDE`].
-    pub(crate) fn offsets(&self, pixels: Range<usize>) -> Vec<u32> {
-        let columns = pixels.len();
-        let mut table = vec![OUTSIDE; self.taps() * columns];
+    /// Returns which input pixel each output pixel reads for each tap.
+    pub(crate) fn offsets(&self) -> Offsets {
+        let (pixels, taps) = (self.output.pixels(), self.kernel * self.kernel);
+        let mut table = vec![OUTSIDE; taps * pixels];
         let (plane, width) = (self.output.h * self.output.w, self.output.w);
-        for (column, pixel) in pixels.enumerate() {
+        for pixel in 0..pixels {
             let (image, y, x) = (pixel / plane, pixel % plane / width, pixel % width);
             for ky in 0..self.kernel {
                 let Some(row) = self.inside(y, ky, self.input.h) else {
@@ -46,11 +37,15 @@ impl Window {
                     };
                     let source = (image * self.input.h + row) * self.input.w + line;
                     // `PackedConv` asserts that every offset fits 32 bits.
-                    table[(ky * self.kernel + kx) * columns + column] = (source * BLOCK) as u32;
+                    table[(ky * self.kernel + kx) * pixels + pixel] = (source * BLOCK) as u32;
                 }
             }
         }
-        table
+        Offsets {
+            table,
+            taps,
+            pixels,
+        }
     }
 
     /// Returns the input coordinate of tap `k` at output coordinate `at`, if it is below `len`.
@@ -58,5 +53,29 @@ impl Window {
         (at * self.stride + k)
             .checked_sub(self.padding)
             .filter(|&i| i < len)
+    }
+}
+
+/// Which input pixel each output pixel of a convolution reads for each tap.
+#[derive(Debug)]
+pub(crate) struct Offsets {
+    /// `taps * pixels` entries. For each tap, then each output pixel, the offset of its input pixel
+    /// in words from the start of a block, or [`OUTSIDE`].
+    table: Vec<u32>,
+    taps: usize,
+    pixels: usize,
+}
+
+impl Offsets {
+    /// Returns how many input pixels an output pixel reads, those outside the image included.
+    pub(crate) fn taps(&self) -> usize {
+        self.taps
+    }
+
+    /// Returns the address of the first tap's entry for output pixel `pixel`. The entries of later
+    /// taps are as many entries apart as there are output pixels.
+    pub(crate) fn from(&self, pixel: usize) -> *const u32 {
+        debug_assert!(pixel < self.pixels);
+        self.table.as_ptr().wrapping_add(pixel)
     }
 }

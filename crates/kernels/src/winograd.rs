@@ -19,9 +19,10 @@ use std::ops::Range;
 
 use super::buffer::{Destination, Source};
 use super::gemm::Gemm;
-use super::isa::Kernels;
+use super::isa::{Kernels, TileKernels};
 use super::layout::BatchDims;
-use super::pack::Panels;
+use super::number::Numbers;
+use super::pack::{Panels, WeightNumbers};
 use super::pool::Session;
 use super::tile::BLOCK;
 use grid::{Grid, Place};
@@ -77,6 +78,8 @@ pub(crate) struct Winograd {
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub kernels: &'static Kernels,
+    /// The micro-kernels of the products.
+    pub tiles: &'static TileKernels,
     /// The blocked input: `input_blocks * dims.pixels() * 16` floats.
     pub input: Source<'a>,
     /// The input's images, rows and columns.
@@ -141,8 +144,10 @@ impl Winograd {
             }
         }
         let panels = Panels::new(
+            WeightNumbers::F32,
             width,
             (positions, outputs, inputs, 1),
+            outputs,
             |position, output, input, _| {
                 transformed[(position * outputs + output) * inputs + input]
             },
@@ -173,7 +178,7 @@ impl Winograd {
         let per_tile = self.stride(call.input_blocks, 1) + self.stride(call.output_blocks, 1);
         let floats_per_tile = per_tile * self.side.positions();
         // A multiple of what one micro-kernel holds.
-        let height = call.kernels.dense.len();
+        let height = call.tiles.dense.len();
         let fused = FUSED_FLOATS / floats_per_tile / height * height;
         let threads = session.threads();
         if fused > 0 && tiles >= 2 * threads * fused {
@@ -321,19 +326,24 @@ impl Winograd {
         let input = lines(chunk.inputs, call.input_blocks).as_source();
         let output = lines(chunk.products, call.output_blocks);
         Gemm {
-            kernels: call.kernels,
+            kernels: call.tiles,
             panels: &self.panels,
             matrix: position,
             bias: Source::new(self.no_bias.as_slice()),
+            scale: Source::NOTHING,
             input,
             input_block: chunk.tiles * BLOCK,
             blocks: call.input_blocks,
             pixels: to - from,
-            window: None,
+            offsets: None,
             output,
             output_block: chunk.tiles * BLOCK,
             output_blocks: call.output_blocks,
             skip: Source::NOTHING,
+            skip_numbers: Numbers::F32,
+            skip_block: 0,
+            skip_blocks: 0,
+            skip_scale: 1.0,
             relu: false,
             next: None,
         }

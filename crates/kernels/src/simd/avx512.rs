@@ -3,13 +3,19 @@
 
 use super::Vector;
 use std::arch::x86_64::{
-    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
-    _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_sub_ps,
+    __m512, _CMP_UNORD_Q, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256,
+    _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_and_epi32, _mm512_castps_si512,
+    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16,
+    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtps_epi32,
+    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mask_and_epi32,
+    _mm512_mask_or_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps,
+    _mm512_sub_ps, _mm512_testn_epi32_mask,
 };
 
 /// Sixteen single-precision numbers in a zmm register.
 #[derive(Clone, Copy)]
-pub(crate) struct F32x16(__m512);
+pub(crate) struct F32x16(pub(crate) __m512);
 
 impl Vector for F32x16 {
     const LANES: usize = 16;
@@ -79,5 +85,64 @@ impl Vector for F32x16 {
     unsafe fn max(self, b: Self) -> Self {
         // SAFETY: the caller vouches for AVX-512F, which is all that the instruction needs.
         Self(unsafe { _mm512_max_ps(self.0, b.0) })
+    }
+
+    #[inline(always)]
+    unsafe fn lower_bf16(self) -> Self {
+        // SAFETY: the caller vouches for AVX-512F, which is all that the instruction needs.
+        Self(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_castps_si512(self.0))) })
+    }
+
+    #[inline(always)]
+    unsafe fn upper_bf16(self) -> Self {
+        // SAFETY: the caller vouches for AVX-512F, which is all that the instructions need.
+        Self(unsafe {
+            let upper = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+            _mm512_castsi512_ps(_mm512_and_epi32(_mm512_castps_si512(self.0), upper))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        // SAFETY: the caller vouches for AVX-512F, and for sixteen 16-bit numbers at `p`.
+        Self(unsafe {
+            let numbers = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(numbers))
+        })
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16) {
+        // SAFETY: the caller vouches for AVX-512F, and for sixteen 16-bit numbers to write at `p`.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let denormal = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f80_0000));
+            let odd = _mm512_and_epi32(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_add_epi32(bits, half);
+            let sign = _mm512_set1_epi32(i32::MIN);
+            let rounded = _mm512_mask_and_epi32(rounded, denormal, bits, sign);
+            let quiet = _mm512_set1_epi32(0x0040_0000);
+            let rounded = _mm512_mask_or_epi32(rounded, nan, bits, quiet);
+            let upper = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+            _mm256_storeu_si256(p.cast(), upper);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self {
+        // SAFETY: the caller vouches for AVX-512F, and for sixteen bytes at `p`.
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))) })
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8) {
+        // SAFETY: the caller vouches for AVX-512F, and for sixteen bytes to write at `p`.
+        unsafe {
+            let limited = _mm512_min_ps(self.0, _mm512_set1_ps(255.0));
+            let limited = _mm512_max_ps(limited, _mm512_setzero_ps());
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(limited)));
+        }
     }
 }

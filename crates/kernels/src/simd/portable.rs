@@ -5,7 +5,7 @@ use super::Vector;
 
 /// Four single-precision numbers: one register of SSE2 or NEON.
 #[derive(Clone, Copy)]
-pub(crate) struct F32x4([f32; 4]);
+pub(crate) struct F32x4(pub(crate) [f32; 4]);
 
 impl F32x4 {
     #[inline(always)]
@@ -77,4 +77,65 @@ impl Vector for F32x4 {
     unsafe fn max(self, b: Self) -> Self {
         self.zip(b, |x, y| if x > y { x } else { y })
     }
+
+    #[inline(always)]
+    unsafe fn lower_bf16(self) -> Self {
+        Self(self.0.map(|x| f32::from_bits(x.to_bits() << 16)))
+    }
+
+    #[inline(always)]
+    unsafe fn upper_bf16(self) -> Self {
+        Self(self.0.map(|x| f32::from_bits(x.to_bits() & 0xffff_0000)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const u16) -> Self {
+        // SAFETY: the caller vouches for four 16-bit numbers from `p` on. An array of them is
+        // aligned as one of them.
+        let numbers: [u16; 4] = unsafe { *p.cast() };
+        Self(numbers.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16) {
+        // SAFETY: the caller vouches for four 16-bit numbers to write at `p`. An array of them is
+        // aligned as one of them.
+        unsafe { *p.cast() = self.0.map(round_to_bf16) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u8(p: *const u8) -> Self {
+        // SAFETY: the caller vouches for four bytes from `p` on.
+        let bytes: [u8; 4] = unsafe { *p.cast() };
+        Self(bytes.map(f32::from))
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, p: *mut u8) {
+        // SAFETY: the caller vouches for four bytes to write at `p`.
+        unsafe { *p.cast() = self.0.map(round_to_u8) }
+    }
+}
+
+/// Returns the bits of `x` as bfloat16, rounded to nearest and ties to even. A denormal number
+/// becomes zero, and a NaN stays one.
+pub(crate) fn round_to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = if x.is_nan() {
+        bits | 0x0040_0000
+    } else if bits & 0x7f80_0000 == 0 {
+        bits & 0x8000_0000
+    } else {
+        bits + 0x7fff + (bits >> 16 & 1)
+    };
+    (rounded >> 16) as u16
+}
+
+/// Returns the integer next to `x`, the even one of two, limited to 0 to 255. A NaN becomes 255.
+fn round_to_u8(x: f32) -> u8 {
+    let limited = if x < 255.0 { x } else { 255.0 };
+    let limited = if limited > 0.0 { limited } else { 0.0 };
+    // Adding 2^23 leaves no bits for a fraction, so the sum is rounded to an integer. The processor
+    // rounds to nearest and ties to even.
+    (limited + 8_388_608.0).to_bits() as u8
 }

@@ -15,6 +15,8 @@ mod convolution;
 #[cfg(not(loom))]
 mod network;
 #[cfg(not(loom))]
+mod numbers;
+#[cfg(not(loom))]
 mod pointwise;
 #[cfg(not(loom))]
 mod properties;

@@ -173,6 +173,18 @@ impl Expected {
 /// Runs `fill` on `len` elements that are poisoned with NaN and lie between two guard zones.
 /// Asserts that the output is finite everywhere and that the guards are untouched.
 pub(crate) fn guarded(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let out = guarded_words(len, fill);
+    let poisoned = out.iter().position(|v| !v.is_finite());
+    assert_eq!(
+        poisoned, None,
+        "an output element was left as it was, or computed from poison"
+    );
+    out
+}
+
+/// Runs `fill` on `len` words of poison that lie between two guard zones. Asserts that each word was
+/// written and that the guards are untouched.
+pub(crate) fn guarded_words(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     const GUARD: usize = 64;
     const CANARY: f32 = f32::from_bits(0x7fc0_dead);
     let mut memory = vec![CANARY; len + 2 * GUARD];
@@ -187,11 +199,8 @@ pub(crate) fn guarded(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
         "the guard after the output was overwritten"
     );
     let out = memory[GUARD..GUARD + len].to_vec();
-    let poisoned = out.iter().position(|v| !v.is_finite());
-    assert_eq!(
-        poisoned, None,
-        "an output element was left as it was, or computed from poison"
-    );
+    let left = out.iter().position(|v| v.to_bits() == CANARY.to_bits());
+    assert_eq!(left, None, "an output word was left as it was");
     out
 }
 

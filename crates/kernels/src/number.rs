@@ -1,0 +1,302 @@
+//! The number types of activations and weights, and how a micro-kernel multiplies and stores them.
+//!
+//! All memory is counted in *words* of 32 bits. A word holds one float32, two bfloat16 numbers or
+//! four 8-bit integers: neighbouring channels of one pixel, or neighbouring input channels of one
+//! weight. So activations are `[channels/(16 * p)][pixels][16 words]` in every type, where `p`
+//! channels fill a word: a block of channels of one pixel is always one cache line. Weight panels
+//! are `[depth][width]` words. All that cuts a layer into tasks and tiles counts words, and serves
+//! every type.
+//!
+//! | | a word of weights times a word of a pixel | sums |
+//! |---|---|---|
+//! | float32 | a multiply-add | float32 |
+//! | bfloat16 | two multiply-adds, the upper halves' first (`vdpbf16ps`) | float32 |
+//! | 8-bit integers | four products of u8 and s8 (`vpdpbusd`) | 32-bit integers |
+//!
+//! Words lie in memory of type `f32`, which serves as four bytes without a meaning.
+//!
+//! The 8-bit and bfloat16 sums are the same bits on every instruction set: integers are exact, and
+//! a product of two bfloat16 numbers is exact in float32, so that a fused operation rounds as two
+//! operations do.
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512;
+pub(crate) mod portable;
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use super::simd::Vector;
+use super::tile::BLOCK;
+
+/// A number type of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Numbers {
+    /// 32-bit floats.
+    F32,
+    /// The upper half of 32-bit floats.
+    Bf16,
+    /// Integers from 0 to 255; their scale is kept beside them.
+    U8,
+}
+
+impl Numbers {
+    /// Returns how many numbers fill a 32-bit word.
+    #[must_use]
+    pub const fn per_word(self) -> usize {
+        match self {
+            Self::F32 => 1,
+            Self::Bf16 => 2,
+            Self::U8 => 4,
+        }
+    }
+
+    /// Returns how many channels a block has: those of one pixel that fill a cache line.
+    #[must_use]
+    pub const fn block(self) -> usize {
+        BLOCK * self.per_word()
+    }
+
+    /// Returns how many blocks `channels` channels take.
+    pub(crate) const fn blocks(self, channels: usize) -> usize {
+        channels.div_ceil(self.block())
+    }
+
+    /// Returns where channel `channel` of a pixel lies: its block, and its word in the block.
+    pub(crate) const fn place(self, channel: usize) -> (usize, usize) {
+        let lane = channel % self.block();
+        (channel / self.block(), lane / self.per_word())
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::U8 => "u8",
+        })
+    }
+}
+
+/// How words of pixels and weights are multiplied and summed. One implementation is one number type
+/// on one instruction set.
+///
+/// # Safety
+/// Every method has the same first condition: the caller runs in a function that enables the
+/// target features of the instruction set, on a processor that has them. Those with a pointer have
+/// a second one, which they state.
+pub(crate) trait Operands {
+    /// The registers of the epilogue. They have as many lanes as there are sums.
+    type Floats: Vector;
+    /// A pixel's word in all lanes, in the form in which it is multiplied.
+    type Pixel: Copy;
+    /// A word of weights in each lane, in the form in which it is multiplied.
+    type Weights: Copy;
+    /// A sum in each lane.
+    type Sums: Copy;
+    /// Whether sums are integers, which are scaled before bias and residual are added.
+    const SCALED: bool;
+
+    /// Returns the word at `p` in all lanes.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans one initialised word.
+    unsafe fn pixel(p: *const f32) -> Self::Pixel;
+
+    /// Returns the words `p[0..LANES]`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans `LANES` initialised words.
+    unsafe fn weights(p: *const f32) -> Self::Weights;
+
+    /// Returns what the sums start from: `bias`, or zero if they are scaled.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    unsafe fn start(bias: Self::Floats) -> Self::Sums;
+
+    /// Returns `sums` plus the products of `pixel` and `weights`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    unsafe fn multiply_add(
+        pixel: Self::Pixel,
+        weights: Self::Weights,
+        sums: Self::Sums,
+    ) -> Self::Sums;
+
+    /// Returns the sums as floats.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    unsafe fn to_floats(sums: Self::Sums) -> Self::Floats;
+}
+
+/// Float32 in registers `V`.
+pub(crate) struct Float32<V>(PhantomData<V>);
+
+impl<V: Vector> Operands for Float32<V> {
+    type Floats = V;
+    type Pixel = V;
+    type Weights = V;
+    type Sums = V;
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    unsafe fn pixel(p: *const f32) -> V {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { V::splat_at(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(p: *const f32) -> V {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { V::load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn start(bias: V) -> V {
+        bias
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(pixel: V, weights: V, sums: V) -> V {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { pixel.mul_add(weights, sums) }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: V) -> V {
+        sums
+    }
+}
+
+/// Bfloat16 in registers `V`, for processors without an instruction for it: the same bits as
+/// `vdpbf16ps` gives, as long as no product is a denormal number.
+pub(crate) struct WidenedBf16<V>(PhantomData<V>);
+
+impl<V: Vector> Operands for WidenedBf16<V> {
+    type Floats = V;
+    type Pixel = [V; 2];
+    type Weights = [V; 2];
+    type Sums = V;
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    unsafe fn pixel(p: *const f32) -> [V; 2] {
+        // SAFETY: this method's contract is that of those that are called.
+        unsafe {
+            let words = V::splat_at(p);
+            [words.lower_bf16(), words.upper_bf16()]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(p: *const f32) -> [V; 2] {
+        // SAFETY: this method's contract is that of those that are called.
+        unsafe {
+            let words = V::load(p);
+            [words.lower_bf16(), words.upper_bf16()]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn start(bias: V) -> V {
+        bias
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(pixel: [V; 2], weights: [V; 2], sums: V) -> V {
+        // SAFETY: this method's contract is that of those that are called.
+        unsafe {
+            let sums = pixel[1].mul_add(weights[1], sums);
+            pixel[0].mul_add(weights[0], sums)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: V) -> V {
+        sums
+    }
+}
+
+/// How activations of one number type lie in memory.
+pub(crate) trait Stored {
+    const NUMBERS: Numbers;
+
+    /// Returns `LANES` neighbouring channels as floats.
+    ///
+    /// # Safety
+    /// - The target features of `V` are enabled and present.
+    /// - `p` spans `LANES` initialised numbers.
+    unsafe fn load<V: Vector>(p: *const f32) -> V;
+
+    /// Rounds and writes `LANES` neighbouring channels.
+    ///
+    /// # Safety
+    /// - The target features of `V` are enabled and present.
+    /// - `p` spans `LANES` numbers that nobody else has access to.
+    unsafe fn store<V: Vector>(values: V, p: *mut f32);
+}
+
+/// Activations in float32.
+pub(crate) struct StoredF32;
+
+impl Stored for StoredF32 {
+    const NUMBERS: Numbers = Numbers::F32;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const f32) -> V {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { V::load(p) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<V: Vector>(values: V, p: *mut f32) {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { values.store(p) }
+    }
+}
+
+/// Activations in bfloat16.
+pub(crate) struct StoredBf16;
+
+impl Stored for StoredBf16 {
+    const NUMBERS: Numbers = Numbers::Bf16;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const f32) -> V {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { V::load_bf16(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<V: Vector>(values: V, p: *mut f32) {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { values.store_bf16(p.cast()) }
+    }
+}
+
+/// Activations as integers from 0 to 255.
+pub(crate) struct StoredU8;
+
+impl Stored for StoredU8 {
+    const NUMBERS: Numbers = Numbers::U8;
+
+    #[inline(always)]
+    unsafe fn load<V: Vector>(p: *const f32) -> V {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { V::load_u8(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<V: Vector>(values: V, p: *mut f32) {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { values.store_u8(p.cast()) }
+    }
+}

@@ -1,0 +1,529 @@
+//! Convolutions in 8-bit integers and in bfloat16 give the bits of a naive model on every
+//! instruction set.
+
+use imgclass_kernels::{
+    Algorithm, BatchDims, ConvShape, Int8Weights, Isa, Numbers, PackedConv, ThreadPool,
+    nchw_to_words, words_to_nchw,
+};
+use proptest::prelude::*;
+
+use crate::reference::{guarded_words, numbers};
+use crate::{pool, short_tables};
+
+/// Input channels, output channels, kernel, stride, padding; then images, rows, columns.
+type Row = ([usize; 5], [usize; 3]);
+
+fn shape_of((shape, dims): Row) -> (ConvShape, BatchDims) {
+    let [in_channels, out_channels, kernel, stride, padding] = shape;
+    let [n, h, w] = dims;
+    let shape = ConvShape {
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding,
+    };
+    (shape, BatchDims { n, h, w })
+}
+
+/// What is added to the sums.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Residual {
+    None,
+    /// Of the output's type, in the output's memory.
+    Output,
+    /// In bfloat16, in memory of its own.
+    Bf16,
+}
+
+/// One layer in integers with its operands. Activations are NCHW and weights OIHW.
+#[derive(Debug)]
+struct Int8Case {
+    shape: ConvShape,
+    input: BatchDims,
+    x: Vec<f32>,
+    weights: Int8Weights,
+    residual: Residual,
+    skip: Vec<f32>,
+    relu: bool,
+}
+
+impl Int8Case {
+    fn new(row: Row, output: Numbers, residual: Residual, relu: bool) -> Self {
+        let (shape, input) = shape_of(row);
+        let bytes = |seed, len| {
+            numbers(seed, len)
+                .into_iter()
+                .map(|x| (x * 128.0 + 128.0).floor())
+        };
+        let products = (shape.in_channels * shape.kernel * shape.kernel) as f32;
+        // Outputs spread over the whole range of a byte and a little beyond it.
+        let unit = 1.0 / (60.0 * products.sqrt());
+        let outputs = shape.out_channels * shape.output_dims(input).pixels();
+        let skip: Vec<f32> = match residual {
+            Residual::None => Vec::new(),
+            Residual::Output if output == Numbers::U8 => bytes(4, outputs).collect(),
+            Residual::Output | Residual::Bf16 => numbers(4, outputs)
+                .into_iter()
+                .map(|x| f32::from_bits((x * 100.0).to_bits() & 0xffff_0000))
+                .collect(),
+        };
+        Self {
+            shape,
+            input,
+            x: bytes(1, shape.in_channels * input.pixels()).collect(),
+            weights: Int8Weights {
+                weight: bytes(2, shape.weight_len())
+                    .map(|x| (x - 128.0) as i8)
+                    .collect(),
+                scale: numbers(5, shape.out_channels)
+                    .into_iter()
+                    .map(|x| unit * (1.5 + x))
+                    .collect(),
+                bias: numbers(3, shape.out_channels)
+                    .into_iter()
+                    .map(|x| 100.0 * x + 60.0)
+                    .collect(),
+                output,
+                residual: match residual {
+                    Residual::Bf16 => Numbers::Bf16,
+                    Residual::None | Residual::Output => output,
+                },
+                residual_scale: 0.37,
+            },
+            residual,
+            skip,
+            relu,
+        }
+    }
+
+    /// Computes the output, NCHW, pixel by pixel.
+    fn exact(&self) -> Vec<f32> {
+        let ConvShape {
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+        } = self.shape;
+        let output = self.shape.output_dims(self.input);
+        let mut out = Vec::new();
+        for image in 0..output.n {
+            for channel in 0..out_channels {
+                for (oy, ox) in (0..output.h * output.w).map(|p| (p / output.w, p % output.w)) {
+                    let mut sum = 0i32;
+                    for input in 0..in_channels {
+                        for (ky, kx) in (0..kernel * kernel).map(|t| (t / kernel, t % kernel)) {
+                            let (y, x) = (oy * stride + ky, ox * stride + kx);
+                            if y < padding
+                                || x < padding
+                                || y - padding >= self.input.h
+                                || x - padding >= self.input.w
+                            {
+                                continue;
+                            }
+                            let at = ((image * in_channels + input) * self.input.h + y - padding)
+                                * self.input.w
+                                + x
+                                - padding;
+                            let weight = (channel * in_channels + input) * kernel * kernel
+                                + ky * kernel
+                                + kx;
+                            sum += self.x[at] as i32 * i32::from(self.weights.weight[weight]);
+                        }
+                    }
+                    let mut y =
+                        sum as f32 * self.weights.scale[channel] + self.weights.bias[channel];
+                    if self.residual != Residual::None {
+                        y += self.skip[out.len()] * self.weights.residual_scale;
+                    }
+                    if self.relu {
+                        y = y.max(0.0);
+                    }
+                    out.push(match self.weights.output {
+                        Numbers::U8 => y.round_ties_even().clamp(0.0, 255.0),
+                        _ => to_bf16(y),
+                    });
+                }
+            }
+        }
+        out
+    }
+
+    /// Returns the kernels' output, NCHW.
+    fn run(&self, isa: Isa, pool: &ThreadPool) -> Vec<f32> {
+        let conv = PackedConv::int8(isa, self.shape, &self.weights);
+        let (channels, output) = (self.shape.out_channels, conv.output_dims(self.input));
+        let x = nchw_to_words(&self.x, self.shape.in_channels, self.input, Numbers::U8);
+        let stored = conv.output_numbers();
+        let skip = |numbers| nchw_to_words(&self.skip, channels, output, numbers);
+        let y = guarded_words(output.words(channels, stored), |out| match self.residual {
+            Residual::None => conv.forward_into(pool, &x, self.input, None, self.relu, out),
+            Residual::Output => {
+                out.copy_from_slice(&skip(stored));
+                conv.forward_onto(pool, &x, self.input, self.relu, out);
+            }
+            Residual::Bf16 => {
+                let skip = skip(Numbers::Bf16);
+                conv.forward_into(pool, &x, self.input, Some(&skip), self.relu, out);
+            }
+        });
+        words_to_nchw(&y, channels, output, stored, 1.0)
+    }
+}
+
+/// Rounds to bfloat16, to nearest and ties to even.
+fn to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    let x = f32::from_bits(rounded);
+    if x.is_normal() { x } else { 0.0f32.copysign(x) }
+}
+
+fn assert_same(got: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let differs = (0..got.len()).find(|&i| got[i] != expected[i]);
+    if let Some(i) = differs {
+        panic!(
+            "{what}: element {i} is {} instead of {}",
+            got[i], expected[i]
+        );
+    }
+}
+
+fn check_int8(rows: &[Row]) {
+    let threads: &[usize] = if cfg!(miri) { &[2] } else { &[1, 3] };
+    let pools: Vec<_> = threads.iter().map(|&threads| pool(threads)).collect();
+    // Each epilogue meets each kind of shape as the rows go by.
+    let epilogues = [
+        (Numbers::U8, Residual::None, true),
+        (Numbers::U8, Residual::Output, true),
+        (Numbers::Bf16, Residual::None, false),
+        (Numbers::U8, Residual::Bf16, true),
+        (Numbers::Bf16, Residual::Output, true),
+    ];
+    for (index, &row) in rows.iter().enumerate() {
+        let (output, residual, relu) = epilogues[index % epilogues.len()];
+        let case = Int8Case::new(row, output, residual, relu);
+        let expected = case.exact();
+        for isa in Isa::available() {
+            for pool in &pools {
+                let what = format!(
+                    "{isa}, {} threads, {output}, {residual:?}, {row:?}",
+                    pool.threads()
+                );
+                assert_same(&case.run(isa, pool), &expected, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn integers_are_exact_for_every_count_of_pixels_around_a_tile() {
+    let last = if cfg!(miri) { 4 } else { 30 };
+    let rows: Vec<Row> = (1..=last).map(|w| ([64, 64, 1, 1, 0], [1, 1, w])).collect();
+    check_int8(&rows);
+}
+
+#[test]
+fn integers_are_exact_for_channels_around_words_blocks_and_panels() {
+    let channels: &[usize] = if cfg!(miri) {
+        &[3, 65]
+    } else if short_tables() {
+        &[1, 17, 64, 65]
+    } else {
+        &[1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 65, 127, 130]
+    };
+    let rows: Vec<Row> = channels
+        .iter()
+        .flat_map(|&i| channels.iter().map(move |&o| ([i, o, 1, 1, 0], [1, 3, 5])))
+        .collect();
+    check_int8(&rows);
+}
+
+#[test]
+fn integers_are_exact_for_every_kernel_stride_and_padding() {
+    let mut rows: Vec<Row> = Vec::new();
+    let (kernels, sides): (&[usize], &[[usize; 2]]) = if cfg!(miri) {
+        (&[3], &[[4, 3]])
+    } else if short_tables() {
+        (&[1, 3], &[[8, 9]])
+    } else {
+        (&[1, 2, 3, 5, 9], &[[9, 9], [10, 11], [15, 13], [9, 30]])
+    };
+    let (inputs, outputs, images) = if cfg!(miri) { (3, 5, 1) } else { (19, 35, 2) };
+    for &kernel in kernels {
+        for stride in [1, 2, 3] {
+            for padding in 0..=kernel / 2 + 1 {
+                rows.extend(
+                    sides.iter().map(|&[h, w]| {
+                        ([inputs, outputs, kernel, stride, padding], [images, h, w])
+                    }),
+                );
+            }
+        }
+    }
+    check_int8(&rows);
+}
+
+#[test]
+fn integers_at_their_extremes_do_not_saturate_between() {
+    let (inputs, side) = if cfg!(miri) { (5, 1) } else { (512, 3) };
+    for (pixel, weight, scale, expected) in [
+        (255.0, -128, -1.0, 255.0),
+        (255.0, -128, 1.0, 0.0),
+        (255.0, 127, 1.0, 255.0),
+        (255.0, 127, 1e38, 255.0),
+        (255.0, -128, 1e38, 0.0),
+    ] {
+        let row = ([inputs, 16, 3, 1, 1], [1, side, side]);
+        let mut case = Int8Case::new(row, Numbers::U8, Residual::None, false);
+        case.x.fill(pixel);
+        case.weights.weight.fill(weight);
+        case.weights.scale.fill(scale);
+        case.weights.bias.fill(0.0);
+        for isa in Isa::available() {
+            let got = case.run(isa, &pool(1));
+            assert!(
+                got.iter().all(|&y| y == expected),
+                "{isa}: {weight} times {scale}"
+            );
+        }
+        // A sum of 255 times -128 in all places, scaled down to what bfloat16 holds.
+        case.weights.output = Numbers::Bf16;
+        case.weights.residual = Numbers::Bf16;
+        case.weights.scale.fill(1.0);
+        let expected = case.exact();
+        for isa in Isa::available() {
+            assert_same(
+                &case.run(isa, &pool(1)),
+                &expected,
+                &format!("{isa}: {weight}"),
+            );
+        }
+    }
+}
+
+/// One layer in bfloat16 with its operands.
+#[derive(Debug)]
+struct Bf16Case {
+    shape: ConvShape,
+    input: BatchDims,
+    x: Vec<f32>,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+    skip: Option<Vec<f32>>,
+    relu: bool,
+}
+
+impl Bf16Case {
+    fn new(row: Row, residual: bool, relu: bool) -> Self {
+        let (shape, input) = shape_of(row);
+        let rounded = |seed, len| {
+            numbers(seed, len)
+                .into_iter()
+                .map(to_bf16)
+                .collect::<Vec<_>>()
+        };
+        let outputs = shape.out_channels * shape.output_dims(input).pixels();
+        Self {
+            shape,
+            input,
+            x: rounded(1, shape.in_channels * input.pixels()),
+            weight: rounded(2, shape.weight_len()),
+            bias: numbers(3, shape.out_channels),
+            skip: residual.then(|| rounded(4, outputs)),
+            relu,
+        }
+    }
+
+    /// Computes the output as `vdpbf16ps` does: in each block of 32 channels, tap by tap and word
+    /// by word, the upper half of a word first. A product is exact, each sum is rounded.
+    fn model(&self) -> Vec<f32> {
+        let ConvShape {
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding,
+        } = self.shape;
+        let output = self.shape.output_dims(self.input);
+        let mut out = Vec::new();
+        for image in 0..output.n {
+            for channel in 0..out_channels {
+                for (oy, ox) in (0..output.h * output.w).map(|p| (p / output.w, p % output.w)) {
+                    let mut sum = self.bias[channel];
+                    for block in 0..in_channels.div_ceil(32) {
+                        for (ky, kx) in (0..kernel * kernel).map(|t| (t / kernel, t % kernel)) {
+                            let (y, x) = (oy * stride + ky, ox * stride + kx);
+                            if y < padding
+                                || x < padding
+                                || y - padding >= self.input.h
+                                || x - padding >= self.input.w
+                            {
+                                continue;
+                            }
+                            for input in (0..32).map(|i| block * 32 + (i ^ 1)) {
+                                if input >= in_channels {
+                                    continue;
+                                }
+                                let at = ((image * in_channels + input) * self.input.h + y
+                                    - padding)
+                                    * self.input.w
+                                    + x
+                                    - padding;
+                                let weight = (channel * in_channels + input) * kernel * kernel
+                                    + ky * kernel
+                                    + kx;
+                                sum += self.x[at] * self.weight[weight];
+                            }
+                        }
+                    }
+                    if let Some(skip) = &self.skip {
+                        sum += skip[out.len()];
+                    }
+                    out.push(to_bf16(if self.relu { sum.max(0.0) } else { sum }));
+                }
+            }
+        }
+        out
+    }
+
+    fn run(&self, isa: Isa, pool: &ThreadPool) -> Vec<f32> {
+        let conv = PackedConv::bf16(isa, self.shape, &self.weight, &self.bias);
+        let (channels, output) = (self.shape.out_channels, conv.output_dims(self.input));
+        let x = nchw_to_words(&self.x, self.shape.in_channels, self.input, Numbers::Bf16);
+        let y = guarded_words(output.words(channels, Numbers::Bf16), |out| {
+            if let Some(skip) = &self.skip {
+                out.copy_from_slice(&nchw_to_words(skip, channels, output, Numbers::Bf16));
+                conv.forward_onto(pool, &x, self.input, self.relu, out);
+            } else {
+                conv.forward_into(pool, &x, self.input, None, self.relu, out);
+            }
+        });
+        words_to_nchw(&y, channels, output, Numbers::Bf16, 1.0)
+    }
+}
+
+fn check_bf16(rows: &[Row]) {
+    let threads: &[usize] = if cfg!(miri) { &[2] } else { &[1, 3] };
+    let pools: Vec<_> = threads.iter().map(|&threads| pool(threads)).collect();
+    for (index, &row) in rows.iter().enumerate() {
+        let case = Bf16Case::new(row, index % 2 == 0, index % 3 != 0);
+        let expected = case.model();
+        for isa in Isa::available() {
+            for pool in &pools {
+                let what = format!("{isa}, {} threads, {row:?}", pool.threads());
+                assert_same(&case.run(isa, pool), &expected, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn bfloat16_gives_the_bits_of_its_model_around_tiles_blocks_and_panels() {
+    let last = if cfg!(miri) { 3 } else { 30 };
+    let mut rows: Vec<Row> = (1..=last).map(|w| ([32, 32, 1, 1, 0], [1, 1, w])).collect();
+    let channels: &[usize] = if cfg!(miri) {
+        &[3, 33]
+    } else if short_tables() {
+        &[1, 31, 33]
+    } else {
+        &[1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 100]
+    };
+    rows.extend(
+        channels
+            .iter()
+            .flat_map(|&i| channels.iter().map(move |&o| ([i, o, 1, 1, 0], [1, 3, 5]))),
+    );
+    check_bf16(&rows);
+}
+
+#[test]
+fn bfloat16_gives_the_bits_of_its_model_for_strides_and_paddings() {
+    let mut rows: Vec<Row> = Vec::new();
+    let kernels: &[usize] = if cfg!(miri) { &[2] } else { &[1, 2, 5, 7] };
+    let (inputs, outputs) = if cfg!(miri) { (3, 5) } else { (37, 35) };
+    for &kernel in kernels {
+        for stride in [1, 2, 3] {
+            for padding in 0..=kernel / 2 + 1 {
+                // A 1x1 kernel of stride 1 is among the rows of the other test.
+                rows.push(([inputs, outputs, kernel, stride, padding], [2, 8, 9]));
+            }
+        }
+    }
+    if !cfg!(miri) {
+        rows.push(([64, 64, 3, 2, 1], [2, 15, 30]));
+    }
+    check_bf16(&rows);
+}
+
+#[test]
+fn numbers_convert_to_words_and_back() {
+    let dims = BatchDims { n: 2, h: 2, w: 3 };
+    for numbers_type in [Numbers::F32, Numbers::Bf16, Numbers::U8] {
+        for channels in [1, 3, 16, 33, 65] {
+            let x: Vec<f32> = (0..channels * dims.pixels())
+                .map(|i| (i % 256) as f32)
+                .collect();
+            let words = nchw_to_words(&x, channels, dims, numbers_type);
+            let scale = if numbers_type == Numbers::U8 {
+                0.5
+            } else {
+                1.0
+            };
+            let back = words_to_nchw(&words, channels, dims, numbers_type, scale);
+            assert_eq!(
+                back,
+                x.iter().map(|x| x * scale).collect::<Vec<_>>(),
+                "{numbers_type}"
+            );
+        }
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "large")]
+fn number_types_other_than_float32_are_computed_directly() {
+    let (shape, _) = shape_of(([32, 32, 3, 1, 1], [1, 4, 4]));
+    let weight = vec![0.5; shape.weight_len()];
+    let conv = PackedConv::bf16(Isa::detect(), shape, &weight, &[0.0; 32]);
+    assert_eq!(conv.algorithm(), Algorithm::ImplicitGemm);
+}
+
+prop_compose! {
+    fn rows()(
+        in_channels in 1usize..150,
+        out_channels in 1usize..150,
+        kernel in prop_oneof![3 => Just(3usize), 2 => Just(1usize), 1 => 1usize..6],
+        stride in 1usize..3,
+        padding in 0usize..3,
+        n in 1usize..3,
+        h in 1usize..12,
+        w in 1usize..12,
+    ) -> Row {
+        // A kernel larger than the padded image has no output.
+        let side = kernel.saturating_sub(2 * padding);
+        ([in_channels, out_channels, kernel, stride, padding], [n, h.max(side), w.max(side)])
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 60 }, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    #[cfg_attr(miri, ignore = "large")]
+    fn any_convolution_in_integers_is_exact(
+        row in rows(),
+        output in prop_oneof![Just(Numbers::U8), Just(Numbers::Bf16)],
+        residual in prop_oneof![Just(Residual::None), Just(Residual::Output), Just(Residual::Bf16)],
+        relu in any::<bool>(),
+        threads in 1usize..4,
+    ) {
+        let case = Int8Case::new(row, output, residual, relu);
+        let expected = case.exact();
+        for isa in Isa::available() {
+            assert_same(&case.run(isa, &pool(threads)), &expected, &format!("{isa}, {row:?}"));
+        }
+    }
+}
