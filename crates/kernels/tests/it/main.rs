@@ -43,6 +43,13 @@ fn short_tables() -> bool {
     std::env::var_os("SHORT_TABLES").is_some()
 }
 
+/// Returns whether tables are to be longer than a change should wait for: `.ci/nightly` sets
+/// `LONG_TABLES`.
+#[cfg(not(loom))]
+fn long_tables() -> bool {
+    std::env::var_os("LONG_TABLES").is_some()
+}
+
 #[cfg(not(loom))]
 fn pool(threads: usize) -> ThreadPool {
     ThreadPool::new(NonZeroUsize::new(threads).expect("a thread count above zero"))
