@@ -20,7 +20,9 @@ import argparse
 import base64
 import collections
 import http.client
+import http.server
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -224,6 +226,16 @@ class Attack:
             status = self.post(path, "application/json", body)
             self.sent[f"{path} of {len(body) >> 10} KiB: {status}"] += 1
 
+    def fetches(self, host):
+        """Requests that name 32 URLs of a hostile host each."""
+        while self.going():
+            kind = random.choice(["large", "large", "slow", "hints", "redirect"])
+            urls = [{"url": f"http://127.0.0.1:{host}/{kind}/{i}"} for i in range(32)]
+            patience = max(0.1, self.until - time.monotonic())
+            body = json.dumps({"images": urls})
+            status = self.post("/v1/classify", "application/json", body, patience)
+            self.sent[f"32 URLs, {kind}: {status}"] += 1
+
     def announcements(self):
         """Connections that announce a large body and send nothing."""
         while self.going():
@@ -290,6 +302,49 @@ class Attack:
                     time.sleep(0.2)
             except OSError:
                 self.sent["byte by byte: ended"] += 1
+
+
+class HostileServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """Connections that the service closes are what is wanted."""
+
+
+class HostileHost(http.server.BaseHTTPRequestHandler):
+    """The host that URLs of hostile requests name."""
+
+    protocol_version = "HTTP/1.1"
+    # Slow to decode, and large.
+    picture = jpeg_of_empty_scans(8000, 600) + bytes(12 * MIB)
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        try:
+            if self.path.startswith("/large"):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(self.picture)))
+                self.end_headers()
+                self.wfile.write(self.picture)
+            elif self.path.startswith("/slow"):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(self.picture)))
+                self.end_headers()
+                for start in range(0, len(self.picture), 64 << 10):
+                    self.wfile.write(self.picture[start : start + (64 << 10)])
+                    time.sleep(0.05)
+            elif self.path.startswith("/hints"):
+                while True:
+                    self.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 100)
+            else:
+                self.send_response(302)
+                self.send_header("Location", self.path + "x")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+        except OSError:
+            self.close_connection = True
 
 
 # ---- The service, and what it holds --------------------------------------------------------------
@@ -378,12 +433,13 @@ def limit_by_cgroup(limit):
     return None
 
 
-def start(arguments, limit):
+def start(arguments, limit, host):
     options = [
         *["serve", "--weights", "random", "--hostname", "127.0.0.1", "--port", "0"],
         *["--max-decoded-bytes", str(arguments.max_decoded_mib * MIB)],
         *["--max-body-bytes", str(arguments.max_body_mib * MIB)],
         *["--fetch-memory", str(arguments.fetch_memory_mib * MIB)],
+        *["--fetch-allow-cidr", "127.0.0.0/8", "--fetch-allow-port", str(host)],
     ]
     group = limit_by_cgroup(limit)
 
@@ -427,13 +483,16 @@ def main():
     parser.add_argument("--max-decoded-mib", type=int, default=256)
     parser.add_argument("--max-body-mib", type=int, default=128)
     parser.add_argument("--fetch-memory-mib", type=int, default=64)
-    parser.add_argument("--kinds", default="pictures,bodies,announcements,windows,slow")
+    parser.add_argument("--kinds", default="pictures,bodies,fetches,announcements,windows,slow")
     arguments = parser.parse_args()
     limit = most_memory(arguments)
     with open(arguments.picture, "rb") as file:
         picture = file.read()
     pictures, bodies = hostile_pictures(), hostile_bodies()
-    process, port, log, group = start(arguments, limit)
+    host = HostileServer(("127.0.0.1", 0), HostileHost)
+    # A process of its own, so that good clients here do not wait for it.
+    multiprocessing.get_context("fork").Process(target=host.serve_forever, daemon=True).start()
+    process, port, log, group = start(arguments, limit, host.server_port)
     tree = Tree(process.pid)
     calm = Good(port, picture, time.monotonic() + 2)
     calm.run()
@@ -445,6 +504,7 @@ def main():
     work = [client.run for client in good]
     work += [lambda: attack.pictures(pictures)] * 8 * ("pictures" in kinds)
     work += [lambda: attack.bodies(bodies)] * 2 * ("bodies" in kinds)
+    work += [lambda: attack.fetches(host.server_port)] * 20 * ("fetches" in kinds)
     work += [attack.announcements] * ("announcements" in kinds)
     work += [attack.closed_windows] * ("windows" in kinds)
     work += [attack.slow_senders] * 4 * ("slow" in kinds)

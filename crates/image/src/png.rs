@@ -15,6 +15,13 @@ use crate::orientation::{self, Orientation};
 
 const SIGNATURE: usize = 8;
 
+/// The bytes of a chunk beside its contents: length, name and checksum.
+const AROUND_CONTENTS: u64 = 12;
+
+/// The bytes of a file beside its data that are handed to the decoder: signature, header, palette
+/// and end.
+const BESIDE_DATA: usize = 1024;
+
 /// The longest text that is inflated to look for an orientation.
 const LONGEST_TEXT: usize = 1 << 20;
 
@@ -29,6 +36,7 @@ pub(super) struct Header {
     bits: u8,
     kind: u8,
     orientation: Orientation,
+    /// The bytes of all chunks of data, whole.
     data_bytes: u64,
 }
 
@@ -125,7 +133,7 @@ impl Header {
         let (mut data_bytes, mut is_behind_data, mut has_palette) = (0, false, false);
         for chunk in chunks {
             match &chunk.name {
-                b"IDAT" => data_bytes += chunk.contents.len() as u64,
+                b"IDAT" => data_bytes += chunk.contents.len() as u64 + AROUND_CONTENTS,
                 b"IEND" => break,
                 _ if is_behind_data && !chunk.is_whole => break,
                 _ if !chunk.is_whole => return Err(Refusal::cut_off()),
@@ -249,7 +257,7 @@ impl Header {
     /// Returns a file of nothing but the header and the data, and the palette. Colours that the
     /// palette leaves out are black.
     fn essentials(&self, bytes: &[u8]) -> (Vec<u8>, [[u8; 3]; 256]) {
-        let mut file = Vec::with_capacity(self.data_bytes as usize + 1024);
+        let mut file = Vec::with_capacity(self.data_bytes as usize + BESIDE_DATA);
         let mut palette = [[0; 3]; 256];
         file.extend_from_slice(&bytes[..SIGNATURE]);
         let mut add = |name: &[u8; 4], contents: &[u8]| {

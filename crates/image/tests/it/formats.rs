@@ -8,7 +8,11 @@
     reason = "a test fails by panicking"
 )]
 
-use imgclass_image::{Encoded, ImageError, Limits, RgbImage, decode};
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use imgclass_image::{Encoded, ImageError, Limits, RgbImage, decode, inspect};
 
 use crate::decode::file;
 
@@ -308,6 +312,33 @@ fn chunks_that_claim_gigabytes_are_never_allocated() {
         decode(&profile, &LIMITS),
         Err(ImageError::Malformed { .. })
     ));
+}
+
+#[test]
+fn a_png_announces_the_memory_for_its_data_however_they_are_cut() {
+    let (width, height) = (200_u32, 200_u32);
+    let mut stored = ZlibEncoder::new(Vec::new(), Compression::none());
+    let row = vec![7; 1 + 3 * width as usize];
+    for _ in 0..height {
+        stored.write_all(&[0]).unwrap();
+        stored.write_all(&row[1..]).unwrap();
+    }
+    let data = stored.finish().unwrap();
+    let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
+    for piece in [1, 100, data.len()] {
+        let mut png = b"\x89PNG\r\n\x1A\n".to_vec();
+        png.extend(chunk(b"IHDR", &[&size[..], &[8, 2, 0, 0, 0]].concat()));
+        for part in data.chunks(piece) {
+            png.extend(chunk(b"IDAT", part));
+        }
+        png.extend(chunk(b"IEND", &[]));
+        let info = inspect(&png, &LIMITS).unwrap();
+        // The decoder holds the picture, and a copy of the chunks of data.
+        let least = u64::from(width * height * 3) + png.len() as u64 - 100;
+        let announced = info.decoded_bytes;
+        assert!(announced >= least, "{piece}: {announced} of {least}");
+        assert!(seen(&png).data().iter().all(|&sample| sample == 7));
+    }
 }
 
 #[test]
