@@ -11,8 +11,9 @@ missing.
 Markdown tables for docs/benchmarks.md go to stdout, progress to stderr.
 
 Exit code 1 if a logit or a top-1 is further off than its type allows, or if a part of ours failed;
-2 if the budget left something unmeasured. `--device candle` runs a GPU's path on the CPU and
-`--device cpu` our kernels: all but the numbers can be tried without a GPU.
+2 if the budget left something unmeasured. `--dry-run` tries every part that needs no GPU, with any
+binary: a GPU's path computes on the CPU (`--device candle`) in float32, one pass each. `--device
+cpu` takes our kernels in its place.
 """
 
 import argparse
@@ -83,6 +84,12 @@ def arguments() -> argparse.Namespace:
         "--iterations", type=int, default=50, help="forward passes that are timed for each figure"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="try the script without a GPU: --device candle --dtypes f32 --peer-dtypes f32 "
+        "--batch-sizes 1 --iterations 1 --photographs 3, and nothing is kept",
+    )
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
     parser.add_argument(
         "--budget", type=float, default=480, metavar="SECONDS", help="for everything [default: 480]"
@@ -94,6 +101,9 @@ def arguments() -> argparse.Namespace:
         help="where figures are kept [default: gpu.json]",
     )
     options = parser.parse_args()
+    if options.dry_run:
+        options.device, options.dtypes, options.peer_dtypes = "candle", ["f32"], ["f32"]
+        options.batch_sizes, options.iterations, options.photographs = [1], 1, 3
     if (
         min([*options.batch_sizes, options.iterations, options.photographs]) < 1
         or options.budget <= 0
@@ -112,7 +122,7 @@ class Run:
         self.program = program
         self.pictures = pictures
         self.reference = reference
-        self.store = Store(options.json)
+        self.store = Store(None if options.dry_run else options.json)
         self.deadline = time.monotonic() + options.budget
         self.card = card(options.device)
         self.weights = digest(options.weights)

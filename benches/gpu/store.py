@@ -12,10 +12,11 @@ from pathlib import Path
 
 
 class Store:
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | None):
+        """Reads what the file holds, if it exists. Without a path nothing is read or written."""
         self.path = path
         self.entries = []
-        if path.exists():
+        if path is not None and path.exists():
             try:
                 self.entries = json.loads(path.read_text())["measurements"]
             except (ValueError, KeyError, TypeError) as error:
@@ -33,6 +34,8 @@ class Store:
         self.entries = [entry for entry in self.entries if entry["key"] != key]
         now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         self.entries.append({"key": key, "value": value, "command": command, "at": now})
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_name(self.path.name + ".new")
         beside.write_text(json.dumps({"measurements": self.entries}, indent=1))
