@@ -5,7 +5,8 @@
 //! | listening, stopping, one connection | `server`, `connection` |
 //! | what surrounds every request | `middleware`, `guard`, `cors`, `trace` |
 //! | the contract, and the path of a request | `classify_image` |
-//! | further routes | `v1`, `inference`, `model`, `health`, `metrics`, `page`, `documentation` |
+//! | the specification | `specification`, `documentation` |
+//! | further routes | `v1`, `inference`, `model`, `health`, `metrics`, `page` |
 //! | failures and their statuses | `problem`, `failures` |
 //!
 //! Statuses and headers occur here and in no other module of the service.
@@ -17,6 +18,8 @@ mod context;
 mod cors;
 mod documentation;
 mod failures;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod headers;
 mod health;
@@ -31,16 +34,31 @@ mod page;
 mod problem;
 mod rate;
 mod server;
+mod specification;
 mod state;
 mod trace;
 mod v1;
 
+use std::sync::Arc;
+
 use poem::middleware::{NormalizePath, TrailingSlash};
 use poem::{Endpoint, EndpointExt, Route, get};
-use poem_openapi::OpenApiService;
+use poem_openapi::{OpenApiService, Tags};
 
 pub use server::{BindError, Server, Stop};
 pub use state::ApiState;
+
+/// The groups of routes in the specification.
+#[derive(Tags)]
+#[oai(rename_all = "lowercase")]
+enum Group {
+    /// What is in a picture.
+    Classification,
+    /// What is loaded.
+    Model,
+    /// For probes.
+    Health,
+}
 
 /// The routes that the specification describes.
 type Routes = (
@@ -58,20 +76,17 @@ fn openapi() -> OpenApiService<Routes, ()> {
         health::HealthRoutes,
     );
     OpenApiService::new(routes, "imgclass", env!("CARGO_PKG_VERSION"))
-        .summary("What is in this picture?")
         .description(include_str!("api/description.md"))
-        .license(poem_openapi::LicenseObject::new("Apache-2.0").identifier("Apache-2.0"))
+        .license(
+            poem_openapi::LicenseObject::new("Apache-2.0")
+                .url("https://www.apache.org/licenses/LICENSE-2.0"),
+        )
 }
 
-/// Returns the specification, as `GET /openapi.json` serves it and `imgclass openapi` prints it.
+/// Returns the specification, as `GET /openapi.json` serves it where no keys are asked for, and as
+/// `imgclass openapi` prints it.
 pub fn specification() -> String {
-    with_last_slash(&openapi().spec())
-}
-
-/// Restores the last slash of the contract's path. Applications know the path with it, and the
-/// framework drops it from every path.
-fn with_last_slash(document: &str) -> String {
-    document.replace("\"/classify_image\"", "\"/classify_image/\"")
+    specification::text(&openapi().spec(), false)
 }
 
 /// Returns all routes over a state: what the server runs, and what tests call without a socket. A
@@ -87,19 +102,25 @@ pub fn app(state: ApiState) -> impl Endpoint<Output = poem::Response> {
     let guard = guard::Guard::new(state.access().clone());
     let metrics = state.serves_metrics();
     let routes = page::routes(inference::routes(Route::new()));
-    let routes = documentation::routes(routes, &specification(), &service.swagger_ui_html());
+    let specification = specification::text(&service.spec(), !state.access().keys.is_empty());
+    let routes = documentation::routes(routes, &specification, &service.swagger_ui_html());
     let routes = routes.nest("/", service);
     let routes = if metrics {
         routes.at("/metrics", get(metrics::text))
     } else {
         routes
     };
+    let root_path: Arc<str> = state.root_path().into();
     routes
         .before(page::at_root)
         .with(guard)
         .with(NormalizePath::new(TrailingSlash::Trim))
         .with(context)
         .data(state)
+        .before(move |request| {
+            let root_path = root_path.clone();
+            async move { Ok(page::without_root_path(request, &root_path)) }
+        })
 }
 
 /// Returns `/metrics` alone, for a port of its own. Its requests are not counted.

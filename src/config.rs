@@ -27,7 +27,9 @@ pub use connections::{ConnectionArgs, ConnectionLimits};
 pub use fetch::FetchArgs;
 pub use limits::LimitArgs;
 pub use model::ModelArgs;
-pub use server::{DEFAULT_MODEL_NAME, HttpLimits, MAX_IMAGES_PER_REQUEST, ServerArgs};
+pub use server::{
+    DEFAULT_MODEL_NAME, HttpLimits, MAX_IMAGES_PER_REQUEST, Port, ServerArgs, is_root_path,
+};
 pub use weights::{OverrideArgs, WeightsArgs};
 
 /// The options of everything that classifying needs, over HTTP or on the command line.

@@ -271,6 +271,38 @@ impl Metrics {
     }
 }
 
+/// How much was done, with the number of images and the seconds of each phase.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// Images that have passed through the model.
+    pub images: u64,
+    /// Forward passes.
+    pub batches: u64,
+    /// Decoding.
+    pub decode: (u64, f64),
+    /// Waiting for a worker.
+    pub queue: (u64, f64),
+    /// Forward passes, counted for each of their images.
+    pub inference: (u64, f64),
+    /// From admission to the answer.
+    pub total: (u64, f64),
+}
+
+impl Metrics {
+    /// Returns how much was done since the start of the process.
+    pub fn totals(&self) -> Totals {
+        let of = |phase: &Histogram| (phase.get_sample_count(), phase.get_sample_sum());
+        Totals {
+            images: self.batch_size.get_sample_sum() as u64,
+            batches: self.batch_size.get_sample_count(),
+            decode: of(&self.phases.decode),
+            queue: of(&self.phases.queue),
+            inference: of(&self.phases.inference),
+            total: of(&self.phases.total),
+        }
+    }
+}
+
 impl PhaseSeconds {
     fn new(make: &Maker) -> Result<Self, MetricsError> {
         let phases = make.histograms(

@@ -68,7 +68,7 @@ class Picture {
 
   async classify() {
     const [query, request] = this.request({ top_k: TOP_K });
-    const answer = await (await ask(`/v1/classify${query}`, request)).json();
+    const answer = await (await ask(`v1/classify${query}`, request)).json();
     const [result] = answer.results;
     if (result.error) throw new Error(result.error.detail);
     return result.predictions;
@@ -76,7 +76,7 @@ class Picture {
 
   async drawn(options) {
     const [query, request] = this.request(options);
-    return URL.createObjectURL(await (await ask(`/v1/explain${query}`, request)).blob());
+    return URL.createObjectURL(await (await ask(`v1/explain${query}`, request)).blob());
   }
 
   // The picture as the server decodes it: for URLs, which this page may not load itself, and for formats that browsers do not show.
@@ -86,7 +86,7 @@ class Picture {
 
   curl() {
     const quote = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
-    const path = `${location.origin}/v1/classify`;
+    const path = new URL("v1/classify", document.baseURI).href;
     const auth = key ? ' -H "Authorization: Bearer $API_KEY"' : "";
     if (this.url) return `curl${auth} ${path} --json ${quote(JSON.stringify({ images: [{ url: this.url }], top_k: TOP_K }))}`;
     const type = this.file.type || "application/octet-stream";
@@ -256,7 +256,7 @@ $("#by-key").addEventListener("submit", (event) => {
   for (const button of document.querySelectorAll(".again:not([hidden])")) button.click();
 });
 $("#example").addEventListener("click", async () => {
-  const response = await fetch("/example.jpg");
+  const response = await fetch("example.jpg");
   add([new Picture({ file: new File([await response.blob()], "example.jpg", { type: "image/jpeg" }) })]);
 });
 
@@ -306,7 +306,7 @@ $("#theme").addEventListener("click", (event) => {
 });
 
 async function describe() {
-  const response = await fetch("/v1/model");
+  const response = await fetch("v1/model");
   if (!response.ok) return;
   const model = await response.json();
   const name = model.id.split(/[\\/]/).slice(-2).join("/");

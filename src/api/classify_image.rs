@@ -111,7 +111,7 @@ pub(super) enum ClassifyImageResponse {
 
 pub(super) struct Contract;
 
-#[OpenApi]
+#[OpenApi(tag = "super::Group::Classification")]
 impl Contract {
     /// Classify an image
     ///
@@ -152,5 +152,14 @@ impl Contract {
             server_timing(&answer.phases),
             model_header(service.model()),
         ))
+    }
+}
+
+/// Reads a request as the contract's route does.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(bytes: &[u8]) {
+    match super::json::read_object::<ClassifyImageRequest>(bytes, "a JSON object") {
+        Ok(request) => assert!((1..=1000).contains(&request.top_k)),
+        Err(error) => assert!(!error.into_detail().is_empty()),
     }
 }

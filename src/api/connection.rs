@@ -21,7 +21,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use poem::http::uri::{Authority, Scheme};
-use poem::http::{self, Version, header};
+use poem::http::{self, HeaderMap, Version, header};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -151,7 +151,7 @@ pub(super) async fn serve<E>(
             // between.
             let busy = Busy::new(activity.clone(), request.version());
             let endpoint = endpoint.clone();
-            let wrong_host = wrong_host(&request);
+            let wrong_host = wrong_host(request.headers(), request.version());
             let mut request: Request =
                 (request, local.clone(), remote.clone(), Scheme::HTTP).into();
             if let Some(wrong) = wrong_host {
@@ -258,10 +258,10 @@ async fn too_long(changes: &mut watch::Receiver<Activity>, limits: &ConnectionLi
 
 /// Judges the `Host` of a request by RFC 9112, section 3.2: one that is an authority, or empty, and
 /// none only in HTTP/1.0 and in HTTP/2, where the target may have the authority.
-fn wrong_host(request: &http::Request<Incoming>) -> Option<WrongHost> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
+pub(super) fn wrong_host(headers: &HeaderMap, version: Version) -> Option<WrongHost> {
+    let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (None, _) if request.version() == Version::HTTP_11 => Some(WrongHost::Missing),
+        (None, _) if version == Version::HTTP_11 => Some(WrongHost::Missing),
         (None, _) => None,
         (Some(_), Some(_)) => Some(WrongHost::Several),
         (Some(host), None) => {

@@ -54,6 +54,11 @@ impl AnswerMemory {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SharedAnswer;
 
+/// Marks a request for the path under which the interface is served, but for its last slash. The
+/// page's links are relative, so they would lead elsewhere.
+#[derive(Debug, Clone)]
+pub(super) struct LacksSlash(pub(super) String);
+
 /// What is wrong with the `Host` of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WrongHost {

@@ -1,6 +1,7 @@
-//! The specification at `/openapi.json`, and Swagger UI with it at `/docs`.
+//! The specifications at `/openapi.json` and `/openapi-inference.json`, and Swagger UI with the first
+//! of them at `/docs`.
 //!
-//! Both are made once and shared by all requests. Swagger UI's page has everything in it, and a
+//! All are made once and shared by all requests. Swagger UI's page has everything in it, and a
 //! policy that lets it run its own scripts only and talk to its own server only: people type their
 //! keys there.
 
@@ -9,10 +10,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use poem::http::header;
 use poem::web::Data;
-use poem::{EndpointExt, Response, Route, get, handler};
+use poem::{EndpointExt, Request, Response, ResponseBuilder, Route, get, handler};
 use sha2::{Digest, Sha256};
 
 use super::context::SharedAnswer;
+use super::page::prefix;
+use super::state::ApiState;
 
 /// What starts Swagger UI. The specification stands in the page beside it; where the page is served
 /// under a proxy's prefix, the routes are under the same prefix.
@@ -22,6 +25,9 @@ spec.servers = [{ url: location.pathname.replace(/\/docs\/?$/, "") || "/" }];
 SwaggerUIBundle({ dom_id: "#ui", spec, filter: false, deepLinking: true });
 "##;
 
+/// The specification of the other protocols' routes.
+const INFERENCE: &str = include_str!("inference/openapi.json");
+
 /// One document, with the headers of its answers.
 #[derive(Clone)]
 struct Document {
@@ -30,38 +36,75 @@ struct Document {
     bytes: Bytes,
 }
 
+/// A specification, whose paths begin at the server's root.
+#[derive(Clone)]
+struct Specification(Document);
+
 /// Adds the routes of the documentation to `route`. `swagger_ui` is the framework's page, of which
 /// the scripts and styles are taken.
-pub(super) fn routes(route: Route, specification: &str, swagger_ui: &str) -> Route {
-    let specification = Document {
-        content_type: "application/json",
-        policy: "default-src 'none'; frame-ancestors 'none'".to_owned(),
-        bytes: specification.to_owned().into(),
+pub(super) fn routes(route: Route, specification_text: &str, swagger_ui: &str) -> Route {
+    let page = page(specification_text, swagger_ui);
+    let specification = |text: &str| {
+        Specification(Document {
+            content_type: "application/json",
+            policy: "default-src 'none'; frame-ancestors 'none'".to_owned(),
+            bytes: text.to_owned().into(),
+        })
     };
-    let page = page(&specification.bytes, swagger_ui);
+    let main = specification(specification_text);
+    let inference = specification(INFERENCE);
     route
-        .at("/openapi.json", get(document).data(specification))
-        .at("/docs", get(document).data(page))
+        .at("/openapi.json", get(specified).data(main))
+        .at("/openapi-inference.json", get(specified).data(inference))
+        .at("/docs", get(swagger).data(page))
 }
 
 #[handler]
-fn document(Data(document): Data<&Document>) -> Response {
-    Response::builder()
-        .content_type(document.content_type)
-        .header(header::CONTENT_SECURITY_POLICY, &document.policy)
-        .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-        .header(header::REFERRER_POLICY, "no-referrer")
-        .header(header::CACHE_CONTROL, "no-cache")
+fn swagger(Data(page): Data<&Document>) -> Response {
+    page.response()
         .extension(SharedAnswer)
-        .body(document.bytes.clone())
+        .body(page.bytes.clone())
+}
+
+/// Answers with a specification. Where a proxy serves us under a prefix, the specification says so.
+#[handler]
+fn specified(
+    request: &Request,
+    Data(state): Data<&ApiState>,
+    Data(Specification(document)): Data<&Specification>,
+) -> Response {
+    let response = document
+        .response()
+        .header(header::VARY, "X-Forwarded-Prefix");
+    let prefix = prefix(request, state);
+    match document.bytes.strip_prefix(b"{") {
+        Some(rest) if !prefix.is_empty() => {
+            let servers = format!("{{\n  \"servers\": [{{ \"url\": \"{prefix}\" }}],");
+            response.body([servers.as_bytes(), rest].concat())
+        }
+        _ => response
+            .extension(SharedAnswer)
+            .body(document.bytes.clone()),
+    }
+}
+
+impl Document {
+    fn response(&self) -> ResponseBuilder {
+        Response::builder()
+            .content_type(self.content_type)
+            .header(header::CONTENT_SECURITY_POLICY, &self.policy)
+            .header(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
+            .header(header::REFERRER_POLICY, "no-referrer")
+            .header(header::CACHE_CONTROL, "no-cache")
+    }
 }
 
 /// Makes the page of Swagger UI.
-fn page(specification: &[u8], swagger_ui: &str) -> Document {
+fn page(specification: &str, swagger_ui: &str) -> Document {
     let style = between(swagger_ui, "<style charset=\"UTF-8\">", "</style>");
     let bundle = between(swagger_ui, "<script charset=\"UTF-8\">", "</script>");
     // In a script's element, even of data, `<` could begin its end.
-    let specification = String::from_utf8_lossy(specification).replace('<', "\\u003c");
+    let specification = specification.replace('<', "\\u003c");
     let page = format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <title>imgclass: interface</title>\n\

@@ -25,7 +25,7 @@ const PROBES: [&str; 5] = [
 ];
 
 /// The page and the documentation, which say nothing secret and so need no key.
-const OPEN: [&str; 9] = [
+const OPEN: [&str; 10] = [
     "/",
     "/index.html",
     "/page.css",
@@ -34,6 +34,7 @@ const OPEN: [&str; 9] = [
     "/example.jpg",
     "/docs",
     "/openapi.json",
+    "/openapi-inference.json",
     "/v2",
 ];
 

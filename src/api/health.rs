@@ -31,7 +31,7 @@ impl HealthResponse {
 
 pub(super) struct HealthRoutes;
 
-#[OpenApi]
+#[OpenApi(tag = "super::Group::Health")]
 impl HealthRoutes {
     /// Is the process alive?
     ///

@@ -30,6 +30,31 @@ pub(super) fn routes(route: Route) -> Route {
             "/v2/models/:model/versions/:version/infer",
             post(oip::infer),
         )
+        .at("/v2/models/:model/config", get(oip::config))
+        .at("/v2/models/:model/stats", get(oip::statistics))
+        .at("/v2/models/stats", get(oip::all_statistics))
+        .at(
+            "/v2/models/:model/versions/:version/config",
+            get(oip::config),
+        )
+        .at(
+            "/v2/models/:model/versions/:version/stats",
+            get(oip::statistics),
+        )
+        .at("/v2/repository/index", post(oip::repository_index))
+        .at("/v1/models", get(tfs::models))
+        .at(
+            "/v1/models/:model/labels/:label",
+            get(tfs::status).post(tfs::predict),
+        )
+        .at(
+            "/v1/models/:model/versions/:version/metadata",
+            get(tfs::metadata),
+        )
+        .at(
+            "/v1/models/:model/labels/:label/metadata",
+            get(tfs::metadata),
+        )
         .at("/v1/models/:model", get(tfs::status).post(tfs::predict))
         .at(
             "/v1/models/:model/versions/:version",
@@ -40,5 +65,15 @@ pub(super) fn routes(route: Route) -> Route {
 
 /// Says whether a path belongs to these protocols, whose errors have a form of their own.
 pub(super) fn owns(path: &str) -> bool {
-    path == "/v2" || path.starts_with("/v2/") || path.starts_with("/v1/models/")
+    path == "/v2"
+        || path.starts_with("/v2/")
+        || path == "/v1/models"
+        || path.starts_with("/v1/models/")
+}
+
+/// Reads a body as each of the routes does; `json_length` is the header before binary tensors.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(json_length: Option<&str>, bytes: &[u8]) {
+    oip::fuzz(json_length, bytes::Bytes::copy_from_slice(bytes));
+    tfs::fuzz(bytes);
 }

@@ -16,14 +16,14 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http_body_util::combinators::BoxBody;
 use hyper::body::Body as _;
-use poem::http::{HeaderValue, Method, StatusCode};
+use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::{Body, Endpoint, IntoResponse, Middleware, PathPattern, Request, Response};
 use poem_openapi::error::ParseParamError;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use super::context::{AnswerMemory, BodyMemory, RequestId, SharedAnswer, WrongHost};
+use super::context::{AnswerMemory, BodyMemory, LacksSlash, RequestId, SharedAnswer, WrongHost};
 use super::cors::Cors;
 use super::inference;
 use super::problem::{Failure, RETRY_AFTER};
@@ -135,6 +135,11 @@ impl<E: Endpoint> ContextEndpoint<E> {
     async fn answer(&self, request: Request) -> poem::Result<Response> {
         if let Some(wrong) = request.data::<WrongHost>() {
             return Err(bad_host(*wrong).into());
+        }
+        if let Some(LacksSlash(path)) = request.data::<LacksSlash>() {
+            let location = path.clone();
+            let response = Response::builder().status(StatusCode::PERMANENT_REDIRECT);
+            return Ok(response.header(header::LOCATION, location).finish());
         }
         match self.cors.preflight(&request) {
             Some(response) => Ok(response),

@@ -17,6 +17,7 @@ pub(super) struct LabelEntry {
     /// The class's index: with `wnid`, what identifies it. Several classes share a short name.
     index: usize,
     /// WordNet id; absent where the checkpoint has classes of its own.
+    #[oai(skip_serializing_if_is_none)]
     wnid: Option<String>,
     /// The short name.
     label: String,
@@ -103,14 +104,17 @@ pub(super) struct ModelDescription {
     /// The network: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `resnet152`.
     architecture: String,
     /// Where bottlenecks have their stride: `v1` in the first 1x1, `v1.5` in the 3x3. Absent for networks without bottlenecks.
+    #[oai(skip_serializing_if_is_none)]
     variant: Option<String>,
     /// How many features an embedding has.
     features: usize,
     /// The checkpoint: the hub's `owner/name`, a file's name, or `random`.
     id: String,
     /// The hub's commit; absent for local files.
+    #[oai(skip_serializing_if_is_none)]
     revision: Option<String>,
-    /// SHA-256 of the weights file.
+    /// SHA-256 of the weights file; absent for random weights.
+    #[oai(skip_serializing_if_is_none)]
     sha256: Option<String>,
     /// False for random weights, whose answers mean nothing.
     trained: bool,
@@ -123,6 +127,7 @@ pub(super) struct ModelDescription {
     /// Where the network runs: `cpu`, `candle`, `cuda:N` or `metal`.
     device: String,
     /// The CPU kernels' instruction set; absent on other devices.
+    #[oai(skip_serializing_if_is_none)]
     instruction_set: Option<String>,
     /// Threads of a forward pass on the CPU; 0 on other devices.
     threads: usize,
@@ -155,7 +160,7 @@ pub(super) enum ModelResponse {
 
 pub(super) struct ModelRoutes;
 
-#[OpenApi]
+#[OpenApi(tag = "super::Group::Model")]
 impl ModelRoutes {
     /// The classes
     ///

@@ -181,6 +181,11 @@ impl Failure {
                 "method-not-allowed",
                 "The route knows other methods",
                 format!("{path} does not take {method}; see /docs"),
+            )
+            // RFC 9110 asks for this header in every answer with this status.
+            .with_header(
+                header::ALLOW,
+                HeaderValue::from_static(allowed_methods(path)),
             ),
             other if other.is_client_error() => Self::new(
                 StatusCode::BAD_REQUEST,
@@ -248,6 +253,17 @@ impl Failure {
         if let Some((name, value)) = self.header.as_deref() {
             response.headers_mut().insert(name, value.clone());
         }
+    }
+}
+
+/// Returns the methods of the route that has refused another one.
+fn allowed_methods(path: &str) -> &'static str {
+    let path = path.trim_end_matches('/');
+    match path {
+        "/classify_image" | "/v1/classify" | "/v1/embeddings" | "/v1/explain" => "POST",
+        "/v2/repository/index" => "POST",
+        _ if path.ends_with("/infer") || path.ends_with(":predict") => "POST",
+        _ => "GET, HEAD",
     }
 }
 

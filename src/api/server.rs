@@ -79,7 +79,12 @@ impl Server {
             reason,
             options,
         };
-        let listener = TcpListener::bind((hostname, port)).await.map_err(error)?;
+        // IPv6 addresses may stand in brackets, as in URLs.
+        let bare = hostname
+            .strip_prefix('[')
+            .and_then(|name| name.strip_suffix(']'));
+        let host = bare.unwrap_or(hostname);
+        let listener = TcpListener::bind((host, port)).await.map_err(error)?;
         let address = listener.local_addr().map_err(error)?;
         Ok(Self {
             listener,

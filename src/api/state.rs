@@ -29,6 +29,7 @@ pub struct ApiState {
     body_memory: Arc<Semaphore>,
     answer_memory: Arc<Semaphore>,
     model_name: Arc<str>,
+    root_path: Arc<str>,
 }
 
 impl ApiState {
@@ -44,6 +45,7 @@ impl ApiState {
             body_memory: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             answer_memory: Arc::new(Semaphore::new(ANSWER_MEMORY_KIB)),
             model_name: DEFAULT_MODEL_NAME.into(),
+            root_path: "".into(),
         }
     }
 
@@ -72,6 +74,14 @@ impl ApiState {
     #[must_use]
     pub fn served_as(mut self, model_name: &str) -> Self {
         self.model_name = model_name.into();
+        self
+    }
+
+    /// Serves the interface under the path `root_path` too, which has no slash at its end. The proxy
+    /// before the service may leave it in place or remove it.
+    #[must_use]
+    pub fn under(mut self, root_path: &str) -> Self {
+        self.root_path = root_path.into();
         self
     }
 
@@ -122,6 +132,11 @@ impl ApiState {
     /// Returns the name by which clients of the inference protocols call the model.
     pub(super) fn model_name(&self) -> &str {
         &self.model_name
+    }
+
+    /// Returns the path under which the interface is served, without a slash at its end.
+    pub(super) fn root_path(&self) -> &str {
+        &self.root_path
     }
 
     /// Returns the bounds of HTTP itself.

@@ -90,7 +90,7 @@ fn independence(service: &Service) -> Option<String> {
 
 pub(super) struct ImageRoutes;
 
-#[OpenApi]
+#[OpenApi(tag = "super::Group::Classification")]
 impl ImageRoutes {
     /// Classify images
     ///
@@ -310,4 +310,12 @@ async fn answers<R, T>(
         }
     }
     Ok((outcomes, longest(&phases)))
+}
+
+/// Reads a body as each of the routes does.
+#[cfg(fuzzing)]
+pub(super) fn fuzz(content_type: &str, bytes: &bytes::Bytes) {
+    body::fuzz::<ClassifyRequest>(content_type, bytes.clone());
+    body::fuzz::<EmbeddingsRequest>(content_type, bytes.clone());
+    body::fuzz::<ExplainRequest>(content_type, bytes.clone());
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Failure, block_on, output};
-use crate::config::ServerArgs;
+use crate::config::{Port, ServerArgs};
 
 /// The longest time for an answer. A service that takes longer to say that it is ready is not
 /// ready.
@@ -21,9 +21,10 @@ pub(super) struct HealthArgs {
     #[arg(long, value_name = "URL")]
     url: Option<String>,
 
-    /// The port of a service on this machine
-    #[arg(long, env = "IMGCLASS_PORT", conflicts_with = "url")]
-    port: Option<u16>,
+    /// The port of a service on this machine, if --url is not given
+    // No conflict with --url: the variable is often set for the service itself.
+    #[arg(long, env = "IMGCLASS_PORT")]
+    port: Option<Port>,
 }
 
 pub(super) fn run(args: &HealthArgs) -> Result<ExitCode, Failure> {
@@ -31,7 +32,7 @@ pub(super) fn run(args: &HealthArgs) -> Result<ExitCode, Failure> {
         Some(url) => url.trim_end_matches('/').to_owned(),
         None => format!(
             "http://127.0.0.1:{}",
-            ServerArgs::port_or_default(args.port)?
+            ServerArgs::port_or_default(args.port.clone())?
         ),
     };
     let url = format!("{base}/health/ready");

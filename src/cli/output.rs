@@ -5,6 +5,8 @@ use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
+use tempfile::NamedTempFile;
+
 use super::Failure;
 pub(super) use imgclass_checkpoint::printable;
 
@@ -47,18 +49,83 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     }
 }
 
-/// Writes `bytes` to a file, which is replaced if it exists.
+/// Writes `bytes` to a file, which is replaced if it exists. Where it cannot be written whole, because
+/// the disk is full for example, there is no new file, and an old one stays as it was.
 ///
 /// # Errors
 ///
 /// Returns the name of the file and the reason.
 pub(super) fn write_file(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
-    fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()).into())
+    let replaced = replace(path, bytes.as_ref());
+    replaced.map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+/// Writes a file beside the one at `path`, and moves it there. What is no regular file, such as a pipe,
+/// is written to.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let old = fs::metadata(path).ok();
+    if old.as_ref().is_some_and(|old| !old.is_file()) {
+        return fs::write(path, bytes);
+    }
+    // A link stays a link.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut new = match new_file(folder) {
+        // A file may be writable in a folder that is not.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && old.is_some() => {
+            return fs::write(path, bytes);
+        }
+        new => new?,
+    };
+    new.write_all(bytes)?;
+    new.flush()?;
+    if let Some(old) = old {
+        new.as_file().set_permissions(old.permissions())?;
+    }
+    new.persist(path)?;
+    Ok(())
+}
+
+/// Makes a file that is removed unless it is moved. Others may read it as the process's mask has it.
+fn new_file(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.prefix(".imgclass-").tempfile_in(folder)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_links_and_devices_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        for bytes in ["new", "replaced"] {
+            write_file(&path, bytes).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), bytes);
+        }
+        #[cfg(unix)]
+        {
+            let link = folder.path().join("link");
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            write_file(&link, "through the link").unwrap();
+            assert!(link.is_symlink());
+            assert_eq!(fs::read_to_string(&path).unwrap(), "through the link");
+            write_file(Path::new("/dev/null"), "nothing").unwrap();
+            assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        }
+        assert!(write_file(&folder.path().join("no/such"), "x").is_err());
+        let left = fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(left, if cfg!(unix) { 2 } else { 1 }, "nothing else is left");
+    }
 
     #[test]
     fn no_cell_begins_a_formula_and_every_text_comes_back() {

@@ -87,9 +87,10 @@ async fn listen(args: &ServeArgs, metrics: &Arc<Metrics>) -> Result<Listening, F
     let server = Server::bind(hostname, port, limits, "--hostname and --port").await?;
     let server = server.with_metrics(metrics.clone());
     let address = server.address();
-    let metrics_port = args.connections.metrics_port;
+    let metrics_port = args.connections.metrics_port();
     let state = ApiState::loading(args.server.http_limits())
         .served_as(&args.server.served_model_name)
+        .under(&args.server.root_path)
         .with_access(args.access.load()?)
         .with_body_memory(args.connections.max_body_bytes.as_u64())
         .with_metrics(metrics.clone(), metrics_port.is_some());
@@ -140,12 +141,15 @@ async fn shut_down(service: &Arc<Service>, listening: Listening, args: &ServeArg
     }
 }
 
-/// The signals that end the service: SIGINT and SIGTERM.
+/// The signals that end the service: SIGINT and SIGTERM. SIGHUP, by which some supervisors ask for new
+/// settings, ends nothing: there is nothing that could be read anew.
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -156,15 +160,21 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
     /// Waits for the next signal and returns its name.
     #[cfg(unix)]
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP is ignored: restart the service to change its settings");
+                }
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::Args;
 
+use super::server::Port;
 use super::values::{parse_duration, parse_size, whole_number_parser};
 
 /// The limits of connections.
@@ -76,10 +77,16 @@ pub struct ConnectionArgs {
     /// A port for /metrics, which is then no longer served on the main port; 0 takes a free one
     /// [default: the main port]
     #[arg(long, value_name = "PORT", env = "IMGCLASS_METRICS_PORT")]
-    pub metrics_port: Option<u16>,
+    pub metrics_port: Option<Port>,
 }
 
 impl ConnectionArgs {
+    /// Returns the port of the metrics, if they have one of their own.
+    pub fn metrics_port(&self) -> Option<u16> {
+        let port = self.metrics_port.clone()?;
+        port.number("IMGCLASS_METRICS_PORT")
+    }
+
     /// Returns the limits of connections.
     pub fn limits(&self) -> ConnectionLimits {
         ConnectionLimits {

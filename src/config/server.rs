@@ -1,5 +1,6 @@
 //! Options of the HTTP server.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -38,7 +39,7 @@ pub struct ServerArgs {
 
     /// The port to listen on; 0 takes a free one [default: $PORT, else 8000]
     #[arg(long, env = "IMGCLASS_PORT")]
-    pub port: Option<u16>,
+    pub port: Option<Port>,
 
     /// The largest request body; a larger one is answered 413
     // The base64 of a 20 MiB image, the default of --fetch-max-bytes, is 27 MiB.
@@ -85,6 +86,19 @@ pub struct ServerArgs {
     )]
     pub served_model_name: String,
 
+    /// The path under which a proxy serves the interface, such as /vision [default: /]
+    ///
+    /// Requests are answered with and without it, so the proxy may leave it in place or remove it.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/",
+        hide_default_value = true,
+        value_parser = parse_root_path,
+        env = "IMGCLASS_ROOT_PATH"
+    )]
+    pub root_path: String,
+
     /// After SIGTERM, how long requests are still accepted while /health/ready already says 503, so
     /// that load balancers stop sending requests first
     #[arg(
@@ -124,7 +138,7 @@ impl ServerArgs {
     ///
     /// Returns a text if `PORT` would be used but is not a port.
     pub fn port(&self) -> Result<u16, String> {
-        Self::port_or_default(self.port)
+        Self::port_or_default(self.port.clone())
     }
 
     /// Returns the port as [`ServerArgs::port`] does, for a command that has only the option
@@ -133,8 +147,52 @@ impl ServerArgs {
     /// # Errors
     ///
     /// Returns a text if `PORT` would be used but is not a port.
-    pub fn port_or_default(flag: Option<u16>) -> Result<u16, String> {
+    pub fn port_or_default(flag: Option<Port>) -> Result<u16, String> {
+        let flag = flag.and_then(|port| port.number("IMGCLASS_PORT"));
         choose_port(flag, std::env::var("PORT").ok())
+    }
+}
+
+/// The value of an option for a port, or of its variable.
+///
+/// Kubernetes gives every pod variables for the Services of its namespace. For a Service named
+/// `imgclass` one of them is `IMGCLASS_PORT=tcp://10.0.0.1:80`, which is not meant for us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Port {
+    /// A port.
+    Number(u16),
+    /// What Kubernetes says of a Service.
+    OfService(String),
+}
+
+impl Port {
+    /// Returns the port; `None` for a variable of Kubernetes, with a warning that names `variable`.
+    pub fn number(self, variable: &str) -> Option<u16> {
+        match self {
+            Self::Number(port) => Some(port),
+            Self::OfService(address) => {
+                tracing::warn!(
+                    "{variable} is {address}, which Kubernetes sets for a Service of that name; it is \
+                     ignored. `enableServiceLinks: false` in the pod keeps such variables away"
+                );
+                None
+            }
+        }
+    }
+}
+
+impl FromStr for Port {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let is_of_service = ["tcp://", "udp://", "sctp://"]
+            .iter()
+            .any(|scheme| text.starts_with(scheme));
+        match text.parse() {
+            Ok(port) => Ok(Self::Number(port)),
+            Err(_) if is_of_service => Ok(Self::OfService(text.to_owned())),
+            Err(_) => Err("expected a number from 0 to 65535"),
+        }
     }
 }
 
@@ -163,9 +221,69 @@ fn parse_model_name(text: &str) -> Result<String, String> {
     }
 }
 
+/// The longest path under which the interface may be served, in bytes.
+const MAX_ROOT_PATH: usize = 256;
+
+/// Parses the path under which the interface is served; the last slash is left out.
+fn parse_root_path(text: &str) -> Result<String, String> {
+    let path = text.trim_end_matches('/');
+    if path.is_empty() || is_root_path(path) {
+        Ok(path.to_owned())
+    } else {
+        Err(format!(
+            "expected a path such as /vision, of at most {MAX_ROOT_PATH} letters, digits, '-', '_', '.', '~' and '/'"
+        ))
+    }
+}
+
+/// Returns whether a text is a path under which the interface may be served: `/vision`, for
+/// example, or `/a/b`.
+pub fn is_root_path(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.~".contains(c);
+    let is_segment =
+        |s: &str| !s.is_empty() && ![".", ".."].contains(&s) && s.chars().all(is_allowed);
+    text.len() <= MAX_ROOT_PATH
+        && text
+            .strip_prefix('/')
+            .is_some_and(|path| path.split('/').all(is_segment))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn root_paths_are_plain_paths() {
+        for (text, expected) in [
+            ("/", Some("")),
+            ("", Some("")),
+            ("/vision", Some("/vision")),
+            ("/a/b-c.d/", Some("/a/b-c.d")),
+            ("vision", None),
+            ("//host", None),
+            ("/a//b", None),
+            ("/a/../b", None),
+            ("/a b", None),
+            ("/a\"b", None),
+            ("https://a/b", None),
+        ] {
+            assert_eq!(parse_root_path(text).ok().as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_kubernetes_says_of_a_service_is_no_port() {
+        for (text, expected) in [
+            ("80", Ok(Some(80))),
+            ("tcp://10.96.0.7:80", Ok(None)),
+            ("udp://[fd00::1]:80", Ok(None)),
+            ("http://a", Err(())),
+            ("65536", Err(())),
+        ] {
+            let port = text.parse::<Port>().map_err(|_| ());
+            assert_eq!(port.map(|port| port.number("X")), expected, "{text}");
+        }
+    }
 
     #[test]
     fn the_port_comes_from_the_flag_then_the_platform_then_the_default() {

@@ -495,6 +495,32 @@ fn without_a_command_it_serves_answers_its_own_health_check_and_ends_well_on_sig
     assert_eq!(health.status.code(), Some(1), "nobody answers any more");
 }
 
+#[cfg(unix)]
+#[test]
+fn variables_of_kubernetes_and_sighup_end_nothing() {
+    let folder = folder();
+    let link = ("IMGCLASS_METRICS_PORT", "tcp://10.96.0.7:9000");
+    let mut server = Running::start(folder.path(), &[], &[link]);
+    assert!(server.get("/metrics", "").starts_with("HTTP/1.1 200"));
+    let hangup = ["-HUP", &server.id().to_string()].map(str::to_owned);
+    let kill = std::process::Command::new("kill").args(hangup).status();
+    assert!(kill.expect("kill runs").success());
+    server.until_logged("SIGHUP is ignored");
+    for ours in ["tcp://10.96.0.7:80", "1"] {
+        let health = imgclass(folder.path())
+            .args([
+                "health",
+                "--url",
+                &format!("http://127.0.0.1:{}", server.port),
+            ])
+            .env("IMGCLASS_PORT", ours)
+            .output()
+            .expect("the binary runs");
+        assert!(health.status.success(), "{ours}: {}", text(&health.stderr));
+    }
+    assert_eq!(server.terminate(), Some(0));
+}
+
 #[test]
 fn a_port_that_is_taken_is_a_clear_error() {
     let folder = folder();

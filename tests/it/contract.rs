@@ -4,9 +4,9 @@
 use crate::support::pictures::{data_url, png};
 use crate::support::service::{self, SERVICE, body, service};
 use imgclass::api::{ApiState, app, specification};
-use imgclass::config::HttpLimits;
+use imgclass::config::{Access, ApiKey, HttpLimits};
 use imgclass::service::Service;
-use poem::http::StatusCode;
+use poem::http::{Method, StatusCode};
 use poem::test::TestClient;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -611,4 +611,129 @@ async fn the_documentation_runs_no_script_but_its_own() {
         let scripts = policy.split(';').find(|part| part.contains("script-src"));
         assert!(!scripts.unwrap_or_default().contains("unsafe"), "{policy}");
     }
+}
+
+#[tokio::test]
+async fn every_route_of_the_specification_names_its_methods_where_it_refuses_one() {
+    let document: Value = serde_json::from_str(&specification()).expect("JSON");
+    let client = client();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let allowed = if item.get("post").is_some() {
+            "POST"
+        } else {
+            "GET, HEAD"
+        };
+        let response = client.request(Method::DELETE, path).send().await;
+        response.assert_status(StatusCode::METHOD_NOT_ALLOWED);
+        response.assert_header("allow", allowed);
+    }
+    for (path, allowed) in [
+        ("/docs", "GET, HEAD"),
+        ("/v2/models/resnet50/infer", "POST"),
+        ("/v2/repository/index", "POST"),
+        ("/v1/models/resnet50", "GET, HEAD"),
+        ("/v1/models/resnet50:predict", "POST"),
+    ] {
+        let response = client.request(Method::DELETE, path).send().await;
+        response.assert_status(StatusCode::METHOD_NOT_ALLOWED);
+        response.assert_header("allow", allowed);
+    }
+}
+
+#[test]
+fn the_specification_says_what_the_framework_cannot_say() {
+    let document: Value = serde_json::from_str(&specification()).expect("JSON");
+    let schema = |name: &str| document["components"]["schemas"][name].clone();
+    let image = schema("ImageReference");
+    assert_eq!(
+        image["not"]["anyOf"][0]["required"],
+        json!(["url", "base64"])
+    );
+    assert_eq!(image["additionalProperties"], false);
+    let explain = schema("ExplainRequest");
+    let class = &explain["properties"]["class"]["oneOf"];
+    assert_eq!(
+        (&class[0]["type"], &class[1]["type"]),
+        (&json!("string"), &json!("integer"))
+    );
+    assert_eq!(explain["properties"]["format"]["nullable"], true);
+    let form =
+        &document["paths"]["/v1/explain"]["post"]["requestBody"]["content"]["multipart/form-data"];
+    let fields: Vec<&str> = form["schema"]["properties"]
+        .as_object()
+        .expect("fields")
+        .keys()
+        .map(String::as_str)
+        .collect();
+    assert_eq!(fields, ["image", "url", "class", "format", "opacity"]);
+    assert_eq!(form["schema"]["properties"]["class"]["type"], "string");
+}
+
+#[tokio::test]
+async fn the_interface_works_under_a_path_whether_the_proxy_removes_it_or_not() {
+    let state = ApiState::loading(LIMITS).under("/vision");
+    state.loaded(SERVICE.clone());
+    let client = TestClient::new(app(state));
+    for path in [
+        "/",
+        "/vision/",
+        "/vision/page.js",
+        "/page.js",
+        "/vision/v1/model",
+        "/vision/v2",
+    ] {
+        client.get(path).send().await.assert_status_is_ok();
+    }
+    let bare = client.get("/vision").send().await;
+    bare.assert_status(StatusCode::PERMANENT_REDIRECT);
+    bare.assert_header("location", "/vision/");
+    client
+        .get("/visionary")
+        .send()
+        .await
+        .assert_status(StatusCode::NOT_FOUND);
+    let (_, document) = body(client.get("/vision/openapi.json").send().await).await;
+    assert_eq!(document["servers"], json!([{"url": "/vision"}]));
+    let forwarded = [("/a/b/", "/a/b"), ("/x\"y", "/vision"), ("", "/vision")];
+    for (prefix, expected) in forwarded {
+        let request = client
+            .get("/openapi.json")
+            .header("x-forwarded-prefix", prefix);
+        let (_, document) = body(request.send().await).await;
+        assert_eq!(document["servers"][0]["url"], expected, "{prefix}");
+    }
+    let page = client
+        .get("/vision/")
+        .send()
+        .await
+        .0
+        .into_body()
+        .into_string()
+        .await;
+    let page = page.expect("a page");
+    assert!(page.contains("<base href=\"/vision/\">"), "{page}");
+    let relative = page.replace("<base href=\"/vision/\">", "");
+    assert!(!relative.contains("=\"/"), "every link is relative");
+}
+
+#[tokio::test]
+async fn the_specification_asks_for_keys_where_the_service_does() {
+    let keys = vec![ApiKey::of(b"k")];
+    let access = Access {
+        keys,
+        ..Access::default()
+    };
+    let keyed = TestClient::new(app(ApiState::loading(LIMITS).with_access(access)));
+    let (_, document) = body(keyed.get("/openapi.json").send().await).await;
+    assert_eq!(
+        document["components"]["securitySchemes"]["bearer"]["scheme"],
+        "bearer"
+    );
+    assert_eq!(
+        document["paths"]["/health/live"]["get"]["security"],
+        json!([])
+    );
+    let (_, open) = body(client().get("/openapi.json").send().await).await;
+    assert!(open.get("security").is_none() && open["components"].get("securitySchemes").is_none());
+    assert!(open["info"].get("summary").is_none());
 }

@@ -49,7 +49,12 @@ async fn the_server_and_the_model_describe_themselves() {
     assert_eq!((status, &server["name"]), (200, &json!("imgclass")));
     assert_eq!(
         server["extensions"],
-        json!(["classification", "binary_tensor_data"])
+        json!([
+            "classification",
+            "binary_tensor_data",
+            "model_configuration",
+            "statistics"
+        ])
     );
     for path in [
         "/v2/health/live",
@@ -469,7 +474,8 @@ async fn unknown_models_versions_and_methods_are_errors_in_the_protocols_own_for
             client.post("/v1/models/other:predict").body_json(&request),
             404,
         ),
-        (client.post("/v1/models/resnet50").body_json(&request), 404),
+        (client.post("/v1/models/resnet50").body_json(&request), 405),
+        (client.get(PREDICT), 405),
         (
             client
                 .post("/v1/models/resnet50:classify")
@@ -515,6 +521,16 @@ async fn loading_and_overload_are_said_in_the_protocols_own_form() {
     }
     let (_, answer) = body(client.get("/v1/models/resnet50").send().await).await;
     assert_eq!(answer["model_version_status"][0]["state"], "LOADING");
+    for (asked, listed) in [("", 1), ("{}", 1), ("{\"ready\":true}", 0)] {
+        let index = client.post("/v2/repository/index").body(asked);
+        let (status, answer) = body(index.send().await).await;
+        let models = answer.as_array().map(Vec::len);
+        assert_eq!(
+            (status.as_u16(), models),
+            (200, Some(listed)),
+            "{asked}: {answer}"
+        );
+    }
     let full = service(&["--max-concurrent-requests", "1"]);
     let _place = full.admit().expect("a place");
     let client = client_of(full);
@@ -665,4 +681,52 @@ async fn null_stands_for_parameters_that_are_not_there() {
     let outputs = json!([{"name": "logits", "parameters": null}]);
     let request = json!({"inputs": [bytes_input(&[&png(9, 9)])], "outputs": outputs});
     assert_eq!(post(INFER, &request).await.0, 200);
+}
+
+#[tokio::test]
+async fn clients_of_triton_kserve_and_tensorflow_serving_find_what_they_ask_for() {
+    let (status, config) = get("/v2/models/resnet50/config").await;
+    assert_eq!((status, &config["max_batch_size"]), (200, &json!(4)));
+    assert_eq!(config["input"][1]["data_type"], "TYPE_STRING");
+    for path in [
+        "/v2/models/resnet50/stats",
+        "/v2/models/stats",
+        "/v2/models/resnet50/versions/1/stats",
+    ] {
+        let (status, statistics) = get(path).await;
+        assert_eq!(status, 200, "{path}");
+        assert_eq!(statistics["model_stats"][0]["name"], "resnet50");
+    }
+    let (_, index) = post("/v2/repository/index", &json!({})).await;
+    assert_eq!(
+        index,
+        json!([{"name": "resnet50", "version": "1", "state": "READY", "reason": ""}])
+    );
+    assert_eq!(get("/v1/models").await.1, json!({"models": ["resnet50"]}));
+    let (_, model) = get("/v1/models/resnet50").await;
+    assert_eq!(
+        (&model["name"], &model["ready"]),
+        (&json!("resnet50"), &json!(true))
+    );
+    for path in [
+        "/v1/models/resnet50/versions/1/metadata",
+        "/v1/models/resnet50/labels/stable",
+        "/v1/models/resnet50/labels/stable/metadata",
+    ] {
+        assert_eq!(get(path).await.0, 200, "{path}");
+    }
+    let (status, answer) = get("/v1/models/resnet50/labels/canary").await;
+    assert!(
+        status == 404
+            && answer["error"]
+                .as_str()
+                .is_some_and(|text| text.contains("stable"))
+    );
+    let request = json!({"instances": [{"b64": base64(&png(9, 9))}]});
+    assert_eq!(
+        post("/v1/models/resnet50/labels/stable:predict", &request)
+            .await
+            .0,
+        200
+    );
 }

@@ -32,7 +32,9 @@ pub(super) fn server() -> Json<Value> {
     Json(json!({
         "name": env!("CARGO_PKG_NAME"),
         "version": env!("CARGO_PKG_VERSION"),
-        "extensions": ["classification", "binary_tensor_data"],
+        "extensions": [
+            "classification", "binary_tensor_data", "model_configuration", "statistics",
+        ],
     }))
 }
 
@@ -79,6 +81,94 @@ pub(super) fn model(request: &Request, Data(state): Data<&ApiState>) -> Result<J
         ],
         "outputs": OUTPUTS.map(output),
     })))
+}
+
+/// Describes the model in the words of Triton's configuration (`model_configuration` extension).
+#[handler]
+pub(super) fn config(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
+    check_model(state, request, "")?;
+    let service = state.service()?;
+    let (channels, height, width) = service.input_shape();
+    let output = |name: &str| json!({"name": name, "data_type": "TYPE_FP32", "dims": [columns(service, name)]});
+    Ok(Json(json!({
+        "name": state.model_name(),
+        "platform": "imgclass",
+        "backend": "imgclass",
+        "version_policy": {"latest": {"num_versions": 1}},
+        "max_batch_size": state.limits().max_images,
+        "input": [
+            {"name": "input", "data_type": "TYPE_FP32", "dims": [channels, height, width], "optional": true},
+            {"name": "image", "data_type": "TYPE_STRING", "dims": [1], "optional": true},
+        ],
+        "output": OUTPUTS.map(output),
+    })))
+}
+
+/// Counts images and passes in the words of Triton (`statistics` extension).
+#[handler]
+pub(super) fn statistics(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
+    check_model(state, request, "")?;
+    Ok(Json(model_statistics(state)))
+}
+
+#[handler]
+pub(super) fn all_statistics(Data(state): Data<&ApiState>) -> Json<Value> {
+    Json(model_statistics(state))
+}
+
+fn model_statistics(state: &ApiState) -> Value {
+    let totals = state.metrics().map(|m| m.totals()).unwrap_or_default();
+    let duration = |(count, time): (u64, f64)| json!({"count": count, "ns": (time * 1e9) as u64});
+    let unknown = json!({"count": 0, "ns": 0});
+    json!({"model_stats": [{
+        "name": state.model_name(),
+        "version": VERSION,
+        "last_inference": 0,
+        "inference_count": totals.images,
+        "execution_count": totals.batches,
+        "inference_stats": {
+            "success": duration(totals.total),
+            "fail": unknown,
+            "queue": duration(totals.queue),
+            "compute_input": duration(totals.decode),
+            "compute_infer": duration(totals.inference),
+            "compute_output": unknown,
+        },
+        "batch_stats": [],
+    }]})
+}
+
+/// The JSON of a request for the index of the repository, which may be missing.
+#[derive(Debug, Default, Deserialize)]
+struct IndexRequest {
+    /// Asks for the models that are ready alone.
+    ready: Option<bool>,
+}
+
+/// Lists the models of the repository, of which there is one (`model_repository` extension).
+#[handler]
+pub(super) async fn repository_index(
+    Data(state): Data<&ApiState>,
+    Body(bytes): Body,
+) -> Result<Json<Value>> {
+    let request = if bytes.is_empty() {
+        IndexRequest::default()
+    } else {
+        json::read_object(&bytes, "a JSON object").map_err(|error| invalid(error.into_detail()))?
+    };
+    let (status, reason) = match state.service() {
+        Err(_) => ("UNAVAILABLE", "the model is loading".to_owned()),
+        Ok(service) => match service.ready() {
+            Ok(()) => ("READY", String::new()),
+            Err(reason) => ("UNAVAILABLE", reason.to_string()),
+        },
+    };
+    if request.ready == Some(true) && status != "READY" {
+        return Ok(Json(json!([])));
+    }
+    Ok(Json(json!([{
+        "name": state.model_name(), "version": VERSION, "state": status, "reason": reason,
+    }])))
 }
 
 fn columns(service: &Service, output: &str) -> usize {
@@ -147,8 +237,9 @@ pub(super) async fn infer(
     let (json, tail) = split(request.header(JSON_LENGTH), bytes)?;
     let request: InferRequest<'_> = json::read_object(&json, "a JSON object with inputs")
         .map_err(|error| invalid(error.into_detail()))?;
-    let wanted = wanted(&request, service)?;
-    let sources = sources(&request.inputs, tail, service, state.limits().max_images)?;
+    let wanted = wanted(&request, service.labels().len())?;
+    let (shape, max_images) = (service.input_shape(), state.limits().max_images);
+    let sources = sources(&request.inputs, tail, shape, max_images)?;
     let id = request.id;
     let ask = Ask {
         want: Want {
@@ -187,13 +278,14 @@ fn split(json_length: Option<&str>, mut bytes: Bytes) -> Result<(Bytes, Bytes)> 
     Ok((json, bytes))
 }
 
-/// Returns the outputs that a request asks for: those that it names, or all of them.
-fn wanted(request: &InferRequest<'_>, service: &Service) -> Result<Vec<Wanted>> {
+/// Returns the outputs that a request asks for: those that it names, or all of them. The model has
+/// `classes` classes.
+fn wanted(request: &InferRequest<'_>, classes: usize) -> Result<Vec<Wanted>> {
     let (binary, of_request) = match &request.parameters {
         None => (false, None),
         Some(parameters) => (
             parameters.binary_data_output.unwrap_or(false),
-            classification(parameters.classification, "parameters", service)?,
+            classification(parameters.classification, "parameters", classes)?,
         ),
     };
     if request.outputs.is_empty() {
@@ -227,7 +319,7 @@ fn wanted(request: &InferRequest<'_>, service: &Service) -> Result<Vec<Wanted>> 
         let shared = parameters.refuse_shared_memory();
         shared.map_err(|reason| invalid(format!("outputs[{i}].{reason}")))?;
         let field = format!("outputs[{i}].parameters");
-        let own = classification(parameters.classification, &field, service)?;
+        let own = classification(parameters.classification, &field, classes)?;
         if own.is_some() && name == "features" {
             return Err(invalid(format!(
                 "{field}: features have no classes: `classification` is for logits and probabilities",
@@ -244,8 +336,7 @@ fn wanted(request: &InferRequest<'_>, service: &Service) -> Result<Vec<Wanted>> 
 
 /// Judges the parameter `classification`, which stands in `field`: how many classes to name; `None`
 /// for the numbers.
-fn classification(value: Option<i64>, field: &str, service: &Service) -> Result<Option<usize>> {
-    let classes = service.labels().len();
+fn classification(value: Option<i64>, field: &str, classes: usize) -> Result<Option<usize>> {
     let Some(value) = value else { return Ok(None) };
     match usize::try_from(value) {
         // 0 is how Triton's clients say that they want the numbers.
@@ -257,11 +348,11 @@ fn classification(value: Option<i64>, field: &str, service: &Service) -> Result<
     }
 }
 
-/// Reads the images of a request's only input.
+/// Reads the images of a request's only input. A prepared one has the sides of `shape`.
 fn sources(
     inputs: &[InputTensor<'_>],
     mut tail: Bytes,
-    service: &Service,
+    (channels, height, width): (usize, usize, usize),
     max_images: usize,
 ) -> Result<Vec<Source>> {
     let [input] = inputs else {
@@ -276,7 +367,6 @@ fn sources(
             clip(name)
         )));
     }
-    let (channels, height, width) = service.input_shape();
     let (kind, images) = match (input.datatype.as_str(), input.shape.as_slice()) {
         ("FP32", &[n, c, h, w]) if (c, h, w) == (channels, height, width) => (Kind::Number, n),
         ("BYTES", &[n] | &[n, 1]) => (Kind::Image, n),
@@ -375,4 +465,34 @@ fn respond(answer: &InferAnswer, tail: Vec<u8>) -> Result<Response> {
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .header(JSON_LENGTH, json_length)
         .body(body))
+}
+
+/// Reads a request to infer, its tensors too, as the route does: for a small model, so that a fuzzer
+/// finds its shape.
+#[cfg(fuzzing)]
+pub(in crate::api) fn fuzz(json_length: Option<&str>, bytes: Bytes) {
+    const MAX_IMAGES: usize = 4;
+    let Ok((json, tail)) = split(json_length, bytes) else {
+        return;
+    };
+    let Ok(request) = json::read_object::<InferRequest<'_>>(&json, "") else {
+        return;
+    };
+    if let Ok(wanted) = wanted(&request, 10) {
+        assert!((1..=OUTPUTS.len()).contains(&wanted.len()));
+        assert!(
+            wanted
+                .iter()
+                .all(|w| w.classification.is_none_or(|k| (1..=10).contains(&k)))
+        );
+    }
+    let Ok(sources) = sources(&request.inputs, tail, (3, 2, 2), MAX_IMAGES) else {
+        return;
+    };
+    assert!((1..=MAX_IMAGES).contains(&sources.len()));
+    for source in sources {
+        if let Source::Prepared(input) = source {
+            assert!(input.len() == 12 && input.iter().all(|x| x.is_finite()));
+        }
+    }
 }

@@ -18,6 +18,9 @@ use crate::service::{Answer, Ask, Service, Source};
 /// The only version of the model.
 pub(super) const VERSION: &str = "1";
 
+/// The label of that version, by which clients of TensorFlow Serving may name it.
+const LABEL: &str = "stable";
+
 /// An error in these protocols' form: `{"error": "..."}`.
 #[derive(Debug)]
 pub(super) struct ProtocolError {
@@ -83,6 +86,15 @@ pub(super) fn check_model(state: &ApiState, request: &Request, action: &str) -> 
         Err(Failure::new(StatusCode::NOT_FOUND, code, title, detail).into())
     };
     let model = of("model").unwrap_or_default();
+    if let Some(label) = of("label") {
+        if model == state.model_name() && ours(label, LABEL) {
+            return Ok(());
+        }
+        return no_such(format!(
+            "there is the label {LABEL}{action} of the model {} alone",
+            state.model_name()
+        ));
+    }
     match of("version") {
         None if ours(model, state.model_name()) => Ok(()),
         Some(version) if model == state.model_name() && ours(version, VERSION) => Ok(()),

@@ -90,21 +90,23 @@ impl InputTensor<'_> {
     ) -> Result<Content, String> {
         let name = clip(self.name.as_str());
         let parameters = self.parameters.as_ref();
-        parameters.map_or(Ok(()), TensorParameters::refuse_shared_memory)?;
+        parameters
+            .map_or(Ok(()), TensorParameters::refuse_shared_memory)
+            .map_err(|reason| format!("inputs[0].{reason}"))?;
         match (parameters.and_then(|p| p.binary_data_size), self.data) {
             (None, Some(data)) => json_content(kind, count, data),
             (None, None) => Err(format!(
-                "input {name} has neither `data` nor `binary_data_size`"
+                "inputs[0]: {name} has neither `data` nor `binary_data_size`"
             )),
             (Some(_), Some(_)) => Err(format!(
-                "input {name} has both `data` and `binary_data_size`"
+                "inputs[0]: {name} has both `data` and `binary_data_size`"
             )),
             (Some(size), None) => {
                 let size = usize::try_from(size).ok();
                 match size.filter(|size| *size <= rest.len()) {
                     Some(size) => Ok(Content::Binary(rest.split_to(size))),
                     None => Err(format!(
-                        "input {name}: its `binary_data_size` is not what follows the JSON, which is {} bytes",
+                        "inputs[0].parameters.binary_data_size: it is not what follows the JSON, which is {} bytes",
                         rest.len()
                     )),
                 }

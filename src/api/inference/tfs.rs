@@ -2,6 +2,7 @@
 //! applications written for it can move over: status, metadata and predict, in row and column
 //! format.
 
+use poem::http::{Method, StatusCode};
 use poem::web::{Data, Json};
 use poem::{Request, handler};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use super::protocol::{Body, Result, VERSION, answer_all, check_model, invalid};
 use crate::api::images::check_count;
 use crate::api::json;
 use crate::api::options::shortest;
-use crate::api::problem::clip;
+use crate::api::problem::{Failure, clip};
 use crate::api::state::ApiState;
 use crate::service::{Answer, Ask, Service};
 use imgclass_network::head;
@@ -20,9 +21,19 @@ use imgclass_network::head;
 /// The only signature; requests may leave it out.
 const SIGNATURE: &str = "serving_default";
 
+/// Lists the models, as KServe's first protocol has it.
+#[handler]
+pub(super) fn models(Data(state): Data<&ApiState>) -> Json<Value> {
+    Json(json!({"models": [state.model_name()]}))
+}
+
+/// Says how the model is, in the words of TensorFlow Serving and in those of KServe's first protocol,
+/// which have the same path.
 #[handler]
 pub(super) fn status(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
+    check_method(request)?;
     check_model(state, request, "")?;
+    let name = state.model_name();
     let (state, code, message) = match state.service() {
         Err(_) => ("LOADING", "OK", String::new()),
         Ok(service) => match service.ready() {
@@ -31,12 +42,25 @@ pub(super) fn status(request: &Request, Data(state): Data<&ApiState>) -> Result<
         },
     };
     Ok(Json(json!({
+        "name": name,
+        "ready": state == "AVAILABLE",
         "model_version_status": [{
             "version": VERSION,
             "state": state,
             "status": {"error_code": code, "error_message": message},
         }]
     })))
+}
+
+/// Checks the method of a request. The router does not tell `/v1/models/NAME`, which is read, from
+/// `/v1/models/NAME:predict`, which is posted to.
+fn check_method(request: &Request) -> Result<()> {
+    let (method, path) = (request.method(), request.uri().path());
+    if path.contains(':') == (method == Method::POST) {
+        return Ok(());
+    }
+    let refusal = StatusCode::METHOD_NOT_ALLOWED;
+    Err(Failure::of_framework(refusal, method.as_str(), path).into())
 }
 
 #[handler]
@@ -94,6 +118,7 @@ pub(super) async fn predict(
     Data(state): Data<&ApiState>,
     Body(bytes): Body,
 ) -> Result<Json<PredictAnswer>> {
+    check_method(request)?;
     check_model(state, request, ":predict")?;
     let service = state.service()?;
     let request: PredictRequest = json::read_object(&bytes, "a JSON object with instances")
@@ -136,5 +161,20 @@ fn prediction(service: &Service, answer: &Answer) -> Row {
     Row {
         probabilities: probabilities.into_iter().map(shortest).collect(),
         classes: class,
+    }
+}
+
+/// Reads a request to predict as the route does.
+#[cfg(fuzzing)]
+pub(in crate::api) fn fuzz(bytes: &[u8]) {
+    let Ok(request) = json::read_object::<PredictRequest>(bytes, "") else {
+        return;
+    };
+    let images = [
+        request.instances.map(|rows| rows.0),
+        request.inputs.map(|inputs| inputs.0),
+    ];
+    for images in images.into_iter().flatten() {
+        assert!(images.len() <= json::MAX_IMAGES);
     }
 }

@@ -257,3 +257,29 @@ fn source(position: usize, reference: ImageReference) -> Result<Sent, Failure> {
         ))),
     }
 }
+
+/// Reads a body as a route for requests `T` does.
+#[cfg(fuzzing)]
+pub(super) fn fuzz<T: ImagesRequest>(content_type: &str, bytes: Bytes) {
+    use futures_util::FutureExt;
+
+    const MAX_IMAGES: usize = 4;
+    let reader = Reader::<T> {
+        max_images: MAX_IMAGES,
+        request: PhantomData,
+    };
+    let length = bytes.len();
+    let read = reader.read(content_type, bytes).now_or_never();
+    let Some(Ok(images)) = read else {
+        // The whole body is there, so nothing is waited for.
+        assert!(read.is_some());
+        return;
+    };
+    assert!(images.images.len() <= json::MAX_IMAGES);
+    let held = images.images.iter().map(|image| match image {
+        Ok(Source::Bytes(bytes)) => bytes.len(),
+        Ok(Source::Url(url)) => url.len(),
+        _ => 0,
+    });
+    assert!(held.sum::<usize>() <= length);
+}
