@@ -188,6 +188,13 @@ impl PackedConv {
         Self::packed(isa, shape, numbers, tiles, weight, bias)
     }
 
+    /// Packs a convolution in bfloat16 whose output is float32.
+    pub(crate) fn bf16_to_f32(isa: Isa, shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
+        let tiles = isa.tiles(WeightNumbers::Bf16, Numbers::F32);
+        let numbers = WeightNumbers::Bf16;
+        Self::packed(isa, shape, numbers, tiles, weight, bias)
+    }
+
     /// Packs a convolution in 8-bit integers.
     ///
     /// # Panics

@@ -29,6 +29,34 @@ enum Kind {
     Portable,
 }
 
+/// How numbers of one type are multiplied on one instruction set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arithmetic {
+    #[cfg(target_arch = "x86_64")]
+    Avx512F32,
+    /// By AVX512_BF16's `vdpbf16ps`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    /// Bfloat16 as float32.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Widened,
+    /// By AVX512_VNNI's `vpdpbusd`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Int8,
+    #[cfg(target_arch = "x86_64")]
+    Avx2F32,
+    #[cfg(target_arch = "x86_64")]
+    Avx2Bf16,
+    /// By AVX-VNNI's `vpdpbusd`.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnniInt8,
+    #[cfg(target_arch = "x86_64")]
+    Avx2Int8,
+    PortableF32,
+    PortableBf16,
+    PortableInt8,
+}
+
 /// The error for an instruction set that is unknown, or that this processor lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsupportedIsa {
@@ -107,44 +135,122 @@ impl Isa {
     /// for the type.
     ///
     /// # Panics
-    /// If no layer stores such results.
+    /// If no layer multiplies and stores such numbers.
     pub(crate) fn tiles(self, weights: WeightNumbers, stored: Numbers) -> &'static TileKernels {
+        let multiplies = self.arithmetic(weights);
+        match (multiplies, stored) {
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx512F32, Numbers::F32) => &AVX512_F32_TO_F32,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx2F32, Numbers::F32) => &AVX2_F32_TO_F32,
+            (Arithmetic::PortableF32, Numbers::F32) => &PORTABLE_F32_TO_F32,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx512Bf16, Numbers::F32) => &AVX512_BF16_TO_F32,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx512Bf16, Numbers::Bf16) => &AVX512_BF16_TO_BF16,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx512Widened, Numbers::F32) => &AVX512_WIDENED_TO_F32,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx512Widened, Numbers::Bf16) => &AVX512_WIDENED_TO_BF16,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx2Bf16, Numbers::F32) => &AVX2_BF16_TO_F32,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx2Bf16, Numbers::Bf16) => &AVX2_BF16_TO_BF16,
+            (Arithmetic::PortableBf16, Numbers::F32) => &PORTABLE_BF16_TO_F32,
+            (Arithmetic::PortableBf16, Numbers::Bf16) => &PORTABLE_BF16_TO_BF16,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx512Int8, Numbers::U8) => &AVX512_INT8_TO_U8,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx512Int8, Numbers::Bf16) => &AVX512_INT8_TO_BF16,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::AvxVnniInt8, Numbers::U8) => &AVXVNNI_INT8_TO_U8,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::AvxVnniInt8, Numbers::Bf16) => &AVXVNNI_INT8_TO_BF16,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx2Int8, Numbers::U8) => &AVX2_INT8_TO_U8,
+            #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx2Int8, Numbers::Bf16) => &AVX2_INT8_TO_BF16,
+            (Arithmetic::PortableInt8, Numbers::U8) => &PORTABLE_INT8_TO_U8,
+            (Arithmetic::PortableInt8, Numbers::Bf16) => &PORTABLE_INT8_TO_BF16,
+            _ => panic!("no kernel multiplies {weights:?} and stores {stored}"),
+        }
+    }
+
+    /// Returns the stem's kernels for weights of type `weights`, chosen as by [`Self::tiles`].
+    pub(crate) fn stem(self, weights: WeightNumbers) -> &'static StemKernels {
+        match self.arithmetic(weights) {
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx512F32 => &AVX512_F32_STEM,
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx512Bf16 => &AVX512_BF16_STEM,
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx512Widened => &AVX512_WIDENED_STEM,
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx512Int8 => &AVX512_INT8_STEM,
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx2F32 => &AVX2_F32_STEM,
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx2Bf16 => &AVX2_BF16_STEM,
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::AvxVnniInt8 => &AVXVNNI_INT8_STEM,
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx2Int8 => &AVX2_INT8_STEM,
+            Arithmetic::PortableF32 => &PORTABLE_F32_STEM,
+            Arithmetic::PortableBf16 => &PORTABLE_BF16_STEM,
+            Arithmetic::PortableInt8 => &PORTABLE_INT8_STEM,
+        }
+    }
+
+    /// Returns by which instructions numbers of this type are multiplied: the best that this set
+    /// and the processor have.
+    fn arithmetic(self, weights: WeightNumbers) -> Arithmetic {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
             let avx512 = self.0 == Kind::Avx512;
             let avx2 = self.0 == Kind::Avx2 || avx512 && has!("avx2") && has!("fma");
-            match (weights, stored) {
-                (WeightNumbers::F32, Numbers::F32) if avx512 => return &AVX512_F32,
-                (WeightNumbers::F32, Numbers::F32) if avx2 => return &AVX2_F32,
-                (WeightNumbers::Bf16, Numbers::Bf16) if avx512 && has!("avx512bf16") => {
-                    return &AVX512_BF16;
+            match weights {
+                WeightNumbers::F32 if avx512 => return Arithmetic::Avx512F32,
+                WeightNumbers::F32 if avx2 => return Arithmetic::Avx2F32,
+                WeightNumbers::Bf16 if avx512 && has!("avx512bf16") => {
+                    return Arithmetic::Avx512Bf16;
                 }
-                (WeightNumbers::Bf16, Numbers::Bf16) if avx512 => return &AVX512_WIDENED_BF16,
-                (WeightNumbers::Bf16, Numbers::Bf16) if avx2 => return &AVX2_BF16,
-                (WeightNumbers::I8, Numbers::U8) if avx512 && has!("avx512vnni") => {
-                    return &AVX512_INT8;
+                WeightNumbers::Bf16 if avx512 => return Arithmetic::Avx512Widened,
+                WeightNumbers::Bf16 if avx2 => return Arithmetic::Avx2Bf16,
+                WeightNumbers::I8 if avx512 && has!("avx512vnni") => {
+                    return Arithmetic::Avx512Int8;
                 }
-                (WeightNumbers::I8, Numbers::U8) if avx2 && has!("avxvnni") => {
-                    return &AVXVNNI_INT8;
-                }
-                (WeightNumbers::I8, Numbers::U8) if avx2 => return &AVX2_INT8,
-                (WeightNumbers::I8, Numbers::Bf16) if avx512 && has!("avx512vnni") => {
-                    return &AVX512_INT8_BF16;
-                }
-                (WeightNumbers::I8, Numbers::Bf16) if avx2 && has!("avxvnni") => {
-                    return &AVXVNNI_INT8_BF16;
-                }
-                (WeightNumbers::I8, Numbers::Bf16) if avx2 => return &AVX2_INT8_BF16,
+                WeightNumbers::I8 if avx2 && has!("avxvnni") => return Arithmetic::AvxVnniInt8,
+                WeightNumbers::I8 if avx2 => return Arithmetic::Avx2Int8,
                 _ => {}
             }
         }
-        match (weights, stored) {
-            (WeightNumbers::F32, Numbers::F32) => &PORTABLE_F32,
-            (WeightNumbers::Bf16, Numbers::Bf16) => &PORTABLE_BF16,
-            (WeightNumbers::I8, Numbers::U8) => &PORTABLE_INT8,
-            (WeightNumbers::I8, Numbers::Bf16) => &PORTABLE_INT8_BF16,
-            _ => panic!("no kernel multiplies {weights:?} and stores {stored}"),
+        match weights {
+            WeightNumbers::F32 => Arithmetic::PortableF32,
+            WeightNumbers::Bf16 => Arithmetic::PortableBf16,
+            WeightNumbers::I8 => Arithmetic::PortableInt8,
+        }
+    }
+
+    /// Whether the processor has an instruction of this set for products of bfloat16 numbers.
+    /// Without one they are as fast as float32 at best.
+    #[must_use]
+    pub fn multiplies_bf16(self) -> bool {
+        match self.arithmetic(WeightNumbers::Bf16) {
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx512Bf16 => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the processor has an instruction of this set for products of 8-bit integers. Without
+    /// one they are about as fast as float32.
+    #[must_use]
+    pub fn multiplies_int8(self) -> bool {
+        match self.arithmetic(WeightNumbers::I8) {
+            #[cfg(target_arch = "x86_64")]
+            Arithmetic::Avx512Int8 | Arithmetic::AvxVnniInt8 => true,
+            _ => false,
         }
     }
 
@@ -186,18 +292,24 @@ pub(crate) struct TileKernels {
     pub indirect: &'static [TileFn],
 }
 
+/// The kernels of the stem, compiled for one number type on one instruction set.
+pub(crate) struct StemKernels {
+    /// Output channels of a weight panel.
+    pub width: usize,
+    /// The type of what is stored.
+    pub stored: Numbers,
+    /// [`super::stem::tile`]: `tiles[r - 1]` computes tiles of `r` pixels.
+    pub tiles: &'static [unsafe fn(&StemTile)],
+    /// [`super::stem::max_pool`], which computes one row.
+    pub max_pool: unsafe fn(&PoolRow),
+}
+
 /// The entry points compiled for one instruction set.
 ///
 /// Calling one is `unsafe`, because its arguments carry raw pointers: each has the contract of the
 /// generic function that it is compiled from. That the processor has the target features is
 /// settled, since only an [`Isa`] leads here.
 pub(crate) struct Kernels {
-    /// Output channels of the stem's weight panels.
-    pub width: usize,
-    /// [`super::stem::tile`]: `stem[r - 1]` computes tiles of `r` pixels.
-    pub stem: &'static [unsafe fn(&StemTile)],
-    /// [`super::stem::max_pool`], which computes one row.
-    pub max_pool: unsafe fn(&PoolRow),
     /// [`super::peak::chains`], which measures the peak.
     pub chains: unsafe fn() -> (f32, u64),
     /// [`transform::input`] of F(2x2, 3x3) and F(4x4, 3x3): each for full tiles, those a column
@@ -245,29 +357,44 @@ macro_rules! tile_kernels {
     };
 }
 
-/// Compiles the kernels for one instruction set, of which a tile is `$vectors` vectors wide and up
-/// to as many pixels tall as the last of `$rows` says. Its accumulators (`$vectors` times that
-/// number), `$vectors` weights and a broadcast pixel must fit the registers.
-macro_rules! kernels {
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $vectors:literal, [$($rows:literal)+], $across:path) => {
+/// Compiles the kernels of the stem, with tiles as [`tile_kernels`] has them.
+macro_rules! stem_kernels {
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+]) => {
         mod $module {
             use super::*;
             /// # Safety
             /// As [`crate::stem::tile`].
             $(#[$feature])?
-            pub(super) unsafe fn stem<const MR: usize>(t: &StemTile) {
+            pub(super) unsafe fn tile<const MR: usize>(t: &StemTile) {
                 // SAFETY: the tile is as `stem::tile` asks for, and this function enables the
-                // vector's features.
-                unsafe { crate::stem::tile::<$vector, MR, $vectors>(t) }
+                // operands' features.
+                unsafe { crate::stem::tile::<$operands, MR, $vectors>(t) }
             }
             /// # Safety
             /// As [`crate::stem::max_pool`].
             $(#[$feature])?
             pub(super) unsafe fn max_pool(row: &PoolRow) {
                 // SAFETY: the row is as `stem::max_pool` asks for, and this function enables the
-                // vector's features.
-                unsafe { crate::stem::max_pool::<$vector>(row) }
+                // operands' features.
+                unsafe {
+                    crate::stem::max_pool::<<$operands as number::Operands>::Floats, $stored>(row)
+                }
             }
+        }
+        static $name: StemKernels = StemKernels {
+            width: $vectors * <<$operands as number::Operands>::Floats as simd::Vector>::LANES,
+            stored: <$stored as Stored>::NUMBERS,
+            tiles: &[$($module::tile::<$rows>),+],
+            max_pool: $module::max_pool,
+        };
+    };
+}
+
+/// Compiles the other kernels for one instruction set.
+macro_rules! kernels {
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $across:path) => {
+        mod $module {
+            use super::*;
             /// # Safety
             /// The processor has the target features.
             $(#[$feature])?
@@ -309,9 +436,6 @@ macro_rules! kernels {
             }
         }
         static $name: Kernels = Kernels {
-            width: $vectors * <$vector as simd::Vector>::LANES,
-            stem: &[$($module::stem::<$rows>),+],
-            max_pool: $module::max_pool,
             chains: $module::chains,
             winograd_input: [
                 [
@@ -347,43 +471,70 @@ macro_rules! kernels {
     };
 }
 
-// 28 accumulators, 2 weights and 2 pixels take all 32 registers.
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], resample::avx512::across);
-// 12 accumulators, 2 weights and a pixel take 15 of 16 registers.
+kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, resample::avx512::across);
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, 2, [1 2 3 4 5 6], resample::avx2::across);
-// 8 accumulators, 4 weights, a pixel and a product take 14 of SSE2's 16 registers. Three rows would
-// spill, and lose a third of the speed.
-kernels!(PORTABLE, portable, , simd::portable::F32x4, 4, [1 2], resample::across);
+kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, resample::avx2::across);
+kernels!(PORTABLE, portable, , simd::portable::F32x4, resample::across);
 
-// Tiles of products. Float32 and bfloat16 take the tiles above; emulated bfloat16 takes two
-// registers for a vector of weights and for a word. A tile of integers is 64 channels wide, so that
-// it writes whole cache lines: 24 accumulators, 4 weights and a pixel take 29 of 32 registers.
+// Float32. With AVX-512, 28 accumulators, 2 weights and 2 pixels take all 32 registers; with AVX2,
+// 12 accumulators, 2 weights and a pixel take 15 of 16. Portable, 8 accumulators, 4 weights, a pixel
+// and a product take 14 of SSE2's 16: three rows would spill, and lose a third of the speed.
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_F32, avx512_f32, #[target_feature(enable = "avx512f")], Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+tile_kernels!(AVX512_F32_TO_F32, avx512_f32_to_f32, #[target_feature(enable = "avx512f")], Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_BF16, avx512_bf16, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+stem_kernels!(AVX512_F32_STEM, avx512_f32_stem, #[target_feature(enable = "avx512f")], Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_WIDENED_BF16, avx512_widened_bf16, #[target_feature(enable = "avx512f")], WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tile_kernels!(AVX2_F32_TO_F32, avx2_f32_to_f32, #[target_feature(enable = "avx2,fma")], Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_INT8, avx512_int8, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]);
+stem_kernels!(AVX2_F32_STEM, avx2_f32_stem, #[target_feature(enable = "avx2,fma")], Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]);
+tile_kernels!(PORTABLE_F32_TO_F32, portable_f32_to_f32, , Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]);
+stem_kernels!(PORTABLE_F32_STEM, portable_f32_stem, , Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]);
+
+// Bfloat16. Where it is widened, a vector of weights takes two registers, and so does a pixel.
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_INT8_BF16, avx512_int8_bf16, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredBf16, 4, [1 2 3 4 5 6]);
+tile_kernels!(AVX512_BF16_TO_BF16, avx512_bf16_to_bf16, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_F32, avx2_f32, #[target_feature(enable = "avx2,fma")], Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]);
+tile_kernels!(AVX512_BF16_TO_F32, avx512_bf16_to_f32, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_BF16, avx2_bf16, #[target_feature(enable = "avx2,fma")], WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]);
-// Widened integers take two registers for a vector of weights, as widened bfloat16 does.
+stem_kernels!(AVX512_BF16_STEM, avx512_bf16_stem, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_INT8, avx2_int8, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredU8, 2, [1 2 3 4]);
+tile_kernels!(AVX512_WIDENED_TO_BF16, avx512_widened_to_bf16, #[target_feature(enable = "avx512f")], WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_INT8_BF16, avx2_int8_bf16, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredBf16, 2, [1 2 3 4]);
+tile_kernels!(AVX512_WIDENED_TO_F32, avx512_widened_to_f32, #[target_feature(enable = "avx512f")], WidenedBf16<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVXVNNI_INT8, avxvnni_int8, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]);
+stem_kernels!(AVX512_WIDENED_STEM, avx512_widened_stem, #[target_feature(enable = "avx512f")], WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVXVNNI_INT8_BF16, avxvnni_int8_bf16, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredBf16, 2, [1 2 3 4 5 6]);
-tile_kernels!(PORTABLE_F32, portable_f32, , Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]);
-tile_kernels!(PORTABLE_BF16, portable_bf16, , WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]);
-tile_kernels!(PORTABLE_INT8, portable_int8, , number::portable::Int8, StoredU8, 4, [1 2]);
-tile_kernels!(PORTABLE_INT8_BF16, portable_int8_bf16, , number::portable::Int8, StoredBf16, 4, [1 2]);
+tile_kernels!(AVX2_BF16_TO_BF16, avx2_bf16_to_bf16, #[target_feature(enable = "avx2,fma")], WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX2_BF16_TO_F32, avx2_bf16_to_f32, #[target_feature(enable = "avx2,fma")], WidenedBf16<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+stem_kernels!(AVX2_BF16_STEM, avx2_bf16_stem, #[target_feature(enable = "avx2,fma")], WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]);
+tile_kernels!(PORTABLE_BF16_TO_BF16, portable_bf16_to_bf16, , WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]);
+tile_kernels!(PORTABLE_BF16_TO_F32, portable_bf16_to_f32, , WidenedBf16<simd::portable::F32x4>, StoredF32, 4, [1 2]);
+stem_kernels!(PORTABLE_BF16_STEM, portable_bf16_stem, , WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]);
+
+// Integers. With AVX-512 a tile is 64 channels wide, so that it writes whole cache lines: 24
+// accumulators, 4 weights and a pixel take 29 registers. Widened integers take two registers for a
+// vector of weights, as widened bfloat16 does.
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX512_INT8_TO_U8, avx512_int8_to_u8, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX512_INT8_TO_BF16, avx512_int8_to_bf16, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredBf16, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+stem_kernels!(AVX512_INT8_STEM, avx512_int8_stem, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVXVNNI_INT8_TO_U8, avxvnni_int8_to_u8, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVXVNNI_INT8_TO_BF16, avxvnni_int8_to_bf16, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredBf16, 2, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+stem_kernels!(AVXVNNI_INT8_STEM, avxvnni_int8_stem, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX2_INT8_TO_U8, avx2_int8_to_u8, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredU8, 2, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(AVX2_INT8_TO_BF16, avx2_int8_to_bf16, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredBf16, 2, [1 2 3 4]);
+#[cfg(target_arch = "x86_64")]
+stem_kernels!(AVX2_INT8_STEM, avx2_int8_stem, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredU8, 2, [1 2 3 4]);
+tile_kernels!(PORTABLE_INT8_TO_U8, portable_int8_to_u8, , number::portable::Int8, StoredU8, 4, [1 2]);
+tile_kernels!(PORTABLE_INT8_TO_BF16, portable_int8_to_bf16, , number::portable::Int8, StoredBf16, 4, [1 2]);
+stem_kernels!(PORTABLE_INT8_STEM, portable_int8_stem, , number::portable::Int8, StoredU8, 4, [1 2]);

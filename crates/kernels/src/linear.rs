@@ -2,7 +2,7 @@
 
 use super::conv::{ConvShape, PackedConv};
 use super::isa::Isa;
-use super::layout::{BatchDims, blocked_to_nchw, nchw_to_blocked};
+use super::layout::{BatchDims, blocked_to_nchw, nchw_to_words};
 use super::pack::Weights;
 use super::pool::ThreadPool;
 
@@ -30,6 +30,25 @@ impl PackedLinear {
         }
     }
 
+    /// Packs what [`Self::new`] does with weights in bfloat16. Rows are rounded to bfloat16 too,
+    /// sums are float32. The outputs are the same bits on every instruction set.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn bf16(isa: Isa, inputs: usize, weight: &[f32], bias: &[f32]) -> Self {
+        let shape = ConvShape {
+            in_channels: inputs,
+            out_channels: bias.len(),
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+        };
+        Self {
+            conv: PackedConv::bf16_to_f32(isa, shape, weight, bias),
+        }
+    }
+
     /// Returns `x` times the weights plus the bias: `[n, outputs]`, row-major. `x` is
     /// `[n, inputs]`, row-major.
     ///
@@ -39,7 +58,12 @@ impl PackedLinear {
     pub fn forward(&self, pool: &ThreadPool, x: &[f32], n: usize) -> Vec<f32> {
         // Each row is an image of one pixel, for which NCHW is the same as rows.
         let dims = BatchDims { n, h: 1, w: 1 };
-        let x = nchw_to_blocked(x, self.conv.shape().in_channels, dims);
+        let x = nchw_to_words(
+            x,
+            self.conv.shape().in_channels,
+            dims,
+            self.conv.input_numbers(),
+        );
         let y = self.conv.forward(pool, &x, dims, None, false);
         blocked_to_nchw(&y, self.conv.shape().out_channels, dims)
     }

@@ -28,6 +28,7 @@ pub(crate) mod portable;
 use std::fmt;
 use std::marker::PhantomData;
 
+use super::pack::WeightNumbers;
 use super::simd::Vector;
 use super::tile::BLOCK;
 
@@ -97,10 +98,13 @@ pub(crate) trait Operands {
     type Weights: Copy;
     /// A sum in each lane.
     type Sums: Copy;
+    /// The type of the weights.
+    const WEIGHTS: WeightNumbers;
     /// Whether sums are integers, which are scaled before bias and residual are added.
-    const SCALED: bool;
+    const SCALED: bool = matches!(Self::WEIGHTS, WeightNumbers::I8);
 
-    /// Returns the word at `p` in all lanes.
+    /// Returns the word at `p` in all lanes. Words of integers and of bfloat16 numbers need no
+    /// alignment.
     ///
     /// # Safety
     /// - The target features are enabled and present.
@@ -145,7 +149,7 @@ impl<V: Vector> Operands for Float32<V> {
     type Pixel = V;
     type Weights = V;
     type Sums = V;
-    const SCALED: bool = false;
+    const WEIGHTS: WeightNumbers = WeightNumbers::F32;
 
     #[inline(always)]
     unsafe fn pixel(p: *const f32) -> V {
@@ -185,7 +189,7 @@ impl<V: Vector> Operands for WidenedBf16<V> {
     type Pixel = [V; 2];
     type Weights = [V; 2];
     type Sums = V;
-    const SCALED: bool = false;
+    const WEIGHTS: WeightNumbers = WeightNumbers::Bf16;
 
     #[inline(always)]
     unsafe fn pixel(p: *const f32) -> [V; 2] {

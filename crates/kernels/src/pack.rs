@@ -25,25 +25,27 @@ impl WeightNumbers {
         }
     }
 
-    /// Writes `value` as number `index` of `words`. Integers are whole already.
-    fn write(self, words: &mut [f32], index: usize, value: f32) {
+    /// Writes `value` as number `index` of `words`, which is zero still. Integers are whole already.
+    pub(crate) fn write(self, words: &mut [f32], index: usize, value: f32) {
         match self {
             Self::F32 => words[index] = value,
-            Self::Bf16 => {
-                let bytes = bytes_of(words);
-                bytes[2 * index..2 * index + 2]
-                    .copy_from_slice(&round_to_bf16(value).to_ne_bytes());
+            Self::Bf16 => put(
+                words,
+                index / 2,
+                16 * (index % 2),
+                round_to_bf16(value).into(),
+            ),
+            Self::I8 => {
+                let byte = (value as i8).cast_unsigned();
+                put(words, index / 4, 8 * (index % 4), byte.into());
             }
-            Self::I8 => bytes_of(words)[index] = (value as i8).cast_unsigned(),
         }
     }
 }
 
-/// Returns the bytes of some words.
-fn bytes_of(words: &mut [f32]) -> &mut [u8] {
-    // SAFETY: the bytes are those of the exclusively borrowed words, a byte needs no alignment, and
-    // any bits are a float and a byte.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
+/// Puts `bits` into a word that is still zero there.
+fn put(words: &mut [f32], index: usize, shift: usize, bits: u32) {
+    words[index] = f32::from_bits(words[index].to_bits() | bits << shift);
 }
 
 /// A handle on a layer's packed weights, by which the layer before it asks them into the cache.

@@ -2,10 +2,11 @@
 
 use super::buffer::Destination;
 use super::layout::BatchDims;
+use super::number::Numbers;
 use super::pool::ThreadPool;
 use super::tile::BLOCK;
 
-/// Up to this many floats, waking other threads costs more than it saves.
+/// Up to this many words, waking other threads costs more than it saves.
 const ALONE: usize = 1 << 16;
 
 /// Returns the mean over the pixels of each image of the blocked activation `x`: `[n, channels]`,
@@ -20,28 +21,50 @@ pub fn global_average_pool(
     channels: usize,
     dims: BatchDims,
 ) -> Vec<f32> {
+    average_words(pool, x, channels, dims, Numbers::F32, 1.0)
+}
+
+/// Returns what [`global_average_pool`] does for an activation in words of type `numbers`. The means
+/// are multiplied by `scale`, the scale of integers.
+///
+/// # Panics
+/// As [`global_average_pool`].
+#[must_use]
+pub fn average_words(
+    pool: &ThreadPool,
+    x: &[f32],
+    channels: usize,
+    dims: BatchDims,
+    numbers: Numbers,
+    scale: f32,
+) -> Vec<f32> {
     assert_eq!(
         x.len(),
-        dims.blocked_len(channels),
+        dims.words(channels, numbers),
         "pooling input length for {channels} channels and {dims:?}"
     );
     let plane = dims.h * dims.w;
     assert!(plane > 0 || dims.n == 0, "pooling over no pixels: {dims:?}");
-    let scale = 1.0 / plane as f32;
-    let blocks = channels.div_ceil(BLOCK);
+    let scale = scale / plane as f32;
+    let (blocks, per_word) = (numbers.blocks(channels), numbers.per_word());
     let average = |image: usize, block: usize, out: Destination<'_>| {
         let start = (block * dims.n + image) * plane * BLOCK;
-        let mut sums = [0.0f32; BLOCK];
-        for pixel in x[start..start + plane * BLOCK].chunks_exact(BLOCK) {
-            for (sum, value) in sums.iter_mut().zip(pixel) {
-                *sum += value;
+        let pixels = x[start..start + plane * BLOCK].chunks_exact(BLOCK);
+        // The sums of the first number of each word, then those of the second, and so on.
+        let mut sums = [[0.0f32; BLOCK]; 4];
+        for pixel in pixels {
+            for (part, sums) in sums.iter_mut().enumerate().take(per_word) {
+                for (sum, word) in sums.iter_mut().zip(pixel) {
+                    *sum += number(*word, part, numbers);
+                }
             }
         }
-        for (lane, sum) in sums.iter().take(channels - block * BLOCK).enumerate() {
-            // SAFETY: the output holds `n * channels` floats, of which each (image, block) has up
-            // to 16 of its own: `lane` stays below the channels that are left from the block on.
+        for lane in 0..numbers.block().min(channels - block * numbers.block()) {
+            let sum = sums[lane % per_word][lane / per_word];
+            // SAFETY: the output holds `n * channels` floats, of which each (image, block) has as
+            // many of its own as the block has channels: `lane` stays below those.
             unsafe {
-                out.at(image * channels + block * BLOCK + lane)
+                out.at(image * channels + block * numbers.block() + lane)
                     .write(sum * scale)
             };
         }
@@ -60,4 +83,15 @@ pub fn global_average_pool(
         });
     }
     means
+}
+
+/// Returns number `part` of a word.
+#[inline(always)]
+fn number(word: f32, part: usize, numbers: Numbers) -> f32 {
+    let bits = word.to_bits();
+    match numbers {
+        Numbers::F32 => word,
+        Numbers::Bf16 => f32::from_bits(bits >> (16 * part) << 16),
+        Numbers::U8 => (bits >> (8 * part) & 0xff) as f32,
+    }
 }

@@ -6,11 +6,14 @@
 //! pools those as soon as they are there. So the convolution's output, which is four times the
 //! pooled one, never leaves the cache.
 
-use super::buffer::{Buffer, Destination, Source};
-use super::isa::{Isa, Kernels};
+use super::buffer::{Buffer, Destination};
+use super::isa::{Isa, StemKernels};
 use super::layout::BatchDims;
+use super::number::{Numbers, Operands, Stored};
+use super::pack::WeightNumbers;
 use super::pool::ThreadPool;
 use super::simd::Vector;
+use super::simd::portable::round_to_bf16;
 use super::tile::BLOCK;
 
 const CHANNELS: usize = 3;
@@ -26,28 +29,49 @@ const BAND_ROWS: usize = 14;
 /// The packed weights of the stem: a 7x7 convolution from 3 channels with stride 2 and padding 3,
 /// ReLU, and a 3x3 max-pool with stride 2 and padding 1.
 pub struct PackedStem {
-    isa: Isa,
+    kernels: &'static StemKernels,
+    /// The type of the weights, and of the pixels between their borders.
+    numbers: WeightNumbers,
     out_channels: usize,
-    /// `[panels][channel][ky][kx][width]`.
+    /// `[panels][channel][ky][steps][width]` words.
     panels: Buffer,
     /// The bias: a float for each channel up to the end of the last panel.
     bias: Buffer,
+    /// Integers only: what the sums are multiplied by, as many floats as the bias.
+    scale: Option<Buffer>,
+    /// Integers only: the value of the pixels outside the image, for each channel.
+    border: [u8; CHANNELS],
+}
+
+/// The numbers of the stem in 8-bit integers. Its input is bytes, and so is its output.
+#[derive(Debug, Clone)]
+pub struct Int8Stem {
+    /// The weights, `[out_channels, 3, 7, 7]`.
+    pub weight: Vec<i8>,
+    /// What the sums of each output channel are multiplied by.
+    pub scale: Vec<f32>,
+    /// What is added to each output channel.
+    pub bias: Vec<f32>,
+    /// The value of the pixels outside the image, for each channel.
+    pub border: [u8; 3],
 }
 
 /// The operands of one call of the stem's micro-kernel: `MR` convolution pixels of one row, and one
-/// panel of `width` output channels. All lengths are in floats.
+/// panel of `width` output channels.
 pub(crate) struct StemTile {
     /// The padded input: the first tap of the first pixel in channel 0. In each of 3 channels, 7
-    /// rows of `(MR - 1) * 2 + 7` floats are read.
-    pub input: *const f32,
-    /// Floats from one padded input row to the next.
+    /// rows of `(MR - 1) * 2 + 7` numbers are read, rounded up to whole words.
+    pub input: *const u8,
+    /// Bytes from one padded input row to the next.
     pub row: usize,
-    /// Floats from one padded input channel to the next.
+    /// Bytes from one padded input channel to the next.
     pub channel: usize,
-    /// The panel: `[3][7][7][width]` floats, in the order channel, ky, kx.
+    /// The panel: `[3][7][steps][width]` words, in the order channel, ky, kx.
     pub panel: *const f32,
     /// The bias: `width` floats.
     pub bias: *const f32,
+    /// What integer sums are multiplied by: `width` floats. Null for floats.
+    pub scale: *const f32,
     /// The output: the first pixel in the panel's first channel block. In each of the `out_blocks`
     /// blocks `MR * 16` floats are written.
     pub out: *mut f32,
@@ -61,7 +85,7 @@ pub(crate) struct StemTile {
 /// that a pixel's tap is its neighbour's tap two columns on, keep those numbers in registers, and
 /// spill accumulators for them, which costs a quarter of the speed.
 #[inline(always)]
-fn opaque(p: *const f32) -> *const f32 {
+fn opaque(p: *const u8) -> *const u8 {
     #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
     {
         let mut p = p;
@@ -78,50 +102,58 @@ fn opaque(p: *const f32) -> *const f32 {
 /// Computes `MR` pixels of a row of the convolution for a panel of `NV` vectors, with bias and
 /// ReLU.
 ///
+/// A word holds one to four neighbouring taps of a row. A pixel's word begins two numbers after its
+/// neighbour's, whatever their size.
+///
 /// # Safety
-/// - The target features of `V` are enabled and present.
-/// - `input`, `panel`, `bias` and `out` of `t` span what their fields say, with a width of
-///   `NV * V::LANES`.
+/// - The target features of `N` are enabled and present.
+/// - `input`, `panel`, `bias`, `scale` and `out` of `t` span what their fields say, with a width of
+///   `NV * LANES`.
 /// - `out` overlaps nothing that is read, and nobody else has access to it.
 #[inline(always)]
-pub(crate) unsafe fn tile<V: Vector, const MR: usize, const NV: usize>(t: &StemTile) {
-    // SAFETY: `v` is below NV, so the bias is read within its width. `weights` moves on by that
-    // width for each of the `3 * 7 * 7` taps of the panel. Pixel `r` below MR is read at tap
-    // (`channel`, `ky`, `kx`), which is among the columns that the tile's input spans. Stores go to
-    // pixel `r` of a block below `out_blocks`.
+pub(crate) unsafe fn tile<N: Operands, const MR: usize, const NV: usize>(t: &StemTile) {
+    let lanes = N::Floats::LANES;
+    let per_word = N::WEIGHTS.per_word();
+    let bytes = size_of::<f32>() / per_word;
+    // SAFETY: `v` is below NV, so the bias and the scale are read within their width. `weights`
+    // moves on by that width for each of the `3 * 7 * steps` words of the panel. Pixel `r` below MR
+    // is read at tap (`channel`, `ky`, `step * per_word`), which is among the columns that the
+    // tile's input spans. Stores go to pixel `r` of a block below `out_blocks`.
     unsafe {
-        let mut bias = [V::zero(); NV];
-        for (v, lanes) in bias.iter_mut().enumerate() {
-            *lanes = V::load(t.bias.add(v * V::LANES));
-        }
-        let mut acc = [bias; MR];
+        let bias = |v| N::Floats::load(t.bias.add(v * lanes));
+        let start: [N::Sums; NV] = std::array::from_fn(|v| N::start(bias(v)));
+        let mut acc = [start; MR];
         let mut weights = t.panel;
         for channel in 0..CHANNELS {
             for ky in 0..KERNEL {
                 let line = t.input.add(channel * t.channel + ky * t.row);
-                for kx in 0..KERNEL {
-                    let pixels = opaque(line.add(kx));
-                    let mut w = [V::zero(); NV];
-                    for (v, lanes) in w.iter_mut().enumerate() {
-                        *lanes = V::load(weights.add(v * V::LANES));
-                    }
-                    weights = weights.add(NV * V::LANES);
+                for step in 0..KERNEL.div_ceil(per_word) {
+                    let pixels = opaque(line.add(step * size_of::<f32>()));
+                    let w: [N::Weights; NV] =
+                        std::array::from_fn(|v| N::weights(weights.add(v * lanes)));
+                    weights = weights.add(NV * lanes);
                     for (r, sums) in acc.iter_mut().enumerate() {
-                        let x = V::splat_at(pixels.add(r * STRIDE));
+                        let x = N::pixel(pixels.add(r * STRIDE * bytes).cast());
                         for v in 0..NV {
-                            sums[v] = x.mul_add(w[v], sums[v]);
+                            sums[v] = N::multiply_add(x, w[v], sums[v]);
                         }
                     }
                 }
             }
         }
-        for (r, sums) in acc.into_iter().enumerate() {
-            for (v, y) in sums.into_iter().enumerate() {
-                let block = v * V::LANES / BLOCK;
-                if block < t.out_blocks {
-                    let at = block * t.out_block + r * BLOCK + v * V::LANES % BLOCK;
-                    V::zero().max(y).store(t.out.add(at));
+        for v in 0..NV {
+            let block = v * lanes / BLOCK;
+            if block >= t.out_blocks {
+                continue;
+            }
+            for (r, sums) in acc.iter().enumerate() {
+                let mut y = N::to_floats(sums[v]);
+                if N::SCALED {
+                    let scale = N::Floats::load(t.scale.add(v * lanes));
+                    y = y.mul(scale).add(bias(v));
                 }
+                let at = block * t.out_block + r * BLOCK + v * lanes % BLOCK;
+                N::Floats::zero().max(y).store(t.out.add(at));
             }
         }
     }
@@ -134,7 +166,8 @@ pub(crate) struct PoolRow {
     pub lines: [*const f32; 3],
     /// Pixels of a convolution row, at least 1.
     pub width: usize,
-    /// The pooled row: 16 floats for each of `width / 2` pixels, rounded up.
+    /// The pooled row's first pixel: 16 channels are written for each of `width / 2` pixels, rounded
+    /// up, which lie 16 words apart.
     pub out: *mut f32,
 }
 
@@ -145,10 +178,10 @@ pub(crate) struct PoolRow {
 /// - `lines` and `out` of `row` span what their fields say. `out` overlaps none of the lines, and
 ///   nobody else has access to it.
 #[inline(always)]
-pub(crate) unsafe fn max_pool<V: Vector>(row: &PoolRow) {
+pub(crate) unsafe fn max_pool<V: Vector, S: Stored>(row: &PoolRow) {
     let mut v = 0;
     while v < BLOCK {
-        // SAFETY: lanes `v..v + LANES` lie within the 16 floats of a pixel. Columns are below
+        // SAFETY: lanes `v..v + LANES` lie within the 16 channels of a pixel. Columns are below
         // `width`, of which each line has 16 floats, and `x / 2` is below the pooled row's width.
         unsafe {
             let [a, b, c] = row.lines.map(|line| line.wrapping_add(v));
@@ -165,7 +198,8 @@ pub(crate) unsafe fn max_pool<V: Vector>(row: &PoolRow) {
                     middle
                 };
                 let top = left.max(middle).max(right);
-                top.store(row.out.wrapping_add(x / 2 * BLOCK + v));
+                let lane = v / S::NUMBERS.per_word();
+                S::store(top, row.out.wrapping_add(x / 2 * BLOCK + lane));
                 left = right;
             }
         }
@@ -179,14 +213,17 @@ struct Geometry {
     input: BatchDims,
     conv: BatchDims,
     pooled: BatchDims,
-    /// Floats of an input row with its borders of zeros.
+    /// Numbers of an input row with its borders: whole words.
     padded_width: usize,
+    /// How many of them fill a word.
+    per_word: usize,
     /// The pooled rows of a task, except for an image's last, which may have fewer.
     band: usize,
 }
 
 impl Geometry {
-    fn new(input: BatchDims, threads: usize) -> Self {
+    fn new(input: BatchDims, threads: usize, numbers: WeightNumbers) -> Self {
+        let per_word = numbers.per_word();
         let conv = BatchDims {
             n: input.n,
             h: input.h.div_ceil(2),
@@ -208,7 +245,9 @@ impl Geometry {
             input,
             conv,
             pooled,
-            padded_width: (conv.w - 1) * STRIDE + KERNEL,
+            padded_width: ((conv.w - 1) * STRIDE + KERNEL.next_multiple_of(per_word))
+                .next_multiple_of(per_word),
+            per_word,
             band,
         }
     }
@@ -223,15 +262,27 @@ impl Geometry {
         2 * STRIDE * self.band + KERNEL
     }
 
-    /// Returns how many floats the copied input rows of a task take: whole cache lines.
-    fn padded_floats(&self) -> usize {
-        (CHANNELS * self.padded_rows() * self.padded_width).next_multiple_of(BLOCK)
+    /// Returns how many words a copied input row takes.
+    fn padded_row_words(&self) -> usize {
+        self.padded_width / self.per_word
+    }
+
+    /// Returns how many words the copied input rows of a task take: whole cache lines.
+    fn padded_words(&self) -> usize {
+        (CHANNELS * self.padded_rows() * self.padded_row_words()).next_multiple_of(BLOCK)
     }
 
     /// Returns how many floats the three convolution rows take that pooling looks at.
     fn ring_floats(&self, blocks: usize) -> usize {
         3 * self.conv.w * blocks * BLOCK
     }
+}
+
+/// The planar images that a stem reads, `[n, 3, h, w]`.
+#[derive(Clone, Copy)]
+enum Planes<'a> {
+    Floats(&'a [f32]),
+    Bytes(&'a [u8]),
 }
 
 impl PackedStem {
@@ -242,35 +293,91 @@ impl PackedStem {
     /// If `weight` does not have `147` numbers for each of `bias`.
     #[must_use]
     pub fn new(isa: Isa, weight: &[f32], bias: &[f32]) -> Self {
+        Self::packed(isa, WeightNumbers::F32, weight, bias)
+    }
+
+    /// Packs what [`Self::new`] does for a stem in bfloat16. It reads floats, which it rounds, and
+    /// its output is bfloat16.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn bf16(isa: Isa, weight: &[f32], bias: &[f32]) -> Self {
+        Self::packed(isa, WeightNumbers::Bf16, weight, bias)
+    }
+
+    /// Packs a stem in 8-bit integers.
+    ///
+    /// # Panics
+    /// As [`Self::new`], or if there is not a scale for each of the biases.
+    #[must_use]
+    pub fn int8(isa: Isa, stem: &Int8Stem) -> Self {
+        let Int8Stem {
+            weight,
+            scale,
+            bias,
+            border,
+        } = stem;
+        assert_eq!(scale.len(), bias.len(), "scales of the stem");
+        let whole: Vec<f32> = weight.iter().map(|&w| f32::from(w)).collect();
+        let mut packed = Self::packed(isa, WeightNumbers::I8, &whole, bias);
+        let mut padded = Buffer::zeroed(packed.bias.len());
+        padded.as_mut_slice()[..scale.len()].copy_from_slice(scale);
+        packed.scale = Some(padded);
+        packed.border = *border;
+        packed
+    }
+
+    fn packed(isa: Isa, numbers: WeightNumbers, weight: &[f32], bias: &[f32]) -> Self {
         let out_channels = bias.len();
         assert_eq!(
             weight.len(),
             out_channels * TAPS,
             "stem weight length for {out_channels} channels"
         );
-        let width = isa.kernels().width;
+        let kernels = isa.stem(numbers);
+        let width = kernels.width;
         let count = out_channels.div_ceil(width);
-        let mut panels = Buffer::zeroed(count * TAPS * width);
+        let (per_word, steps) = (numbers.per_word(), KERNEL.div_ceil(numbers.per_word()));
+        let rows = CHANNELS * KERNEL;
+        let mut panels = Buffer::zeroed(count * rows * steps * width);
         let packed = panels.as_mut_slice();
         for (channel, kernel) in weight.chunks_exact(TAPS).enumerate() {
+            let panel = channel / width * rows * steps;
             for (tap, &value) in kernel.iter().enumerate() {
-                packed[(channel / width * TAPS + tap) * width + channel % width] = value;
+                let (row, column) = (tap / KERNEL, tap % KERNEL);
+                let step = panel + row * steps + column / per_word;
+                let word = step * width + channel % width;
+                numbers.write(packed, word * per_word + column % per_word, value);
             }
         }
         let mut padded_bias = Buffer::zeroed(count * width);
         padded_bias.as_mut_slice()[..out_channels].copy_from_slice(bias);
         Self {
-            isa,
+            kernels,
+            numbers,
             out_channels,
             panels,
             bias: padded_bias,
+            scale: None,
+            border: [0; CHANNELS],
         }
+    }
+
+    /// Returns the type of the output.
+    #[must_use]
+    pub fn output_numbers(&self) -> Numbers {
+        self.kernels.stored
+    }
+
+    fn geometry(&self, input: BatchDims, threads: usize) -> Geometry {
+        Geometry::new(input, threads, self.numbers)
     }
 
     /// Returns the images, rows and columns of the output for an input.
     #[must_use]
     pub fn output_dims(&self, input: BatchDims) -> BatchDims {
-        Geometry::new(input, 1).pooled
+        self.geometry(input, 1).pooled
     }
 
     /// Returns the number of output channels.
@@ -282,7 +389,7 @@ impl PackedStem {
     /// Returns the multiplications and additions of the convolution for an input.
     #[must_use]
     pub fn flops(&self, input: BatchDims) -> u64 {
-        (2 * Geometry::new(input, 1).conv.pixels() * self.out_channels * TAPS) as u64
+        (2 * self.geometry(input, 1).conv.pixels() * self.out_channels * TAPS) as u64
     }
 
     /// Returns how many bytes the packed weights take.
@@ -295,39 +402,78 @@ impl PackedStem {
     /// [`Self::output_dims`].
     ///
     /// # Panics
-    /// If `x` does not have the length of `input`, or `input` is empty.
+    /// As [`Self::forward_into`].
     #[must_use]
     pub fn forward(&self, pool: &ThreadPool, x: &[f32], input: BatchDims) -> Vec<f32> {
-        let mut out = vec![0.0; self.output_dims(input).blocked_len(self.out_channels)];
+        let dims = self.output_dims(input);
+        let mut out = vec![0.0; dims.words(self.out_channels, self.output_numbers())];
         self.forward_into(pool, x, input, &mut out);
         out
     }
 
-    /// Computes what [`Self::forward`] does, and writes it over every element of `out`.
+    /// Computes what [`Self::forward`] does, and writes it over every word of `out`.
     ///
     /// # Panics
-    /// Panics as [`Self::forward`] does, or if `out` has the wrong length.
+    /// If `x` or `out` does not have the length of `input`, if `input` is empty, or if the stem is
+    /// one of integers.
     pub fn forward_into(&self, pool: &ThreadPool, x: &[f32], input: BatchDims, out: &mut [f32]) {
-        assert!(
-            input.pixels() > 0,
-            "the stem was given an empty input: {input:?}"
+        assert_ne!(
+            self.numbers,
+            WeightNumbers::I8,
+            "a stem in integers reads bytes"
         );
         assert_eq!(
             x.len(),
             CHANNELS * input.pixels(),
             "stem input length for {input:?}"
         );
+        self.run(pool, Planes::Floats(x), input, out);
+    }
+
+    /// Computes the output of a stem in 8-bit integers for bytes `[n, 3, h, w]`.
+    ///
+    /// # Panics
+    /// As [`Self::forward_into`], or if the stem is not one of integers.
+    pub fn forward_bytes_into(
+        &self,
+        pool: &ThreadPool,
+        x: &[u8],
+        input: BatchDims,
+        out: &mut [f32],
+    ) {
+        assert_eq!(
+            self.numbers,
+            WeightNumbers::I8,
+            "only a stem in integers reads bytes"
+        );
+        assert_eq!(
+            x.len(),
+            CHANNELS * input.pixels(),
+            "stem input length for {input:?}"
+        );
+        self.run(pool, Planes::Bytes(x), input, out);
+    }
+
+    fn run(&self, pool: &ThreadPool, x: Planes<'_>, input: BatchDims, out: &mut [f32]) {
+        assert!(
+            input.pixels() > 0,
+            "the stem was given an empty input: {input:?}"
+        );
         let mut session = pool.session();
-        let geometry = Geometry::new(input, session.threads());
+        let geometry = self.geometry(input, session.threads());
         let blocks = self.out_channels.div_ceil(BLOCK);
+        let stored = self.output_numbers();
         assert_eq!(
             out.len(),
-            geometry.pooled.pixels() * blocks * BLOCK,
+            geometry.pooled.words(self.out_channels, stored),
             "stem output length for {input:?}"
         );
-        let own = geometry.padded_floats() + geometry.ring_floats(blocks);
+        if !self.out_channels.is_multiple_of(stored.block()) {
+            // The pass writes sixteen channels at a time. Those beyond the last are zero.
+            out.fill(0.0);
+        }
+        let own = geometry.padded_words() + geometry.ring_floats(blocks);
         let out = Destination::new(out);
-        let x = Source::new(x);
         let bands = geometry.bands();
         session.run(input.n * bands, |task, scratch| {
             let band = Band {
@@ -340,14 +486,7 @@ impl PackedStem {
             // SAFETY: the lengths of `x` and `out` were asserted, and `out` is exclusively
             // borrowed. The scratch memory has room for the padded rows and the ring after them,
             // and is this thread's own. Tasks write different pooled rows or different images.
-            unsafe {
-                band.run(
-                    x.at(0),
-                    padded,
-                    padded.wrapping_add(geometry.padded_floats()),
-                    out,
-                )
-            }
+            unsafe { band.run(x, padded, padded.wrapping_add(geometry.padded_words()), out) }
         });
     }
 }
@@ -366,12 +505,12 @@ impl Band<'_> {
     /// Computes the band.
     ///
     /// # Safety
-    /// - `x` spans the whole input, `[n, 3, h, w]` floats, and nobody writes to it meanwhile.
-    /// - `padded` spans [`Geometry::padded_floats`] floats, and `ring` [`Geometry::ring_floats`].
-    ///   They do not overlap, and nobody else has access to them.
-    /// - `out` spans the whole output: 16 floats for each channel block and pooled pixel. Nobody
-    ///   else has access to the rows of this band.
-    unsafe fn run(&self, x: *const f32, padded: *mut f32, ring: *mut f32, out: Destination<'_>) {
+    /// - `x` holds the whole input, `[n, 3, h, w]` numbers.
+    /// - `padded` spans [`Geometry::padded_words`] words, and `ring` [`Geometry::ring_floats`]
+    ///   floats. They do not overlap, and nobody else has access to them.
+    /// - `out` spans the whole output: 16 words for each block and pooled pixel. Nobody else has
+    ///   access to the rows of this band.
+    unsafe fn run(&self, x: Planes<'_>, padded: *mut f32, ring: *mut f32, out: Destination<'_>) {
         let g = &self.geometry;
         let last = g.pooled.h.min(self.first + g.band);
         // Pooled row p looks at convolution rows 2p - 1, 2p and 2p + 1.
@@ -393,41 +532,72 @@ impl Band<'_> {
         }
     }
 
-    /// Copies the input rows that convolution rows `start..end` read to `padded`, with zeros around
-    /// the image.
+    /// Copies the input rows that convolution rows `start..end` read to `padded`, with borders
+    /// around the image: zeros, or the stem's border values in integers.
     ///
     /// # Safety
     /// - `x` and `padded` are as [`Self::run`] asks for.
     /// - `end` is above `start`, and both read no more than [`Geometry::padded_rows`] input rows.
-    unsafe fn pad(&self, x: *const f32, padded: *mut f32, start: usize, end: usize) {
+    unsafe fn pad(&self, x: Planes<'_>, padded: *mut f32, start: usize, end: usize) {
         let g = &self.geometry;
-        let (h, w) = (g.input.h, g.input.w);
         let rows = (end - start - 1) * STRIDE + KERNEL;
         for channel in 0..CHANNELS {
             for row in 0..rows {
-                let to = padded.wrapping_add((channel * g.padded_rows() + row) * g.padded_width);
+                let words = (channel * g.padded_rows() + row) * g.padded_row_words();
+                let to = padded.wrapping_add(words);
+                let y = (start * STRIDE + row)
+                    .checked_sub(PADDING)
+                    .filter(|&y| y < g.input.h);
                 // SAFETY: `row` is below `padded_rows`, of which `padded` holds as many for each
-                // channel, and the three parts together are one row of `padded_width`. Row `y` is
-                // below `h`, so `columns`, at most `w`, numbers of `x` are in the image's row.
+                // channel, each of `padded_width` numbers. Nobody else has access to them, they are
+                // initialised, and any bits are a number of each of the types.
                 unsafe {
-                    match (start * STRIDE + row)
-                        .checked_sub(PADDING)
-                        .filter(|&y| y < h)
-                    {
-                        None => to.write_bytes(0, g.padded_width),
-                        Some(y) => {
-                            let from = x.add(((self.image * CHANNELS + channel) * h + y) * w);
-                            // An odd width ends one column earlier than the padded row.
-                            let columns = w.min(g.padded_width - PADDING);
-                            to.write_bytes(0, PADDING);
-                            to.add(PADDING).copy_from_nonoverlapping(from, columns);
-                            to.add(PADDING + columns)
-                                .write_bytes(0, g.padded_width - PADDING - columns);
+                    match x {
+                        Planes::Bytes(x) => {
+                            let to = std::slice::from_raw_parts_mut(to.cast(), g.padded_width);
+                            self.pad_row(to, x, channel, y, self.stem.border[channel], |b| b);
+                        }
+                        Planes::Floats(x) if self.stem.numbers == WeightNumbers::Bf16 => {
+                            let to = std::slice::from_raw_parts_mut(to.cast(), g.padded_width);
+                            self.pad_row(to, x, channel, y, 0, round_to_bf16);
+                        }
+                        Planes::Floats(x) => {
+                            let to = std::slice::from_raw_parts_mut(to, g.padded_width);
+                            self.pad_row(to, x, channel, y, 0.0, |x| x);
                         }
                     }
                 }
             }
         }
+    }
+
+    /// Fills one padded row: with row `y` of a channel of `x` between borders, or with the border
+    /// alone if there is no such row.
+    #[inline(always)]
+    fn pad_row<F: Copy, T: Copy>(
+        &self,
+        to: &mut [T],
+        x: &[F],
+        channel: usize,
+        y: Option<usize>,
+        border: T,
+        convert: impl Fn(F) -> T,
+    ) {
+        let BatchDims { h, w, .. } = self.geometry.input;
+        let Some(y) = y else {
+            to.fill(border);
+            return;
+        };
+        let first = ((self.image * CHANNELS + channel) * h + y) * w;
+        // An odd width may end one column earlier than the padded row.
+        let columns = w.min(to.len() - PADDING);
+        let (left, rest) = to.split_at_mut(PADDING);
+        let (middle, right) = rest.split_at_mut(columns);
+        left.fill(border);
+        for (to, from) in middle.iter_mut().zip(&x[first..first + columns]) {
+            *to = convert(*from);
+        }
+        right.fill(border);
     }
 
     /// Computes convolution rows `rows` into the ring. Row `r` goes into slot `r % 3`; the ring is
@@ -444,42 +614,48 @@ impl Band<'_> {
         rows: std::ops::Range<usize>,
     ) {
         let g = &self.geometry;
-        let kernels: &Kernels = self.stem.isa.kernels();
+        let kernels = self.stem.kernels;
         let (width, blocks) = (kernels.width, self.stem.out_channels.div_ceil(BLOCK));
-        let tiles = g.conv.w.div_ceil(kernels.stem.len());
+        let tiles = g.conv.w.div_ceil(kernels.tiles.len());
+        let bytes = size_of::<f32>() / g.per_word;
+        let panel_words = CHANNELS * KERNEL * KERNEL.div_ceil(g.per_word) * width;
+        let scales = self.stem.scale.as_ref();
         for panel in 0..blocks.div_ceil(width / BLOCK) {
             let block = panel * width / BLOCK;
             for row in rows.clone() {
-                let line = padded.wrapping_add((row - start) * STRIDE * g.padded_width);
+                let line = padded.wrapping_add((row - start) * STRIDE * g.padded_row_words());
                 let slot = ring.wrapping_add((row % 3 * blocks + block) * g.conv.w * BLOCK);
                 for tile in 0..tiles {
                     let (from, to) = (tile * g.conv.w / tiles, (tile + 1) * g.conv.w / tiles);
                     let t = StemTile {
-                        input: line.wrapping_add(from * STRIDE),
-                        row: g.padded_width,
-                        channel: g.padded_rows() * g.padded_width,
+                        input: line.cast::<u8>().wrapping_add(from * STRIDE * bytes),
+                        row: g.padded_width * bytes,
+                        channel: g.padded_rows() * g.padded_width * bytes,
                         panel: self
                             .stem
                             .panels
                             .as_slice()
                             .as_ptr()
-                            .wrapping_add(panel * TAPS * width),
+                            .wrapping_add(panel * panel_words),
                         bias: self
                             .stem
                             .bias
                             .as_slice()
                             .as_ptr()
                             .wrapping_add(panel * width),
+                        scale: scales.map_or(std::ptr::null(), |scale| {
+                            scale.as_slice().as_ptr().wrapping_add(panel * width)
+                        }),
                         out: slot.wrapping_add(from * BLOCK),
                         out_block: g.conv.w * BLOCK,
                         out_blocks: (width / BLOCK).min(blocks - block),
                     };
                     // SAFETY: the tile's pixels `from..to` are in the convolution's row, and a
                     // padded row holds the `(w - 1) * 2 + 7` columns that all `w` pixels of it
-                    // read. The slot holds `w` pixels in each block. The tile has at least one
+                    // read, and those that fill the last word. The slot holds `w` pixels in each block. The tile has at least one
                     // pixel and at most the tallest tile's. An `Isa` led to the kernels, so the
                     // processor has their features.
-                    unsafe { kernels.stem[to - from - 1](&t) };
+                    unsafe { kernels.tiles[to - from - 1](&t) };
                 }
             }
         }
@@ -494,7 +670,7 @@ impl Band<'_> {
     unsafe fn pool(&self, ring: *const f32, row: usize, out: Destination<'_>) {
         let g = &self.geometry;
         let blocks = self.stem.out_channels.div_ceil(BLOCK);
-        let max_pool = self.stem.isa.kernels().max_pool;
+        let kernels = self.stem.kernels;
         let rows = [
             (2 * row).saturating_sub(1),
             2 * row,
@@ -503,8 +679,9 @@ impl Band<'_> {
         for block in 0..blocks {
             let line =
                 |row: usize| ring.wrapping_add((row % 3 * blocks + block) * g.conv.w * BLOCK);
-            let to =
-                (block * g.pooled.pixels() + (self.image * g.pooled.h + row) * g.pooled.w) * BLOCK;
+            let (stored, word) = kernels.stored.place(block * BLOCK);
+            let pixel = (self.image * g.pooled.h + row) * g.pooled.w;
+            let to = (stored * g.pooled.pixels() + pixel) * BLOCK + word;
             let row = PoolRow {
                 lines: rows.map(line),
                 width: g.conv.w,
@@ -513,7 +690,7 @@ impl Band<'_> {
             // SAFETY: the lines are rows of `w` pixels that the ring holds, and the output row is
             // one of this band's, with a pixel for every two of them. An `Isa` led to the kernel,
             // so the processor has its features.
-            unsafe { max_pool(&row) };
+            unsafe { (kernels.max_pool)(&row) };
         }
     }
 }

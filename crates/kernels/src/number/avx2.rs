@@ -7,6 +7,7 @@ use std::arch::x86_64::{
 };
 
 use super::Operands;
+use crate::pack::WeightNumbers;
 use crate::simd::avx2::F32x8;
 
 /// 8-bit integers by `vpmaddwd`, widened to 16 bits.
@@ -27,13 +28,13 @@ impl Operands for Int8 {
     type Pixel = Widened;
     type Weights = Widened;
     type Sums = __m256i;
-    const SCALED: bool = true;
+    const WEIGHTS: WeightNumbers = WeightNumbers::I8;
 
     #[inline(always)]
     unsafe fn pixel(p: *const f32) -> Widened {
         // SAFETY: the caller vouches for AVX2, and for a word at `p`.
         unsafe {
-            let words = _mm256_set1_epi32(*p.cast());
+            let words = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
             Widened {
                 even: _mm256_and_si256(words, _mm256_set1_epi32(0x00ff_00ff)),
                 odd: _mm256_srli_epi16::<8>(words),
@@ -84,12 +85,12 @@ impl Operands for VnniInt8 {
     type Pixel = __m256i;
     type Weights = __m256i;
     type Sums = __m256i;
-    const SCALED: bool = true;
+    const WEIGHTS: WeightNumbers = WeightNumbers::I8;
 
     #[inline(always)]
     unsafe fn pixel(p: *const f32) -> __m256i {
         // SAFETY: the caller vouches for AVX2, and for a word at `p`.
-        unsafe { _mm256_set1_epi32(*p.cast()) }
+        unsafe { _mm256_set1_epi32(p.cast::<i32>().read_unaligned()) }
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@ use std::arch::x86_64::{
 };
 
 use super::Operands;
+use crate::pack::WeightNumbers;
 use crate::simd::Vector;
 use crate::simd::avx512::F32x16;
 
@@ -17,12 +18,12 @@ impl Operands for Int8 {
     type Pixel = __m512i;
     type Weights = __m512i;
     type Sums = __m512i;
-    const SCALED: bool = true;
+    const WEIGHTS: WeightNumbers = WeightNumbers::I8;
 
     #[inline(always)]
     unsafe fn pixel(p: *const f32) -> __m512i {
         // SAFETY: the caller vouches for AVX-512F, and for a word at `p`.
-        unsafe { _mm512_set1_epi32(*p.cast()) }
+        unsafe { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
     }
 
     #[inline(always)]
@@ -58,7 +59,7 @@ impl Operands for Bf16 {
     type Pixel = F32x16;
     type Weights = F32x16;
     type Sums = F32x16;
-    const SCALED: bool = false;
+    const WEIGHTS: WeightNumbers = WeightNumbers::Bf16;
 
     #[inline(always)]
     unsafe fn pixel(p: *const f32) -> F32x16 {

@@ -1,6 +1,7 @@
 //! 8-bit integers without any intrinsics.
 
 use super::Operands;
+use crate::pack::WeightNumbers;
 use crate::simd::portable::F32x4;
 
 /// 8-bit integers as plain Rust arithmetic.
@@ -11,7 +12,7 @@ impl Operands for Int8 {
     type Pixel = [i32; 4];
     type Weights = [[i8; 4]; 4];
     type Sums = [i32; 4];
-    const SCALED: bool = true;
+    const WEIGHTS: WeightNumbers = WeightNumbers::I8;
 
     #[inline(always)]
     unsafe fn pixel(p: *const f32) -> [i32; 4] {
