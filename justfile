@@ -94,6 +94,10 @@ pack-gpu *arguments:
 check-cuda *capabilities="90 75":
     tools/check-cuda.sh {{ capabilities }}
 
+# the kernels' tests on 64-bit Arm, under qemu: just check-arm [CPU...]
+check-arm *cpus:
+    tools/check-arm.sh {{ cpus }}
+
 # type-checks for macOS with Metal and for 64-bit Arm Linux; needs rustup, and zig from PyPI for C dependencies
 check-targets *targets="metal arm":
     tools/check-targets.sh {{ targets }}

@@ -31,8 +31,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TYPE", env = "IMGCLASS_DTYPE")]
     pub dtype: Option<ComputeType>,
 
-    /// The CPU's instruction set that is used: avx512, avx2 or portable [default: the best one that
-    /// this processor has]
+    /// The CPU's instruction set that is used: avx512, avx2, neon or portable [default: the best one
+    /// that this processor has]
     #[arg(long, value_name = "NAME", env = "IMGCLASS_ISA")]
     pub isa: Option<String>,
 

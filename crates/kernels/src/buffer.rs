@@ -202,6 +202,11 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// Borrows the numbers of a buffer for a job, or nothing.
+    pub(crate) fn optional(buffer: Option<&'a Buffer>) -> Self {
+        buffer.map_or(Self::NOTHING, |buffer| Self::new(buffer.as_slice()))
+    }
+
     /// Returns the address of float `offset`, which is at most the length; null where there is
     /// nothing.
     ///

@@ -147,6 +147,9 @@ pub struct PackedConv {
     tiles: &'static TileKernels,
     /// The bias: a float for each output channel, up to the end of the last panel.
     bias: Buffer,
+    /// Integers only: what the sums start from where that is not zero, as many integers as the
+    /// bias has floats.
+    start: Option<Buffer>,
     /// Integers only: what the sums are multiplied by, as many floats as the bias.
     scale: Option<Buffer>,
     /// The type of the residual, and what it is multiplied by.
@@ -221,6 +224,8 @@ impl PackedConv {
         let mut padded = Buffer::zeroed(packed.bias.len());
         padded.as_mut_slice()[..scale.len()].copy_from_slice(scale);
         packed.scale = Some(padded);
+        packed.start =
+            pack::integer_starts(weight, scale.len(), tiles.pixel_offset, packed.bias.len());
         packed.residual = (*residual, *residual_scale);
         packed
     }
@@ -283,6 +288,7 @@ impl PackedConv {
             numbers,
             tiles,
             bias: padded_bias,
+            start: None,
             scale: None,
             residual: (tiles.stored, 1.0),
             next: OnceLock::new(),
@@ -520,10 +526,8 @@ impl PackedConv {
             panels,
             matrix: 0,
             bias: call.bias,
-            scale: match &self.scale {
-                Some(scale) => Source::new(scale.as_slice()),
-                None => Source::NOTHING,
-            },
+            start: Source::optional(self.start.as_ref()),
+            scale: Source::optional(self.scale.as_ref()),
             input: call.input,
             input_block: call.dims.pixels() * BLOCK,
             blocks: call.input_blocks,

@@ -38,6 +38,9 @@ pub(crate) struct Gemm<'a> {
     /// What is added to the sums: `panels.panels * panels.width` floats, one for each output
     /// channel up to the end of the last panel.
     pub bias: Source<'a>,
+    /// What integer sums start from: as many integers as the bias has floats. Nothing for floats,
+    /// and where sums start from zero.
+    pub start: Source<'a>,
     /// What integer sums are multiplied by: as many floats as the bias. Nothing for floats.
     pub scale: Source<'a>,
     /// The blocked input: `(blocks - 1) * input_block` words and those of the last block's pixels,
@@ -92,7 +95,7 @@ impl Gemm<'_> {
     /// Computes the whole product on all threads of the session.
     ///
     /// # Safety
-    /// - `bias`, `scale`, `input`, `output` and `skip` span what their fields say.
+    /// - `bias`, `start`, `scale`, `input`, `output` and `skip` span what their fields say.
     /// - Every one of the offsets lies within one block of the input.
     /// - Nobody else writes to the operands meanwhile, or reads the output.
     /// - The output overlaps no other operand, unless the residual is the output itself, word for
@@ -184,6 +187,7 @@ impl Gemm<'_> {
                     taps,
                     panel: weights,
                     bias: self.bias.at(channel),
+                    start: self.start.at(channel),
                     scale: self.scale.at(channel),
                     out: self.output.at(at),
                     out_block: self.output_block,

@@ -26,6 +26,8 @@ enum Kind {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     Portable,
 }
 
@@ -52,6 +54,19 @@ enum Arithmetic {
     AvxVnniInt8,
     #[cfg(target_arch = "x86_64")]
     Avx2Int8,
+    #[cfg(target_arch = "aarch64")]
+    NeonF32,
+    /// Bfloat16 as float32.
+    #[cfg(target_arch = "aarch64")]
+    NeonBf16,
+    /// By `sudot`, which came with i8mm.
+    #[cfg(target_arch = "aarch64")]
+    I8mmInt8,
+    /// By `sdot`, of the dot products.
+    #[cfg(target_arch = "aarch64")]
+    DotprodInt8,
+    #[cfg(target_arch = "aarch64")]
+    NeonInt8,
     PortableF32,
     PortableBf16,
     PortableInt8,
@@ -103,11 +118,15 @@ impl Isa {
                 found.push(Self(Kind::Avx2));
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            found.push(Self(Kind::Neon));
+        }
         found.push(Self(Kind::Portable));
         found
     }
 
-    /// Returns the instruction set called `name`: `avx512`, `avx2` or `portable`.
+    /// Returns the instruction set called `name`: `avx512`, `avx2`, `neon` or `portable`.
     ///
     /// # Errors
     /// Returns [`UnsupportedIsa`] if there is none of that name, or this processor lacks it.
@@ -118,7 +137,7 @@ impl Isa {
         })
     }
 
-    /// Returns `avx512`, `avx2` or `portable`.
+    /// Returns `avx512`, `avx2`, `neon` or `portable`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.0 {
@@ -126,6 +145,8 @@ impl Isa {
             Kind::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => "neon",
             Kind::Portable => "portable",
         }
     }
@@ -170,6 +191,24 @@ impl Isa {
             (Arithmetic::Avx2Int8, Numbers::U8) => &AVX2_INT8_TO_U8,
             #[cfg(target_arch = "x86_64")]
             (Arithmetic::Avx2Int8, Numbers::Bf16) => &AVX2_INT8_TO_BF16,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::NeonF32, Numbers::F32) => &NEON_F32_TO_F32,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::NeonBf16, Numbers::F32) => &NEON_BF16_TO_F32,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::NeonBf16, Numbers::Bf16) => &NEON_BF16_TO_BF16,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::I8mmInt8, Numbers::U8) => &I8MM_INT8_TO_U8,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::I8mmInt8, Numbers::Bf16) => &I8MM_INT8_TO_BF16,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::DotprodInt8, Numbers::U8) => &DOTPROD_INT8_TO_U8,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::DotprodInt8, Numbers::Bf16) => &DOTPROD_INT8_TO_BF16,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::NeonInt8, Numbers::U8) => &NEON_INT8_TO_U8,
+            #[cfg(target_arch = "aarch64")]
+            (Arithmetic::NeonInt8, Numbers::Bf16) => &NEON_INT8_TO_BF16,
             (Arithmetic::PortableInt8, Numbers::U8) => &PORTABLE_INT8_TO_U8,
             (Arithmetic::PortableInt8, Numbers::Bf16) => &PORTABLE_INT8_TO_BF16,
             _ => panic!("no kernel multiplies {weights:?} and stores {stored}"),
@@ -195,6 +234,16 @@ impl Isa {
             Arithmetic::AvxVnniInt8 => &AVXVNNI_INT8_STEM,
             #[cfg(target_arch = "x86_64")]
             Arithmetic::Avx2Int8 => &AVX2_INT8_STEM,
+            #[cfg(target_arch = "aarch64")]
+            Arithmetic::NeonF32 => &NEON_F32_STEM,
+            #[cfg(target_arch = "aarch64")]
+            Arithmetic::NeonBf16 => &NEON_BF16_STEM,
+            #[cfg(target_arch = "aarch64")]
+            Arithmetic::I8mmInt8 => &I8MM_INT8_STEM,
+            #[cfg(target_arch = "aarch64")]
+            Arithmetic::DotprodInt8 => &DOTPROD_INT8_STEM,
+            #[cfg(target_arch = "aarch64")]
+            Arithmetic::NeonInt8 => &NEON_INT8_STEM,
             Arithmetic::PortableF32 => &PORTABLE_F32_STEM,
             Arithmetic::PortableBf16 => &PORTABLE_BF16_STEM,
             Arithmetic::PortableInt8 => &PORTABLE_INT8_STEM,
@@ -225,6 +274,17 @@ impl Isa {
                 _ => {}
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if self.0 == Kind::Neon {
+            use std::arch::is_aarch64_feature_detected as has;
+            return match weights {
+                WeightNumbers::F32 => Arithmetic::NeonF32,
+                WeightNumbers::Bf16 => Arithmetic::NeonBf16,
+                WeightNumbers::I8 if has!("i8mm") => Arithmetic::I8mmInt8,
+                WeightNumbers::I8 if has!("dotprod") => Arithmetic::DotprodInt8,
+                WeightNumbers::I8 => Arithmetic::NeonInt8,
+            };
+        }
         match weights {
             WeightNumbers::F32 => Arithmetic::PortableF32,
             WeightNumbers::Bf16 => Arithmetic::PortableBf16,
@@ -250,6 +310,8 @@ impl Isa {
         match self.arithmetic(WeightNumbers::I8) {
             #[cfg(target_arch = "x86_64")]
             Arithmetic::Avx512Int8 | Arithmetic::AvxVnniInt8 => true,
+            #[cfg(target_arch = "aarch64")]
+            Arithmetic::I8mmInt8 | Arithmetic::DotprodInt8 => true,
             _ => false,
         }
     }
@@ -261,6 +323,8 @@ impl Isa {
             Kind::Avx512 => &AVX512,
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => &AVX2,
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon => &NEON,
             Kind::Portable => &PORTABLE,
         }
     }
@@ -285,6 +349,8 @@ pub(crate) struct TileKernels {
     pub width: usize,
     /// The type of what is stored.
     pub stored: Numbers,
+    /// [`Operands::PIXEL_OFFSET`](number::Operands::PIXEL_OFFSET).
+    pub pixel_offset: i32,
     /// [`tile::dense`]: `dense[r - 1]` computes tiles of `r` pixels, so its length is the tallest
     /// tile.
     pub dense: &'static [TileFn],
@@ -298,7 +364,10 @@ pub(crate) struct StemKernels {
     pub width: usize,
     /// The type of what is stored.
     pub stored: Numbers,
-    /// [`super::stem::tile`]: `tiles[r - 1]` computes tiles of `r` pixels.
+    /// [`Operands::PIXEL_OFFSET`](number::Operands::PIXEL_OFFSET).
+    pub pixel_offset: i32,
+    /// [`super::stem::tile`] or [`super::stem::tile_by_lane`]: `tiles[r - 1]` computes tiles of `r`
+    /// pixels.
     pub tiles: &'static [unsafe fn(&StemTile)],
     /// [`super::stem::max_pool`], which computes one row.
     pub max_pool: unsafe fn(&PoolRow),
@@ -351,15 +420,23 @@ macro_rules! tile_kernels {
         static $name: TileKernels = TileKernels {
             width: $vectors * <<$operands as number::Operands>::Floats as simd::Vector>::LANES,
             stored: <$stored as Stored>::NUMBERS,
+            pixel_offset: <$operands as number::Operands>::PIXEL_OFFSET,
             dense: &[$($module::dense::<$rows>),+],
             indirect: &[$($module::indirect::<$rows>),+],
         };
     };
 }
 
-/// Compiles the kernels of the stem, with tiles as [`tile_kernels`] has them.
+/// Compiles the kernels of the stem, with tiles as [`tile_kernels`] has them. `by lane` takes those
+/// of [`crate::stem::tile_by_lane`].
 macro_rules! stem_kernels {
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+]) => {
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, $rows:tt) => {
+        stem_kernels!(@ $name, $module, $(#[$feature])?, $operands, $stored, $vectors, $rows, tile, $operands);
+    };
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, $rows:tt, by lane) => {
+        stem_kernels!(@ $name, $module, $(#[$feature])?, $operands, $stored, $vectors, $rows, tile_by_lane, <$operands as number::Operands>::Floats);
+    };
+    (@ $name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+], $tile:ident, $of:ty) => {
         mod $module {
             use super::*;
             /// # Safety
@@ -368,7 +445,7 @@ macro_rules! stem_kernels {
             pub(super) unsafe fn tile<const MR: usize>(t: &StemTile) {
                 // SAFETY: the tile is as `stem::tile` asks for, and this function enables the
                 // operands' features.
-                unsafe { crate::stem::tile::<$operands, MR, $vectors>(t) }
+                unsafe { crate::stem::$tile::<$of, MR, $vectors>(t) }
             }
             /// # Safety
             /// As [`crate::stem::max_pool`].
@@ -384,6 +461,7 @@ macro_rules! stem_kernels {
         static $name: StemKernels = StemKernels {
             width: $vectors * <<$operands as number::Operands>::Floats as simd::Vector>::LANES,
             stored: <$stored as Stored>::NUMBERS,
+            pixel_offset: <$operands as number::Operands>::PIXEL_OFFSET,
             tiles: &[$($module::tile::<$rows>),+],
             max_pool: $module::max_pool,
         };
@@ -476,6 +554,8 @@ kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F3
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, resample::avx2::across);
 kernels!(PORTABLE, portable, , simd::portable::F32x4, resample::across);
+#[cfg(target_arch = "aarch64")]
+kernels!(NEON, neon, #[target_feature(enable = "neon")], simd::neon::F32x4, resample::neon::across);
 
 // Float32. With AVX-512, 28 accumulators, 2 weights and 2 pixels take all 32 registers; with AVX2,
 // 12 accumulators, 2 weights and a pixel take 15 of 16. Portable, 8 accumulators, 4 weights, a pixel
@@ -538,3 +618,35 @@ stem_kernels!(AVX2_INT8_STEM, avx2_int8_stem, #[target_feature(enable = "avx2,fm
 tile_kernels!(PORTABLE_INT8_TO_U8, portable_int8_to_u8, , number::portable::Int8, StoredU8, 4, [1 2]);
 tile_kernels!(PORTABLE_INT8_TO_BF16, portable_int8_to_bf16, , number::portable::Int8, StoredBf16, 4, [1 2]);
 stem_kernels!(PORTABLE_INT8_STEM, portable_int8_stem, , number::portable::Int8, StoredU8, 4, [1 2]);
+
+// 64-bit Arm multiplies by a lane of a register, so that four words of each pixel stay loaded. 24
+// accumulators, 6 pixels and a vector of weights take 31 of 32 registers. `sdot` needs one more for
+// what turns bytes into signed ones, and widened numbers take two for each vector.
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(NEON_F32_TO_F32, neon_f32_to_f32, #[target_feature(enable = "neon")], number::neon::Float32, StoredF32, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "aarch64")]
+stem_kernels!(NEON_F32_STEM, neon_f32_stem, #[target_feature(enable = "neon")], number::neon::Float32, StoredF32, 4, [1 2 3 4 5 6], by lane);
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(NEON_BF16_TO_BF16, neon_bf16_to_bf16, #[target_feature(enable = "neon")], number::neon::Bf16, StoredBf16, 4, [1 2 3]);
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(NEON_BF16_TO_F32, neon_bf16_to_f32, #[target_feature(enable = "neon")], number::neon::Bf16, StoredF32, 4, [1 2 3]);
+#[cfg(target_arch = "aarch64")]
+stem_kernels!(NEON_BF16_STEM, neon_bf16_stem, #[target_feature(enable = "neon")], number::neon::Bf16, StoredBf16, 4, [1 2 3]);
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(I8MM_INT8_TO_U8, i8mm_int8_to_u8, #[target_feature(enable = "neon,i8mm")], number::neon::MixedInt8, StoredU8, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(I8MM_INT8_TO_BF16, i8mm_int8_to_bf16, #[target_feature(enable = "neon,i8mm")], number::neon::MixedInt8, StoredBf16, 4, [1 2 3 4 5 6]);
+#[cfg(target_arch = "aarch64")]
+stem_kernels!(I8MM_INT8_STEM, i8mm_int8_stem, #[target_feature(enable = "neon,i8mm")], number::neon::MixedInt8, StoredU8, 4, [1 2 3 4 5]);
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(DOTPROD_INT8_TO_U8, dotprod_int8_to_u8, #[target_feature(enable = "neon,dotprod")], number::neon::SignedInt8, StoredU8, 4, [1 2 3 4 5]);
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(DOTPROD_INT8_TO_BF16, dotprod_int8_to_bf16, #[target_feature(enable = "neon,dotprod")], number::neon::SignedInt8, StoredBf16, 4, [1 2 3 4 5]);
+#[cfg(target_arch = "aarch64")]
+stem_kernels!(DOTPROD_INT8_STEM, dotprod_int8_stem, #[target_feature(enable = "neon,dotprod")], number::neon::SignedInt8, StoredU8, 4, [1 2 3 4 5]);
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(NEON_INT8_TO_U8, neon_int8_to_u8, #[target_feature(enable = "neon")], number::neon::WidenedInt8, StoredU8, 4, [1 2]);
+#[cfg(target_arch = "aarch64")]
+tile_kernels!(NEON_INT8_TO_BF16, neon_int8_to_bf16, #[target_feature(enable = "neon")], number::neon::WidenedInt8, StoredBf16, 4, [1 2]);
+#[cfg(target_arch = "aarch64")]
+stem_kernels!(NEON_INT8_STEM, neon_int8_stem, #[target_feature(enable = "neon")], number::neon::WidenedInt8, StoredU8, 4, [1 2]);

@@ -23,6 +23,8 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod portable;
 
 use std::fmt;
@@ -102,6 +104,12 @@ pub(crate) trait Operands {
     const WEIGHTS: WeightNumbers;
     /// Whether sums are integers, which are scaled before bias and residual are added.
     const SCALED: bool = matches!(Self::WEIGHTS, WeightNumbers::I8);
+    /// Whether instructions multiply by one word of a register of four. The micro-kernel then loads
+    /// four words of each pixel once, and keeps them while it multiplies by each.
+    const BY_LANE: bool = false;
+    /// What is subtracted from each number of a pixel before it is multiplied. The sums start from
+    /// what makes up for it: this number times the sum of the weights.
+    const PIXEL_OFFSET: i32 = 0;
 
     /// Returns the word at `p` in all lanes. Words of integers and of bfloat16 numbers need no
     /// alignment.
@@ -118,11 +126,24 @@ pub(crate) trait Operands {
     /// - `p` spans `LANES` initialised words.
     unsafe fn weights(p: *const f32) -> Self::Weights;
 
-    /// Returns what the sums start from: `bias`, or zero if they are scaled.
+    /// Returns word `J` of the four words at `p`, as [`Self::multiply_add_lane`] for `J` takes it.
     ///
     /// # Safety
     /// - The target features are enabled and present.
-    unsafe fn start(bias: Self::Floats) -> Self::Sums;
+    /// - `p` spans four initialised words, and `J` is below 4.
+    #[inline(always)]
+    unsafe fn pixel_lane<const J: i32>(p: *const f32) -> Self::Pixel {
+        // SAFETY: the caller vouches for four words at `p`, of which this is one.
+        unsafe { Self::pixel(p.add(J as usize)) }
+    }
+
+    /// Returns what the sums start from: `bias`, or if they are scaled the integers at `integers`,
+    /// which are zero without a [`Self::PIXEL_OFFSET`].
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - If there is a [`Self::PIXEL_OFFSET`], `integers` spans `LANES` initialised words.
+    unsafe fn start(bias: Self::Floats, integers: *const f32) -> Self::Sums;
 
     /// Returns `sums` plus the products of `pixel` and `weights`.
     ///
@@ -133,6 +154,20 @@ pub(crate) trait Operands {
         weights: Self::Weights,
         sums: Self::Sums,
     ) -> Self::Sums;
+
+    /// Returns `sums` plus the products of a pixel from [`Self::pixel_lane`] for `J` and `weights`.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present, and `J` is below 4.
+    #[inline(always)]
+    unsafe fn multiply_add_lane<const J: i32>(
+        pixel: Self::Pixel,
+        weights: Self::Weights,
+        sums: Self::Sums,
+    ) -> Self::Sums {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { Self::multiply_add(pixel, weights, sums) }
+    }
 
     /// Returns the sums as floats.
     ///
@@ -164,7 +199,7 @@ impl<V: Vector> Operands for Float32<V> {
     }
 
     #[inline(always)]
-    unsafe fn start(bias: V) -> V {
+    unsafe fn start(bias: V, _: *const f32) -> V {
         bias
     }
 
@@ -210,7 +245,7 @@ impl<V: Vector> Operands for WidenedBf16<V> {
     }
 
     #[inline(always)]
-    unsafe fn start(bias: V) -> V {
+    unsafe fn start(bias: V, _: *const f32) -> V {
         bias
     }
 

@@ -48,6 +48,30 @@ fn put(words: &mut [f32], index: usize, shift: usize, bits: u32) {
     words[index] = f32::from_bits(words[index].to_bits() | bits << shift);
 }
 
+/// Returns what the sums of integer products start from where `offset` is subtracted from each
+/// number of a pixel: for each of the outputs of `weight`, `[outputs, inputs]`, the sum of its
+/// weights times `offset`, which wraps around as sums do. There are `len` integers; those beyond the
+/// outputs are zero. Returns nothing if the offset is zero.
+pub(crate) fn integer_starts(
+    weight: &[i8],
+    outputs: usize,
+    offset: i32,
+    len: usize,
+) -> Option<Buffer> {
+    if offset == 0 || weight.is_empty() {
+        return None;
+    }
+    let mut starts = Buffer::zeroed(len);
+    let of_outputs = weight.chunks_exact(weight.len() / outputs);
+    for (start, weights) in starts.as_mut_slice().iter_mut().zip(of_outputs) {
+        let sum = weights
+            .iter()
+            .fold(0i32, |sum, &w| sum.wrapping_add(w.into()));
+        *start = f32::from_bits(sum.wrapping_mul(offset).cast_unsigned());
+    }
+    Some(starts)
+}
+
 /// A handle on a layer's packed weights, by which the layer before it asks them into the cache.
 #[derive(Debug, Clone)]
 pub struct Weights(Arc<Buffer>);

@@ -10,8 +10,13 @@ use super::pool::ThreadPool;
 use super::simd::Vector;
 
 /// How many chains of multiply-adds run side by side. They are more than the latency of one (4 or 5
-/// cycles) times those that start in a cycle (2), and few enough for AVX2's sixteen registers.
-const CHAINS: usize = 12;
+/// cycles) times those that start in a cycle: 2 on x86-64, where AVX2 has sixteen registers, and up
+/// to 4 on 64-bit Arm, which has thirty-two.
+const CHAINS: usize = if cfg!(target_arch = "aarch64") {
+    24
+} else {
+    12
+};
 
 /// The multiply-adds of each chain in one timing. They take about a millisecond, in which the clock
 /// does not change.
@@ -36,7 +41,7 @@ pub(super) unsafe fn chains<V: Vector>() -> (f32, u64) {
         let mut sums = [V::splat(black_box(1.0)); CHAINS];
         for _ in 0..STEPS {
             for sum in &mut sums {
-                *sum = sum.mul_add(factor, factor);
+                *sum = factor.mul_add(factor, *sum);
             }
         }
         let mut lanes = [0.0f32; 16];

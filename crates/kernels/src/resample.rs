@@ -132,13 +132,13 @@ pub(crate) fn down(samples: &[u8], row_bytes: usize, rows: &[Taps], out: &mut [u
 }
 
 /// How many whole pixels the 16 bytes of a vector's lane hold.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 const PIXELS_IN_LANE: usize = 5;
 
 /// Returns how many weights make a group, and the weights of all columns: the same number of groups
 /// for each column, filled up with zeros behind its own weights. There are as few groups as
 /// possible, and a group has at most [`PIXELS_IN_LANE`] weights.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn grouped(columns: &[Taps]) -> (usize, Vec<i32>) {
     let most = columns.iter().map(|taps| taps.weights.len()).max();
     let most = most.unwrap_or(0).max(1);
@@ -355,5 +355,110 @@ pub(crate) mod avx512 {
             _mm_extract_epi32::<3>(bytes),
         ]
         .map(i32::to_le_bytes)
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon {
+    #![allow(
+        clippy::missing_safety_doc,
+        reason = "clippy takes safe functions with target features for unsafe ones"
+    )]
+
+    use std::arch::aarch64::*;
+
+    use super::{FRACTION_BITS, HALF, PIXEL, PIXELS_IN_LANE, Taps, grouped};
+
+    /// How many rows are computed at a time. They share the weights, which take as many
+    /// instructions to spread over a register as a row takes to be multiplied by them.
+    const ROWS: usize = 4;
+
+    /// Computes [`super::resample_across`] four rows at a time.
+    #[target_feature(enable = "neon")]
+    pub(crate) fn across(samples: &[u8], row_bytes: usize, columns: &[Taps], out: &mut [u8]) {
+        let (in_group, weights) = grouped(columns);
+        let pass = match in_group {
+            1 => quads::<1>,
+            2 => quads::<2>,
+            3 => quads::<3>,
+            4 => quads::<4>,
+            _ => quads::<PIXELS_IN_LANE>,
+        };
+        pass(samples, row_bytes, columns, &weights, out);
+    }
+
+    /// Computes four rows at a time, with a register for each. From one tap to the next only the
+    /// choice of bytes changes. `weights` has the same number of groups of `N` for each column.
+    #[target_feature(enable = "neon")]
+    fn quads<const N: usize>(
+        samples: &[u8],
+        row_bytes: usize,
+        columns: &[Taps],
+        weights: &[i32],
+        out: &mut [u8],
+    ) {
+        let out_bytes = columns.len() * PIXEL;
+        let (weights, _) = weights.as_chunks::<N>();
+        let groups = weights.len() / columns.len();
+        let picks: [uint8x16_t; N] = std::array::from_fn(|pixel| pick(pixel as u8));
+        let quads = samples.chunks(ROWS * row_bytes);
+        for (samples, out) in quads.zip(out.chunks_mut(ROWS * out_bytes)) {
+            // Rows that the last four lack are computed as the first of them, and not stored.
+            let rows: [&[u8]; ROWS] = std::array::from_fn(|row| {
+                let row = samples.get(row * row_bytes..).filter(|row| !row.is_empty());
+                row.unwrap_or(samples)
+            });
+            let each = columns.iter().zip(weights.chunks_exact(groups));
+            for (column, (taps, weights)) in each.enumerate() {
+                let mut sums = [vdupq_n_s32(HALF); ROWS];
+                for (group, weights) in weights.iter().enumerate() {
+                    let at = (taps.first + group * N) * PIXEL;
+                    let pixels = rows.map(|row| load(row, at));
+                    for (&weight, &pick) in weights.iter().zip(&picks) {
+                        for (sum, &pixels) in sums.iter_mut().zip(&pixels) {
+                            let samples = vreinterpretq_s32_u8(vqtbl1q_u8(pixels, pick));
+                            *sum = vmlaq_n_s32(*sum, samples, weight);
+                        }
+                    }
+                }
+                let rows = out.chunks_exact_mut(out_bytes);
+                for (row, sum) in rows.zip(sums) {
+                    // Saturation clips as `super::clip` does: no sum is too large for the 16 bits
+                    // in between.
+                    let words = vqmovun_s32(vshrq_n_s32::<{ FRACTION_BITS as i32 }>(sum));
+                    let bytes = vqmovn_u16(vcombine_u16(words, words));
+                    let pixel = vget_lane_u32::<0>(vreinterpret_u32_u8(bytes)).to_le_bytes();
+                    row[column * PIXEL..][..PIXEL].copy_from_slice(&pixel[..PIXEL]);
+                }
+            }
+        }
+    }
+
+    /// Returns the table that moves the three samples of one pixel into 32 bits each. The fourth 32
+    /// bits become zero, as all bytes do whose index is beyond the register.
+    #[target_feature(enable = "neon")]
+    fn pick(pixel: u8) -> uint8x16_t {
+        let mut table = [u8::MAX; 16];
+        for channel in 0..PIXEL {
+            table[4 * channel] = PIXEL as u8 * pixel + channel as u8;
+        }
+        // SAFETY: the table has 16 bytes, and the instruction needs no alignment.
+        unsafe { vld1q_u8(table.as_ptr()) }
+    }
+
+    /// Returns the 16 bytes from `at` on, and zeros beyond the end, where all weights are zero.
+    #[target_feature(enable = "neon")]
+    fn load(samples: &[u8], at: usize) -> uint8x16_t {
+        let rest = samples.get(at..).unwrap_or_default();
+        let mut padded = [0; 16];
+        let bytes = match rest.first_chunk::<16>() {
+            Some(bytes) => bytes,
+            None => {
+                padded[..rest.len()].copy_from_slice(rest);
+                &padded
+            }
+        };
+        // SAFETY: `bytes` refers to 16 bytes, and the instruction needs no alignment.
+        unsafe { vld1q_u8(bytes.as_ptr()) }
     }
 }

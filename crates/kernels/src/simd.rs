@@ -5,6 +5,8 @@
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon;
 pub(crate) mod portable;
 
 /// A register of `LANES` single-precision numbers.
@@ -130,9 +132,19 @@ pub(crate) trait Vector: Copy {
     unsafe fn store_u8(self, p: *mut u8);
 }
 
-/// Defines a prefetch with the hint that `$hint` names.
+/// A register of which instructions take a single lane as an operand, at no cost.
+pub(crate) trait ByLane: Vector {
+    /// Returns lane `J` in all lanes.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `J` is below `LANES`.
+    unsafe fn lane<const J: i32>(self) -> Self;
+}
+
+/// Defines a prefetch with the hint that `$hint` names on x86-64, and `$operation` on 64-bit Arm.
 macro_rules! prefetches {
-    ($($(#[$doc:meta])* $name:ident($pointer:ty) = $hint:ident;)+) => {$(
+    ($($(#[$doc:meta])* $name:ident($pointer:ty) = $hint:ident, $operation:literal;)+) => {$(
         $(#[$doc])*
         #[inline(always)]
         pub(crate) fn $name(p: $pointer) {
@@ -143,7 +155,16 @@ macro_rules! prefetches {
                 // x86-64.
                 unsafe { _mm_prefetch::<$hint>(p.cast()) };
             }
-            #[cfg(any(not(target_arch = "x86_64"), miri))]
+            #[cfg(all(target_arch = "aarch64", not(miri)))]
+            // SAFETY: a prefetch changes nothing visible and never faults.
+            unsafe {
+                std::arch::asm!(
+                    concat!("prfm ", $operation, ", [{0}]"),
+                    in(reg) p,
+                    options(readonly, nostack, preserves_flags)
+                );
+            }
+            #[cfg(any(not(any(target_arch = "x86_64", target_arch = "aarch64")), miri))]
             let _ = p;
         }
     )+};
@@ -151,10 +172,10 @@ macro_rules! prefetches {
 
 prefetches! {
     /// Asks for the cache line at `p` in the second-level cache; any address is allowed.
-    prefetch(*const f32) = _MM_HINT_T1;
+    prefetch(*const f32) = _MM_HINT_T1, "pldl2keep";
     /// Asks for the cache line at `p` in the first-level cache; any address is allowed.
-    prefetch_read(*const f32) = _MM_HINT_T0;
+    prefetch_read(*const f32) = _MM_HINT_T0, "pldl1keep";
     /// Asks for the cache line at `p` in the first-level cache, to be written; any address is
     /// allowed.
-    prefetch_write(*mut f32) = _MM_HINT_ET0;
+    prefetch_write(*mut f32) = _MM_HINT_ET0, "pstl1keep";
 }

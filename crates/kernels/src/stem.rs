@@ -6,14 +6,14 @@
 //! pools those as soon as they are there. So the convolution's output, which is four times the
 //! pooled one, never leaves the cache.
 
-use super::buffer::{Buffer, Destination};
+use super::buffer::{Buffer, Destination, Source};
 use super::isa::{Isa, StemKernels};
 use super::layout::BatchDims;
 use super::number::{Numbers, Operands, Stored};
-use super::pack::WeightNumbers;
+use super::pack::{self, WeightNumbers};
 use super::pool::ThreadPool;
-use super::simd::Vector;
 use super::simd::portable::round_to_bf16;
+use super::simd::{ByLane, Vector};
 use super::tile::BLOCK;
 
 const CHANNELS: usize = 3;
@@ -37,6 +37,9 @@ pub struct PackedStem {
     panels: Buffer,
     /// The bias: a float for each channel up to the end of the last panel.
     bias: Buffer,
+    /// Integers only: what the sums start from where that is not zero, as many integers as the
+    /// bias has floats.
+    start: Option<Buffer>,
     /// Integers only: what the sums are multiplied by, as many floats as the bias.
     scale: Option<Buffer>,
     /// Integers only: the value of the pixels outside the image, for each channel.
@@ -70,6 +73,9 @@ pub(crate) struct StemTile {
     pub panel: *const f32,
     /// The bias: `width` floats.
     pub bias: *const f32,
+    /// Integers only, and only where the operands have a
+    /// [`PIXEL_OFFSET`](Operands::PIXEL_OFFSET): `width` integers that the sums start from.
+    pub start: *const f32,
     /// What integer sums are multiplied by: `width` floats. Null for floats.
     pub scale: *const f32,
     /// The output: the first pixel in the panel's first channel block. In each of the `out_blocks`
@@ -107,21 +113,22 @@ fn opaque(p: *const u8) -> *const u8 {
 ///
 /// # Safety
 /// - The target features of `N` are enabled and present.
-/// - `input`, `panel`, `bias`, `scale` and `out` of `t` span what their fields say, with a width of
-///   `NV * LANES`.
+/// - `input`, `panel`, `bias`, `start`, `scale` and `out` of `t` span what their fields say, with a
+///   width of `NV * LANES`.
 /// - `out` overlaps nothing that is read, and nobody else has access to it.
 #[inline(always)]
 pub(crate) unsafe fn tile<N: Operands, const MR: usize, const NV: usize>(t: &StemTile) {
     let lanes = N::Floats::LANES;
     let per_word = N::WEIGHTS.per_word();
     let bytes = size_of::<f32>() / per_word;
-    // SAFETY: `v` is below NV, so the bias and the scale are read within their width. `weights`
+    // SAFETY: `v` is below NV, so bias, start and scale are read within their width. `weights`
     // moves on by that width for each of the `3 * 7 * steps` words of the panel. Pixel `r` below MR
     // is read at tap (`channel`, `ky`, `step * per_word`), which is among the columns that the
     // tile's input spans. Stores go to pixel `r` of a block below `out_blocks`.
     unsafe {
         let bias = |v| N::Floats::load(t.bias.add(v * lanes));
-        let start: [N::Sums; NV] = std::array::from_fn(|v| N::start(bias(v)));
+        let start: [N::Sums; NV] =
+            std::array::from_fn(|v| N::start(bias(v), t.start.wrapping_add(v * lanes)));
         let mut acc = [start; MR];
         let mut weights = t.panel;
         for channel in 0..CHANNELS {
@@ -156,6 +163,144 @@ pub(crate) unsafe fn tile<N: Operands, const MR: usize, const NV: usize>(t: &Ste
                 N::Floats::zero().max(y).store(t.out.add(at));
             }
         }
+    }
+}
+
+/// The columns of one input row that a tile reads, of which whole registers are loaded once.
+#[derive(Clone, Copy)]
+struct Columns<V> {
+    line: *const f32,
+    loaded: [V; 4],
+    /// How many columns lie in the registers.
+    count: usize,
+}
+
+impl<V: ByLane> Columns<V> {
+    /// Loads the columns that `pixels` convolution pixels read.
+    ///
+    /// # Safety
+    /// - The target features of `V` are enabled and present.
+    /// - `line` spans `(pixels - 1) * 2 + 7` floats.
+    #[inline(always)]
+    unsafe fn load(line: *const f32, pixels: usize) -> Self {
+        // SAFETY: no more whole registers are loaded than lie within the columns.
+        unsafe {
+            let mut loaded = [V::zero(); 4];
+            let whole = loaded
+                .len()
+                .min(((pixels - 1) * STRIDE + KERNEL) / V::LANES);
+            for (index, columns) in loaded.iter_mut().enumerate().take(whole) {
+                *columns = V::load(line.add(index * V::LANES));
+            }
+            let count = whole * V::LANES;
+            Self {
+                line,
+                loaded,
+                count,
+            }
+        }
+    }
+
+    /// Returns column `x` in all lanes.
+    ///
+    /// # Safety
+    /// - The target features of `V` are enabled and present. It has four lanes.
+    /// - `x` is among the columns.
+    #[inline(always)]
+    unsafe fn splat(&self, x: usize) -> V {
+        // SAFETY: lanes are below 4, and a column that is not in a register is read from the line.
+        unsafe {
+            if x >= self.count {
+                return V::splat_at(self.line.add(x));
+            }
+            let columns = self.loaded[x / 4];
+            match x % 4 {
+                0 => columns.lane::<0>(),
+                1 => columns.lane::<1>(),
+                2 => columns.lane::<2>(),
+                _ => columns.lane::<3>(),
+            }
+        }
+    }
+}
+
+/// Computes what [`tile`] does in float32, for vectors of four lanes of which each can be multiplied
+/// by. All columns of an input row are loaded once, and not once for each tap and pixel.
+///
+/// # Safety
+/// As [`tile`].
+#[cfg_attr(
+    not(target_arch = "aarch64"),
+    expect(dead_code, reason = "NEON alone takes it")
+)]
+#[inline(always)]
+pub(crate) unsafe fn tile_by_lane<V: ByLane, const MR: usize, const NV: usize>(t: &StemTile) {
+    const { assert!(V::LANES == 4 && MR <= 6 && NV <= 4) };
+    // SAFETY: `v` is below NV, so the bias is read within its width. `weights` moves on by that
+    // width for each of the `3 * 7 * 7` taps of the panel. `line` spans the columns that MR pixels
+    // read. Stores go to pixel `r` of a block below `out_blocks`.
+    unsafe {
+        let bias: [V; NV] = std::array::from_fn(|v| V::load(t.bias.add(v * V::LANES)));
+        let mut acc = [bias; MR];
+        let mut weights = t.panel;
+        for channel in 0..CHANNELS {
+            for ky in 0..KERNEL {
+                let line = t.input.add(channel * t.channel + ky * t.row).cast();
+                let columns = Columns::load(line, MR);
+                // The compiler would keep a loop over the taps, and its lanes would be no constants.
+                add_tap::<V, MR, NV, 0>(&mut acc, &columns, weights);
+                add_tap::<V, MR, NV, 1>(&mut acc, &columns, weights);
+                add_tap::<V, MR, NV, 2>(&mut acc, &columns, weights);
+                add_tap::<V, MR, NV, 3>(&mut acc, &columns, weights);
+                add_tap::<V, MR, NV, 4>(&mut acc, &columns, weights);
+                add_tap::<V, MR, NV, 5>(&mut acc, &columns, weights);
+                add_tap::<V, MR, NV, 6>(&mut acc, &columns, weights);
+                weights = weights.add(KERNEL * NV * V::LANES);
+            }
+        }
+        for (r, sums) in acc.into_iter().enumerate() {
+            for (v, y) in sums.into_iter().enumerate() {
+                let block = v * V::LANES / BLOCK;
+                if block < t.out_blocks {
+                    let at = block * t.out_block + r * BLOCK + v * V::LANES % BLOCK;
+                    V::zero().max(y).store(t.out.add(at));
+                }
+            }
+        }
+    }
+}
+
+/// Adds the products of tap `KX` of an input row to the sums of each pixel.
+///
+/// # Safety
+/// - The target features of `V` are enabled and present.
+/// - `columns` are those that MR pixels read.
+/// - `weights` spans those of the row's 7 taps, `NV * V::LANES` floats each.
+#[inline(always)]
+unsafe fn add_tap<V: ByLane, const MR: usize, const NV: usize, const KX: usize>(
+    acc: &mut [[V; NV]; MR],
+    columns: &Columns<V>,
+    weights: *const f32,
+) {
+    // SAFETY: `v` is below NV and KX below 7, so the weights are among the row's. Pixel `r` reads
+    // column `2 * r + KX`, which is among those of MR pixels.
+    unsafe {
+        macro_rules! pixels {
+            ($w:ident, $v:literal, $($r:literal)+) => {$(
+                if $r < MR {
+                    acc[$r][$v] = columns.splat($r * STRIDE + KX).mul_add($w, acc[$r][$v]);
+                }
+            )+};
+        }
+        macro_rules! vectors {
+            ($($v:literal)+) => {$(
+                if $v < NV {
+                    let w = V::load(weights.add((KX * NV + $v) * V::LANES));
+                    pixels!(w, $v, 0 1 2 3 4 5);
+                }
+            )+};
+        }
+        vectors!(0 1 2 3);
     }
 }
 
@@ -324,6 +469,8 @@ impl PackedStem {
         let mut padded = Buffer::zeroed(packed.bias.len());
         padded.as_mut_slice()[..scale.len()].copy_from_slice(scale);
         packed.scale = Some(padded);
+        let offset = packed.kernels.pixel_offset;
+        packed.start = pack::integer_starts(weight, scale.len(), offset, packed.bias.len());
         packed.border = *border;
         packed
     }
@@ -359,6 +506,7 @@ impl PackedStem {
             out_channels,
             panels,
             bias: padded_bias,
+            start: None,
             scale: None,
             border: [0; CHANNELS],
         }
@@ -619,7 +767,8 @@ impl Band<'_> {
         let tiles = g.conv.w.div_ceil(kernels.tiles.len());
         let bytes = size_of::<f32>() / g.per_word;
         let panel_words = CHANNELS * KERNEL * KERNEL.div_ceil(g.per_word) * width;
-        let scales = self.stem.scale.as_ref();
+        let starts = Source::optional(self.stem.start.as_ref());
+        let scales = Source::optional(self.stem.scale.as_ref());
         for panel in 0..blocks.div_ceil(width / BLOCK) {
             let block = panel * width / BLOCK;
             for row in rows.clone() {
@@ -643,9 +792,8 @@ impl Band<'_> {
                             .as_slice()
                             .as_ptr()
                             .wrapping_add(panel * width),
-                        scale: scales.map_or(std::ptr::null(), |scale| {
-                            scale.as_slice().as_ptr().wrapping_add(panel * width)
-                        }),
+                        start: starts.at(panel * width),
+                        scale: scales.at(panel * width),
                         out: slot.wrapping_add(from * BLOCK),
                         out_block: g.conv.w * BLOCK,
                         out_blocks: (width / BLOCK).min(blocks - block),

@@ -52,6 +52,9 @@ pub(crate) struct Tile {
     pub panel: *const f32,
     /// `width` floats that are added to the sums.
     pub bias: *const f32,
+    /// Integers only, and only where the operands have a
+    /// [`PIXEL_OFFSET`](Operands::PIXEL_OFFSET): `width` integers that the sums start from.
+    pub start: *const f32,
     /// `width` floats that integer sums are multiplied by. Null for floats.
     pub scale: *const f32,
     /// The output: the panel's first channel of the tile's first pixel. From there on each pixel's
@@ -123,29 +126,79 @@ unsafe fn accumulate<N: Operands, const MR: usize, const NV: usize, const ROW: u
     a: *const f32,
     b: *const f32,
 ) {
-    let lanes = N::Floats::LANES;
+    let row = NV * N::Floats::LANES;
     let mut k = 0;
     while k < BLOCK {
-        // SAFETY: `k + j` is below 16 and `r` below MR, so the word of `a` lies in row `r`, and the
-        // NV vectors lie in row `k + j` of the 16 rows that `b` spans.
+        // SAFETY: `k + 3` is below 16, so the four words from `k` on lie in each row of `a`, and the
+        // rows `k` to `k + 3` are among the 16 rows that `b` spans.
         unsafe {
-            let mut j = 0;
-            while j < 4 {
-                let row = b.add((k + j) * NV * lanes);
-                let mut bv = [N::weights(row); NV];
-                for (v, weights) in bv.iter_mut().enumerate().skip(1) {
-                    *weights = N::weights(row.add(v * lanes));
-                }
-                for (r, sums) in acc.iter_mut().enumerate() {
-                    let x = N::pixel(a.add(r * ROW + k + j));
-                    for (sum, weights) in sums.iter_mut().zip(bv) {
-                        *sum = N::multiply_add(x, weights, *sum);
-                    }
-                }
-                j += 1;
-            }
+            let (a, b) = (a.add(k), b.add(k * row));
+            accumulate_word::<N, MR, NV, ROW, 0>(acc, a, b);
+            accumulate_word::<N, MR, NV, ROW, 1>(acc, a, b.add(row));
+            accumulate_word::<N, MR, NV, ROW, 2>(acc, a, b.add(2 * row));
+            accumulate_word::<N, MR, NV, ROW, 3>(acc, a, b.add(3 * row));
         }
         k += 4;
+    }
+}
+
+/// Adds the products of one word to each sum: `acc[r] += a[r][J] * b`.
+///
+/// # Safety
+/// - The target features of `N` are enabled and present.
+/// - `a` spans `(MR - 1) * ROW + 4` words: the four of row `r` lie from `r * ROW` on. `J` is below
+///   4.
+/// - `b` spans `NV * LANES` words.
+#[inline(always)]
+unsafe fn accumulate_word<
+    N: Operands,
+    const MR: usize,
+    const NV: usize,
+    const ROW: usize,
+    const J: i32,
+>(
+    acc: &mut [[N::Sums; NV]; MR],
+    a: *const f32,
+    b: *const f32,
+) {
+    let lanes = N::Floats::LANES;
+    // SAFETY: `r` is below MR, so its four words lie within the rows of `a`. `v` is below NV, so the
+    // vector lies in the row that `b` spans.
+    unsafe {
+        if N::BY_LANE {
+            const { assert!(!N::BY_LANE || MR <= 6 && NV <= 4) };
+            // The four words of all pixels take MR registers. So one vector of weights is loaded at
+            // a time, and used up. The compiler would keep loops here as loops, and the sums in
+            // memory.
+            macro_rules! rows {
+                ($weights:ident, $v:literal, $($r:literal)+) => {$(
+                    if $r < MR {
+                        let x = N::pixel_lane::<J>(a.add($r * ROW));
+                        acc[$r][$v] = N::multiply_add_lane::<J>(x, $weights, acc[$r][$v]);
+                    }
+                )+};
+            }
+            macro_rules! vectors {
+                ($($v:literal)+) => {$(
+                    if $v < NV {
+                        let weights = N::weights(b.add($v * lanes));
+                        rows!(weights, $v, 0 1 2 3 4 5);
+                    }
+                )+};
+            }
+            vectors!(0 1 2 3);
+        } else {
+            let mut bv = [N::weights(b); NV];
+            for (v, weights) in bv.iter_mut().enumerate().skip(1) {
+                *weights = N::weights(b.add(v * lanes));
+            }
+            for (r, sums) in acc.iter_mut().enumerate() {
+                let x = N::pixel_lane::<J>(a.add(r * ROW));
+                for (sum, weights) in sums.iter_mut().zip(bv) {
+                    *sum = N::multiply_add_lane::<J>(x, weights, *sum);
+                }
+            }
+        }
     }
 }
 
@@ -153,14 +206,17 @@ unsafe fn accumulate<N: Operands, const MR: usize, const NV: usize, const ROW: u
 ///
 /// # Safety
 /// - The target features of `N` are enabled and present.
-/// - `t.bias` spans `NV * LANES` floats.
+/// - `bias` and `start` of `t` span what their fields say, with a width of `NV * LANES`.
 #[inline(always)]
 unsafe fn start<N: Operands, const MR: usize, const NV: usize>(t: &Tile) -> [[N::Sums; NV]; MR] {
-    // SAFETY: `v` is below NV, so each vector lies within the `NV * LANES` floats of `bias`.
+    // SAFETY: `v` is below NV, so each vector lies within the `NV * LANES` floats of `bias`, and
+    // within the words of `start` where there are any.
     unsafe {
-        let bias =
-            std::array::from_fn(|v| N::start(N::Floats::load(t.bias.add(v * N::Floats::LANES))));
-        [bias; MR]
+        let sums = std::array::from_fn(|v| {
+            let at = v * N::Floats::LANES;
+            N::start(N::Floats::load(t.bias.add(at)), t.start.wrapping_add(at))
+        });
+        [sums; MR]
     }
 }
 
@@ -248,8 +304,8 @@ unsafe fn finish<N: Operands, S: Stored, const MR: usize, const NV: usize>(
 ///
 /// # Safety
 /// - The target features of `N` are enabled and present.
-/// - `a`, `panel`, `bias`, `scale`, `out` and `skip` of `t` span what their fields say, with a width
-///   of `NV * LANES`.
+/// - `a`, `panel`, `bias`, `start`, `scale`, `out` and `skip` of `t` span what their fields say, with
+///   a width of `NV * LANES`.
 /// - `out` overlaps nothing that is read, unless `skip` is `out`, and nobody else has access to it.
 #[inline(always)]
 pub(crate) unsafe fn dense<N: Operands, S: Stored, const MR: usize, const NV: usize>(t: &Tile) {
@@ -283,8 +339,8 @@ pub(crate) unsafe fn dense<N: Operands, S: Stored, const MR: usize, const NV: us
 ///
 /// # Safety
 /// - The target features of `N` are enabled and present.
-/// - `a`, `offsets`, `panel`, `bias`, `scale`, `out` and `skip` of `t` span what their fields say,
-///   with a width of `NV * LANES`. In particular the input holds 16 words from
+/// - `a`, `offsets`, `panel`, `bias`, `start`, `scale`, `out` and `skip` of `t` span what their
+///   fields say, with a width of `NV * LANES`. In particular the input holds 16 words from
 ///   `offset + block * a_block` on, for every offset that is not [`OUTSIDE`] and every block.
 /// - `out` overlaps nothing that is read, unless `skip` is `out`, and nobody else has access to it.
 #[inline(always)]

@@ -330,6 +330,7 @@ impl Winograd {
             panels: &self.panels,
             matrix: position,
             bias: Source::new(self.no_bias.as_slice()),
+            start: Source::NOTHING,
             scale: Source::NOTHING,
             input,
             input_block: chunk.tiles * BLOCK,

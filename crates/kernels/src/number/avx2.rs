@@ -55,7 +55,7 @@ impl Operands for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn start(_: F32x8) -> __m256i {
+    unsafe fn start(_: F32x8, _: *const f32) -> __m256i {
         // SAFETY: the caller vouches for AVX2, which is all that the instruction needs.
         unsafe { _mm256_setzero_si256() }
     }
@@ -100,9 +100,9 @@ impl Operands for VnniInt8 {
     }
 
     #[inline(always)]
-    unsafe fn start(bias: F32x8) -> __m256i {
+    unsafe fn start(bias: F32x8, integers: *const f32) -> __m256i {
         // SAFETY: this method's contract is that of the one that is called.
-        unsafe { Int8::start(bias) }
+        unsafe { Int8::start(bias, integers) }
     }
 
     #[inline(always)]

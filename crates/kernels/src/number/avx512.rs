@@ -33,7 +33,7 @@ impl Operands for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn start(_: F32x16) -> __m512i {
+    unsafe fn start(_: F32x16, _: *const f32) -> __m512i {
         // SAFETY: the caller vouches for AVX-512F, which is all that the instruction needs.
         unsafe { _mm512_setzero_si512() }
     }
@@ -74,7 +74,7 @@ impl Operands for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn start(bias: F32x16) -> F32x16 {
+    unsafe fn start(bias: F32x16, _: *const f32) -> F32x16 {
         bias
     }
 

@@ -28,7 +28,7 @@ impl Operands for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn start(_: F32x4) -> [i32; 4] {
+    unsafe fn start(_: F32x4, _: *const f32) -> [i32; 4] {
         [0; 4]
     }
 
