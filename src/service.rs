@@ -54,6 +54,7 @@ pub struct ServiceOptions {
 pub struct Service {
     fetcher: Fetcher,
     max_pixels: u64,
+    fast_decode: bool,
     preprocessor: Preprocessor,
     decoders: Decoders,
     engine: Engine,
@@ -105,6 +106,7 @@ impl Service {
         Ok(Self {
             fetcher: Fetcher::new(options.fetch.clone())?,
             max_pixels: options.decode.limits.max_pixels,
+            fast_decode: options.decode.fast,
             preprocessor,
             decoders,
             engine: Engine::start(network, options.engine, observer.clone())?,
@@ -351,6 +353,11 @@ impl Service {
     /// Returns how many pixels an image may have.
     pub fn max_pixels(&self) -> u64 {
         self.max_pixels
+    }
+
+    /// Returns whether large JPEGs are decoded at a reduced size.
+    pub fn fast_decode(&self) -> bool {
+        self.fast_decode
     }
 
     /// Returns which limits hold for the processes that decode; `None` where there are none.

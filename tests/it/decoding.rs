@@ -45,6 +45,7 @@ fn options() -> DecodeOptions {
             max_side: 65_535,
             max_decoded_bytes: 768 << 20,
         },
+        fast: false,
         isolation: Isolation::Processes {
             program: Some(env!("CARGO_BIN_EXE_imgclass").into()),
         },

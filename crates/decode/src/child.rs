@@ -32,6 +32,7 @@ fn serve() -> io::Result<()> {
     let mut socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let ToWorker::Setup {
         limits,
+        fast,
         preprocessing,
     } = protocol::read(&socket)?
     else {
@@ -41,6 +42,7 @@ fn serve() -> io::Result<()> {
     let work = Work {
         limits,
         preprocessor,
+        fast,
     };
     let confinement = Confinement::enter()?;
     socket.write_all(&protocol::frame(&FromWorker::Ready(confinement))?)?;

@@ -60,6 +60,10 @@ pub struct DecodeOptions {
     /// How large a picture may be. `max_decoded_bytes` also bounds the memory of all costly
     /// pictures that are being decoded at one time, together.
     pub limits: Limits,
+    /// Whether a JPEG is decoded at a half, a quarter or an eighth of its size where it is then
+    /// still twice as large as the network's resize makes it. The pixels of the crop change a
+    /// little.
+    pub fast: bool,
     /// Where pictures are decoded.
     pub isolation: Isolation,
 }
@@ -177,6 +181,7 @@ impl Decoders {
         let work = Work {
             limits: options.limits,
             preprocessor,
+            fast: options.fast,
         };
         let start = how_to_start(options, &work)?;
         let shared = Arc::new(Shared {
@@ -462,6 +467,7 @@ fn how_to_start(options: &DecodeOptions, work: &Work) -> Result<Start, StartErro
             Ok(Start::Process(Launch {
                 program: program.map_err(StartError::Worker)?,
                 limits: options.limits,
+                fast: options.fast,
                 preprocessing: work.preprocessor.settings().clone(),
                 crop_bytes: work.crop_bytes(),
             }))

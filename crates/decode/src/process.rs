@@ -31,6 +31,7 @@ pub(crate) struct Launch {
     /// The program, which calls [`run_worker`](crate::run_worker).
     pub(crate) program: PathBuf,
     pub(crate) limits: Limits,
+    pub(crate) fast: bool,
     pub(crate) preprocessing: Preprocessing,
     /// Bytes of the crop that a worker returns.
     pub(crate) crop_bytes: usize,
@@ -101,6 +102,7 @@ impl Process {
         socket.set_read_timeout(Some(START))?;
         socket.write_all(&protocol::frame(&ToWorker::Setup {
             limits: launch.limits,
+            fast: launch.fast,
             preprocessing: launch.preprocessing.clone(),
         })?)?;
         let FromWorker::Ready(confinement) = protocol::read(socket)? else {

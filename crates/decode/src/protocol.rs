@@ -25,6 +25,7 @@ pub(crate) enum ToWorker {
     /// The first frame: how pictures are decoded from now on.
     Setup {
         limits: Limits,
+        fast: bool,
         preprocessing: Preprocessing,
     },
     /// One picture; `encoded_bytes` follow.

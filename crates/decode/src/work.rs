@@ -32,9 +32,11 @@ pub(crate) enum Outcome {
 pub struct Prepared {
     /// The crop that the network sees: red, green, blue, `[crop height, crop width, 3]`.
     pub pixels: Vec<u8>,
-    /// Width and height of the upright picture, in pixels.
+    /// Width and height of the upright picture, in pixels; of the whole picture also where it was
+    /// decoded at a reduced size.
     pub size: (u32, u32),
-    /// The upright picture itself, shrunk, if it was asked for.
+    /// The upright picture itself, shrunk, if it was asked for. One that was decoded at a reduced
+    /// size has the pixels of that size.
     pub picture: Option<RgbImage>,
 }
 
@@ -43,6 +45,8 @@ pub struct Prepared {
 pub(crate) struct Work {
     pub(crate) limits: Limits,
     pub(crate) preprocessor: Preprocessor,
+    /// Whether large JPEGs are decoded at a reduced size.
+    pub(crate) fast: bool,
 }
 
 impl Work {
@@ -53,21 +57,20 @@ impl Work {
     }
 
     fn try_perform(&self, bytes: &[u8], task: &Task) -> Result<Outcome, ImageError> {
-        let encoded = Encoded::open(bytes, &self.limits)?;
+        let encoded = if self.fast {
+            let least = |full| self.preprocessor.twice_resized(full);
+            Encoded::open_at_least(bytes, &self.limits, least)?
+        } else {
+            Encoded::open(bytes, &self.limits)?
+        };
         let info = *encoded.info();
         if info.decoded_bytes > task.memory {
             return Ok(Outcome::Costly(info));
         }
         let picture = encoded.decode()?;
-        let size = (picture.width(), picture.height());
-        if size != (info.width, info.height) {
-            return Err(ImageError::Malformed {
-                format: info.format,
-                reason: "its headers contradict each other about its size".to_owned(),
-            });
-        }
+        let size = (info.width, info.height);
         Ok(Outcome::Prepared(Prepared {
-            pixels: self.preprocessor.pixels(&picture),
+            pixels: self.preprocessor.pixels_of_reduced(&picture, size),
             size,
             picture: task.keep_picture.map(|longest| picture.fitted(longest)),
         }))

@@ -6,10 +6,10 @@
 
 use crate::error::{ImageError, Refusal};
 use crate::format::Format;
-use crate::jpeg::{self, Reduction};
 use crate::orientation::Orientation;
 use crate::pixels::RgbImage;
-use crate::{bmp, gif, png, tiff, webp};
+use crate::reduction::Reduction;
+use crate::{bmp, gif, jpeg, png, tiff, webp};
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,7 +39,7 @@ pub struct ImageInfo {
     pub height: u32,
     /// An upper bound of the bytes that decoding holds at its peak beside the encoded bytes: the
     /// decoder's samples, its working buffers and tables, their conversion to RGB and the turned
-    /// copy.
+    /// copy. A picture that is decoded at a reduced size holds less.
     pub decoded_bytes: u64,
 }
 
@@ -65,6 +65,7 @@ pub struct Encoded<B> {
     limits: Limits,
     info: ImageInfo,
     header: Header,
+    reduction: Reduction,
 }
 
 impl<B: AsRef<[u8]>> Encoded<B> {
@@ -77,19 +78,54 @@ impl<B: AsRef<[u8]>> Encoded<B> {
     /// - [`ImageError::TooMuchMemory`] if metadata before the pixels is over the memory limit.
     /// - [`ImageError::Malformed`] if even the header is damaged, or a decoder panics on it.
     pub fn open(bytes: B, limits: &Limits) -> Result<Self, ImageError> {
+        Self::open_at(bytes, limits, |_| Reduction::Full)
+    }
+
+    /// Opens a picture that need not be decoded at its full size. `least` gets width and height of
+    /// the upright picture, and returns the least width and height that will do.
+    ///
+    /// A JPEG is then decoded at a half, a quarter or an eighth of its size if both sides are still
+    /// at least as long as asked for. That takes a part of the time and of the memory, and gives
+    /// the pixels of Pillow's `Image.draft`. Other formats are decoded whole.
+    ///
+    /// The limits on pixels and sides hold for the full size, that on memory for the reduced one.
+    ///
+    /// # Errors
+    /// Those of [`Encoded::open`].
+    pub fn open_at_least(
+        bytes: B,
+        limits: &Limits,
+        least: impl FnOnce((u32, u32)) -> (u32, u32),
+    ) -> Result<Self, ImageError> {
+        Self::open_at(bytes, limits, |size| {
+            Reduction::to_at_least(least(size), size)
+        })
+    }
+
+    fn open_at(
+        bytes: B,
+        limits: &Limits,
+        reduction: impl FnOnce((u32, u32)) -> Reduction,
+    ) -> Result<Self, ImageError> {
         let format = Format::of(bytes.as_ref())?;
         let header = contained(format, limits, || Header::read(format, bytes.as_ref()))?;
-        let info = header.info(format);
+        let reduction = match header {
+            Header::Jpeg(_) => reduction(header.orientation().turned(header.size())),
+            _ => Reduction::Full,
+        };
+        let info = header.info(format, reduction);
         check(&info, limits)?;
         Ok(Self {
             bytes,
             limits: *limits,
             info,
             header,
+            reduction,
         })
     }
 
-    /// Returns what the header told.
+    /// Returns what the header told: the full size, and the memory of the size at which the picture
+    /// is decoded.
     pub fn info(&self) -> &ImageInfo {
         &self.info
     }
@@ -97,42 +133,17 @@ impl<B: AsRef<[u8]>> Encoded<B> {
     /// Decodes the picture to upright 8-bit RGB, as Pillow's
     /// `ImageOps.exif_transpose(Image.open(...)).convert("RGB")` does: the first frame or page,
     /// alpha dropped, no colour management. A file that ends before its picture does is refused.
+    /// The picture is smaller than [`Encoded::info`] says where [`Encoded::open_at_least`] allowed
+    /// it.
     ///
     /// # Errors
     /// Any [`ImageError`]. No input panics: a decoder's panic comes back as
     /// [`ImageError::Malformed`].
     pub fn decode(&self) -> Result<RgbImage, ImageError> {
-        self.read_pixels(Reduction::Full)
-    }
-
-    /// Decodes the picture to upright RGB, but at a half, a quarter or an eighth of its size if both
-    /// sides are then still at least as long as those of `least` (width, height). Only JPEGs can
-    /// be decoded at a reduced size, for a part of the work; other formats are decoded whole.
-    ///
-    /// It chooses the size as Pillow's `Image.draft(mode, least)` does, and gives its pixels.
-    ///
-    /// # Errors
-    /// Those of [`Encoded::decode`].
-    pub fn decode_at_least(&self, least: (u32, u32)) -> Result<RgbImage, ImageError> {
-        let (width, height) = (self.info.width, self.info.height);
-        let times = (width / least.0.max(1)).min(height / least.1.max(1));
-        let reduction = match times {
-            0 | 1 => Reduction::Full,
-            2 | 3 => Reduction::Half,
-            4..8 => Reduction::Quarter,
-            8.. => Reduction::Eighth,
-        };
-        self.read_pixels(reduction)
-    }
-
-    fn read_pixels(&self, reduction: Reduction) -> Result<RgbImage, ImageError> {
         contained(self.info.format, &self.limits, || {
-            let rgb = self.header.decode(self.bytes.as_ref(), reduction)?;
+            let rgb = self.header.decode(self.bytes.as_ref(), self.reduction)?;
             let (width, height) = self.header.size();
-            let size = match self.header {
-                Header::Jpeg(_) => (reduction.side(width), reduction.side(height)),
-                _ => (width, height),
-            };
+            let size = (self.reduction.side(width), self.reduction.side(height));
             let orientation = self.header.orientation();
             let (width, height) = orientation.turned(size);
             RgbImage::new(width, height, orientation.apply(size, rgb))
@@ -187,9 +198,9 @@ impl Header {
     }
 
     /// Returns an upper bound of the bytes that decoding holds beside the RGB picture.
-    fn working_bytes(&self) -> u64 {
+    fn working_bytes(&self, reduction: Reduction) -> u64 {
         match self {
-            Self::Jpeg(header) => header.working_bytes(),
+            Self::Jpeg(header) => header.working_bytes(reduction),
             Self::Png(header) => header.working_bytes(),
             Self::WebP(header) => header.working_bytes(),
             Self::Gif(header) => header.working_bytes(),
@@ -198,10 +209,10 @@ impl Header {
         }
     }
 
-    fn info(&self, format: Format) -> ImageInfo {
+    fn info(&self, format: Format, reduction: Reduction) -> ImageInfo {
         let (width, height) = self.orientation().turned(self.size());
-        let rgb = u64::from(width)
-            .saturating_mul(u64::from(height))
+        let rgb = u64::from(reduction.side(width))
+            .saturating_mul(u64::from(reduction.side(height)))
             .saturating_mul(3);
         // What decoding needs beside the picture is gone before it is turned.
         let turned = match self.orientation() {
@@ -209,7 +220,7 @@ impl Header {
             _ => rgb,
         };
         let decoded_bytes = rgb
-            .saturating_add(self.working_bytes().max(turned))
+            .saturating_add(self.working_bytes(reduction).max(turned))
             .saturating_add(TABLES);
         ImageInfo {
             format,
@@ -219,7 +230,7 @@ impl Header {
         }
     }
 
-    /// Decodes the picture to RGB as it is stored, JPEGs at the size that `reduction` asks for.
+    /// Decodes the picture to RGB as it is stored, a JPEG at the size that `reduction` says.
     fn decode(&self, bytes: &[u8], reduction: Reduction) -> Result<Vec<u8>, Refusal> {
         match self {
             Self::Jpeg(header) => header.decode(bytes, reduction),

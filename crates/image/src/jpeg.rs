@@ -31,6 +31,7 @@ use self::planes::Plane;
 use self::smoothing::Known;
 use crate::error::Refusal;
 use crate::orientation::{self, Orientation};
+use crate::reduction::Reduction;
 
 /// The most scans that a JPEG may have. Encoders write up to about 20.
 const MOST_SCANS: u32 = 256;
@@ -49,36 +50,6 @@ pub(super) struct Header {
     frame: Frame,
     orientation: Orientation,
     has_one_scan: bool,
-}
-
-/// A size at which a picture can be decoded for less work, as a part of its full size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reduction {
-    /// The full size.
-    Full,
-    /// Half the width and half the height.
-    Half,
-    /// A quarter of both.
-    Quarter,
-    /// An eighth of both.
-    Eighth,
-}
-
-impl Reduction {
-    /// Returns the samples that are left of the eight along a block's side.
-    fn block_size(self) -> usize {
-        match self {
-            Self::Full => 8,
-            Self::Half => 4,
-            Self::Quarter => 2,
-            Self::Eighth => 1,
-        }
-    }
-
-    /// Returns the length of a side of `full` pixels at this size.
-    pub(super) fn side(self, full: u32) -> u32 {
-        (full * self.block_size() as u32).div_ceil(8)
-    }
 }
 
 impl Header {
@@ -115,16 +86,19 @@ impl Header {
         self.orientation
     }
 
-    /// Returns an upper bound of the bytes that decoding holds beside the RGB picture: the planes in
-    /// whole MCUs, and the coefficients where there are several scans.
-    pub(super) fn working_bytes(&self) -> u64 {
-        let layouts = layouts(&self.frame);
-        let blocks: u64 = layouts
-            .iter()
-            .map(|layout| layout.padded_blocks() as u64)
+    /// Returns an upper bound of the bytes that decoding at this size holds beside the RGB picture:
+    /// the planes in whole MCUs, and the coefficients where there are several scans.
+    pub(super) fn working_bytes(&self, reduction: Reduction) -> u64 {
+        let coefficients = if self.has_one_scan { 0 } else { 128 };
+        let parts = self.frame.components.iter().zip(layouts(&self.frame));
+        let planes: u64 = parts
+            .map(|(component, layout)| {
+                let side = block_size(&self.frame, component, reduction) as u64;
+                layout.padded_blocks() as u64 * (side * side + coefficients)
+            })
             .sum();
-        let rows = u64::from(self.frame.width) * (self.frame.components.len() as u64 + 2);
-        blocks * if self.has_one_scan { 64 } else { 192 } + rows
+        let width = u64::from(reduction.side(self.frame.width.into()));
+        planes + width * (self.frame.components.len() as u64 + 2)
     }
 
     /// Decodes the picture to RGB at the size that `reduction` asks for.
@@ -233,6 +207,24 @@ impl Layout {
     }
 }
 
+/// Returns the length of a block's side in samples when a component is decoded at a reduced size. A
+/// component with fewer samples is reduced less, where that saves stretching it.
+fn block_size(frame: &Frame, component: &markers::Component, reduction: Reduction) -> usize {
+    let (most_across, most_down) = frame.largest_sampling();
+    let least = reduction.block_size();
+    let (across, down) = (u32::from(component.across), u32::from(component.down));
+    let fits = |size: usize| {
+        let size = size as u32 * 2;
+        (most_across * least as u32).is_multiple_of(across * size)
+            && (most_down * least as u32).is_multiple_of(down * size)
+    };
+    let mut size = least;
+    while size < 8 && fits(size) {
+        size *= 2;
+    }
+    size
+}
+
 fn layouts(frame: &Frame) -> Vec<Layout> {
     let (most_across, most_down) = frame.largest_sampling();
     let (width, height) = (u32::from(frame.width), u32::from(frame.height));
@@ -301,17 +293,8 @@ impl<'a> Picture<'a> {
             .iter()
             .zip(layouts(frame))
             .map(|(component, layout)| {
-                // A component with fewer samples is reduced less, where that saves stretching it.
                 let (across, down) = (u32::from(component.across), u32::from(component.down));
-                let mut block_size = least;
-                let fits = |size: usize| {
-                    let size = size as u32 * 2;
-                    (most_across * least as u32).is_multiple_of(across * size)
-                        && (most_down * least as u32).is_multiple_of(down * size)
-                };
-                while block_size < 8 && fits(block_size) {
-                    block_size *= 2;
-                }
+                let block_size = block_size(frame, component, reduction);
                 let scaled = block_size as u32;
                 let stretch = |most: u32, factor: u32| {
                     let (most, factor) = (most * least as u32, factor * scaled);

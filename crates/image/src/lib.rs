@@ -15,6 +15,7 @@
 //!
 //! The format is judged by the bytes alone, never by a file name or an HTTP header. Whatever a
 //! stranger's bytes cause comes back as an [`ImageError`], whose text may be shown to the sender.
+//! [`Encoded::open_at_least`] lets a large JPEG be decoded at a part of its size.
 //! [`HeatMap`] draws a grid of numbers over a picture.
 
 #![forbid(unsafe_code)]
@@ -37,6 +38,7 @@ mod pixels;
 mod png;
 mod preprocessing;
 mod preprocessor;
+mod reduction;
 mod resample;
 mod tiff;
 mod webp;

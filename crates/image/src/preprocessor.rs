@@ -109,7 +109,14 @@ impl Preprocessor {
     /// quarter of the bytes.
     #[must_use]
     pub fn pixels(&self, picture: &RgbImage) -> Vec<u8> {
-        let cropped = self.crop(picture);
+        self.pixels_of_reduced(picture, (picture.width(), picture.height()))
+    }
+
+    /// Returns what [`Preprocessor::pixels`] returns, for a `picture` that was decoded at a reduced
+    /// size. `full` is its full width and height, which decides about proportions and crop.
+    #[must_use]
+    pub fn pixels_of_reduced(&self, picture: &RgbImage, full: (u32, u32)) -> Vec<u8> {
+        let cropped = self.crop(picture, full);
         let (height, width) = self.settings.crop.dims();
         if cropped.pixels.len() == 3 * height * width {
             return cropped.pixels;
@@ -123,6 +130,16 @@ impl Preprocessor {
             to[3 * cropped.across.black_before..][..row_bytes].copy_from_slice(from);
         }
         input
+    }
+
+    /// Returns the least width and height at which a picture of this full size can be decoded so
+    /// that it is still at least twice as large as the resize makes it. The resize then averages two
+    /// pixels or more in each direction, which hides most of what a reduced size loses.
+    #[must_use]
+    pub fn twice_resized(&self, full: (u32, u32)) -> (u32, u32) {
+        let (width, height) = resized(self.settings.resize, full);
+        let twice = |side: u64| u32::try_from(side.saturating_mul(2)).unwrap_or(u32::MAX);
+        (twice(width), twice(height))
     }
 
     /// Normalises the `pixels` of [`Preprocessor::pixels`], and returns them as planes: `[3, crop
@@ -163,8 +180,10 @@ impl Preprocessor {
     }
 
     /// Resizes the part of the picture that the crop shows.
-    fn crop(&self, picture: &RgbImage) -> Cropped {
-        let (across, down) = self.axes((picture.width(), picture.height()));
+    fn crop(&self, picture: &RgbImage, full: (u32, u32)) -> Cropped {
+        let (mut across, mut down) = self.axes(full);
+        across.span.source = picture.width();
+        down.span.source = picture.height();
         Cropped {
             pixels: window(picture, across.span, down.span, self.settings.filter),
             across,

@@ -174,7 +174,7 @@ fn a_reduced_jpeg_has_the_least_size_that_is_large_enough() {
     image::DynamicImage::from(image::RgbImage::from_fn(400, 300, shade))
         .write_to(&mut jpeg, image::ImageFormat::Jpeg)
         .unwrap();
-    let encoded = Encoded::open(jpeg.into_inner(), &LIMITS).unwrap();
+    let jpeg = jpeg.into_inner();
     let table = [
         ((400, 300), (400, 300)),
         ((201, 100), (400, 300)),
@@ -185,7 +185,9 @@ fn a_reduced_jpeg_has_the_least_size_that_is_large_enough() {
         ((1, 1), (50, 38)),
     ];
     for (least, expected) in table {
-        let picture = encoded.decode_at_least(least).unwrap();
+        let encoded = Encoded::open_at_least(&jpeg, &LIMITS, |_| least).unwrap();
+        assert_eq!((encoded.info().width, encoded.info().height), (400, 300));
+        let picture = encoded.decode().unwrap();
         assert_eq!((picture.width(), picture.height()), expected, "{least:?}");
         let middle = (expected.1 / 2 * expected.0 + expected.0 / 2) as usize * 3;
         let found = &picture.data()[middle..middle + 3];
