@@ -216,12 +216,23 @@ DRAWERS = {
 WEIGHTS = {"jpg": 8, "png": 3, "tif": 4, "webp": 2, "gif": 2, "bmp": 1}
 
 
-def seen_by_pillow(data):
-    """Returns width, height and RGB bytes, or None if Pillow refuses the picture."""
+def has_usual_sampling(jpeg):
+    """Whether all components but the first are sampled once in a group of blocks."""
+    start = max(jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2"))
+    if start < 0 or len(jpeg) < start + 10:
+        return False
+    return all(factors == 0x11 for factors in jpeg[start + 14 : start + 11 + 3 * jpeg[start + 9] : 3])
+
+
+def seen_by_pillow(data, least=None):
+    """Returns width, height and RGB bytes, or None if Pillow refuses the picture. A JPEG of which
+    no side needs to be longer than `least` pixels is read at a reduced size."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             if picture.format not in ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "GIF", "BMP"):
                 return None
+            if least:
+                picture.draft(None, (least, least))
             picture.load()
             upright = ImageOps.exif_transpose(picture)
             if upright.mode.startswith("I;16"):
@@ -269,12 +280,15 @@ def main():
         is_damaged = rng.random() < options.damage
         if is_damaged:
             data = damaged(rng, data)
+        # A third of the JPEGs are decoded at a reduced size, if their sampling is a usual one.
+        is_reduced = form == "jpg" and rng.random() < 0.33 and has_usual_sampling(data)
+        least = rng.randrange(1, 101) if is_reduced else None
         path = os.path.join(folder, f"{index:06}.{form}")
         with open(path, "wb") as file:
             file.write(data)
-        drawn.append((path, is_damaged, data))
+        drawn.append((path, is_damaged, data, least))
 
-    paths = "".join(path + "\n" for path, _, _ in drawn)
+    paths = "".join(f"{path}\t{least}\n" if least else path + "\n" for path, _, _, least in drawn)
     done = subprocess.run([options.binary], input=paths, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     if len(lines) != len(drawn):
@@ -282,14 +296,14 @@ def main():
 
     counts = collections.Counter()
     gaps = collections.Counter()
-    for (path, is_damaged, data), line in zip(drawn, lines):
+    for (path, is_damaged, data, least), line in zip(drawn, lines):
         fields = line.split("\t")
         ours = None
         if fields[0] != "refused":
             with open(fields[2], "rb") as file:
                 ours = int(fields[0]), int(fields[1]), file.read()
             os.remove(fields[2])
-        pillow = seen_by_pillow(data)
+        pillow = seen_by_pillow(data, least)
         if ours is None or pillow is None:
             outcome = "refused" if ours is pillow else "pillow" if ours is None else "ours"
         else:

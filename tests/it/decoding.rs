@@ -11,7 +11,7 @@ use bytes::Bytes;
 use imgclass_decode::{
     Begun, Cause, DecodeError, DecodeOptions, Decoders, Isolation, Observer, Prepared,
 };
-use imgclass_image::{ImageError, Limits, Preprocessing, Preprocessor};
+use imgclass_image::{Encoded, ImageError, Limits, Preprocessing, Preprocessor};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::binary::{self, Running};
@@ -140,6 +140,38 @@ async fn a_picture_that_is_asked_for_comes_back_shrunk() {
     let picture = prepared.picture.expect("the picture");
     assert_eq!((picture.width(), picture.height()), (1024, 410));
     assert_eq!(prepared.size, (1500, 600));
+}
+
+#[tokio::test]
+async fn a_large_jpeg_is_decoded_at_a_reduced_size_where_that_is_asked_for() {
+    let usual = options();
+    let mut fast = options();
+    fast.fast = true;
+    // Less than the full size needs, so that the reduced size counts.
+    fast.limits.max_decoded_bytes = 16 << 20;
+    let (decoders, replaced) = start(&fast);
+    let mut threads = fast.clone();
+    threads.isolation = Isolation::None;
+    let (on_threads, _) = start(&threads);
+    let jpeg: Bytes = picture(4000, 3100, image::ImageFormat::Jpeg).into();
+    let png: Bytes = picture(4000, 3100, image::ImageFormat::Png).into();
+    let refused = decode(&on_threads, &png).await;
+    assert!(refused.is_err(), "a PNG is decoded whole");
+    let least = |full| preprocessor().twice_resized(full);
+    let encoded = Encoded::open_at_least(&jpeg, &usual.limits, least).expect("a picture");
+    let reduced = encoded.decode().expect("decodes");
+    assert_eq!((reduced.width(), reduced.height()), (1000, 775));
+    let expected = preprocessor().pixels_of_reduced(&reduced, (4000, 3100));
+    for decoders in [&decoders, &on_threads] {
+        // Small enough for the lane that every picture goes through first.
+        let Ok(Begun::Prepared(prepared)) = decoders.begin(jpeg.clone(), Some(1024)).await else {
+            panic!("a small picture")
+        };
+        assert_eq!(prepared.size, (4000, 3100));
+        assert!(prepared.pixels == expected);
+        assert_eq!(prepared.picture.as_ref(), Some(&reduced));
+    }
+    assert_eq!(replaced.causes(), []);
 }
 
 #[tokio::test]

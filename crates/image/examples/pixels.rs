@@ -1,8 +1,10 @@
 //! Prints what pictures decode to, for comparisons with other decoders (`tools/differential.py`).
 //!
 //! It reads paths from the standard input, one a line, and answers each with one line: width,
-//! height and the file that it wrote the RGB bytes to, or "refused" and the error's text. With the
-//! argument `time` it decodes each file several times instead and prints the least milliseconds.
+//! height and the file that it wrote the RGB bytes to, or "refused" and the error's text. Where a
+//! tab and a number of pixels follow a path, a JPEG is decoded at the least size of which no side is
+//! shorter than that. With the argument `time` each file is decoded several times instead, and the
+//! answer is the least milliseconds.
 
 #![allow(
     clippy::expect_used,
@@ -12,7 +14,7 @@
 use std::io::{BufRead, Write, stdin, stdout};
 use std::time::Instant;
 
-use imgclass_image::{Limits, decode};
+use imgclass_image::{Encoded, ImageError, Limits, RgbImage};
 
 const LIMITS: Limits = Limits {
     max_pixels: 100_000_000,
@@ -27,11 +29,13 @@ fn main() {
     let is_timed = std::env::args().nth(1).as_deref() == Some("time");
     let mut total = 0.0;
     for line in stdin().lock().lines() {
-        let path = line.expect("a line of text");
-        let bytes = std::fs::read(&path).expect("a readable file");
-        let answer = match decode(&bytes, &LIMITS) {
+        let line = line.expect("a line of text");
+        let (path, least) = line.split_once('\t').unwrap_or((&line, ""));
+        let least = least.parse().unwrap_or(u32::MAX);
+        let bytes = std::fs::read(path).expect("a readable file");
+        let answer = match decode(&bytes, least) {
             Ok(_) if is_timed => {
-                let milliseconds = fastest(&bytes);
+                let milliseconds = fastest(&bytes, least);
                 total += milliseconds;
                 format!("{milliseconds:.3}\t{path}")
             }
@@ -49,10 +53,14 @@ fn main() {
     }
 }
 
-fn fastest(bytes: &[u8]) -> f64 {
+fn decode(bytes: &[u8], least: u32) -> Result<RgbImage, ImageError> {
+    Encoded::open_at_least(bytes, &LIMITS, |_| (least, least))?.decode()
+}
+
+fn fastest(bytes: &[u8], least: u32) -> f64 {
     let round = |_| {
         let start = Instant::now();
-        let _ = decode(bytes, &LIMITS);
+        let _ = decode(bytes, least);
         start.elapsed().as_secs_f64() * 1000.0
     };
     (0..ROUNDS).map(round).fold(f64::INFINITY, f64::min)

@@ -512,3 +512,78 @@ proptest! {
         let _ = decode(&bytes, &Limits { max_pixels: 1_000_000, ..LIMITS });
     }
 }
+
+#[test]
+fn the_memory_of_a_reduced_jpeg_follows_its_size_and_the_other_limits_do_not() {
+    let grey = |width, height| {
+        let mut jpeg = Cursor::new(Vec::new());
+        image::DynamicImage::new_rgb8(width, height)
+            .write_to(&mut jpeg, image::ImageFormat::Jpeg)
+            .expect("encoding to memory");
+        jpeg.into_inner()
+    };
+    let jpeg = grey(1600, 1200);
+    let full = inspect(&jpeg, &LIMITS).expect("a picture");
+    let reduced = |limits: Limits, least| {
+        Encoded::open_at_least(&jpeg, &limits, |full| {
+            assert_eq!(full, (1600, 1200));
+            (least, least)
+        })
+    };
+    let mut before = full.decoded_bytes + 1;
+    for (least, divisor) in [(601, 1), (600, 2), (300, 4), (150, 8)] {
+        let encoded = reduced(LIMITS, least).expect("a picture");
+        let info = *encoded.info();
+        assert_eq!((info.width, info.height), (1600, 1200), "{least}");
+        assert!(info.decoded_bytes < before, "{least}: {info:?}");
+        before = info.decoded_bytes;
+        // What is decoded, and as much again for the planes of the components.
+        let pixels = 1600 * 1200 / (divisor * divisor);
+        assert!(info.decoded_bytes >= 2 * 3 * pixels, "{least}: {info:?}");
+        assert!(
+            info.decoded_bytes < 2 * 3 * pixels + (1 << 20),
+            "{least}: {info:?}"
+        );
+        let picture = encoded.decode().expect("a picture");
+        assert_eq!(
+            u64::from(picture.width() * picture.height()),
+            pixels,
+            "{least}"
+        );
+    }
+    let little_memory = Limits {
+        max_decoded_bytes: full.decoded_bytes / 4,
+        ..LIMITS
+    };
+    assert!(reduced(little_memory, 300).is_ok());
+    assert!(matches!(
+        reduced(little_memory, 601),
+        Err(ImageError::TooLarge { .. })
+    ));
+    for limits in [
+        Limits {
+            max_pixels: 1600 * 1200 - 1,
+            ..LIMITS
+        },
+        Limits {
+            max_side: 1599,
+            ..LIMITS
+        },
+    ] {
+        assert!(matches!(
+            reduced(limits, 150),
+            Err(ImageError::TooLarge { .. })
+        ));
+    }
+}
+
+#[test]
+fn only_jpegs_are_decoded_at_a_reduced_size() {
+    for Recorded { name, file, rgb } in recorded() {
+        let encoded = Encoded::open_at_least(&file, &LIMITS, |_| (1, 1)).expect(&name);
+        let picture = encoded.decode().expect(&name);
+        let is_reduced = (picture.width(), picture.height()) != (rgb.width(), rgb.height());
+        let is_large_jpeg = encoded.info().format == Format::Jpeg && rgb.width() > 1;
+        assert_eq!(is_reduced, is_large_jpeg, "{name}");
+    }
+}

@@ -482,3 +482,81 @@ fn caffes_planes_are_blue_green_red_from_0_to_255_less_the_mean_exactly() {
         less([200.0 / 255.0, 100.0 / 255.0, 50.0 / 255.0])
     );
 }
+
+#[test]
+fn a_reduced_picture_keeps_the_proportions_and_the_crop_of_the_full_one() {
+    // Of the full sizes, some are no multiples of the divisor: their reduced sides are rounded up.
+    for (width, height) in [(1600, 1200), (1201, 1599), (1023, 4001), (2047, 513)] {
+        let full = gradient(width, height);
+        let (reduced_width, reduced_height) = (width.div_ceil(4), height.div_ceil(4));
+        let reduced = {
+            let average = |x: u32, y: u32, channel: usize| {
+                let sum: u32 = (0..16)
+                    .map(|at| {
+                        let x = (4 * x + at % 4).min(width - 1);
+                        let y = (4 * y + at / 4).min(height - 1);
+                        u32::from(full.data()[((y * width + x) * 3) as usize + channel])
+                    })
+                    .sum();
+                (sum / 16) as u8
+            };
+            let data = (0..reduced_height)
+                .flat_map(|y| (0..reduced_width).map(move |x| (x, y)))
+                .flat_map(|(x, y)| [0, 1, 2].map(|channel| average(x, y, channel)));
+            RgbImage::new(reduced_width, reduced_height, data.collect()).expect("pixels")
+        };
+        for (resize, crop) in [
+            (Resize::ShorterSide(64), Size::square(56)),
+            (
+                Resize::Exact(Size {
+                    height: 40,
+                    width: 60,
+                }),
+                Size::square(48),
+            ),
+        ] {
+            let preprocessing = pixels_of(resize, Filter::Bilinear, crop);
+            let expected = preprocessing.pixels(&full);
+            let found = preprocessing.pixels_of_reduced(&reduced, (width, height));
+            let apart = expected
+                .iter()
+                .zip(&found)
+                .map(|(a, b)| a.abs_diff(*b))
+                .max();
+            // The rounding down of the averages, and the border. A shift by a pixel of the crop would
+            // be more.
+            assert!(apart <= Some(2), "{width}x{height} {resize:?}: {apart:?}");
+        }
+    }
+}
+
+/// A picture whose red grows across and whose green grows down, from 0 to 255.
+fn gradient(width: u32, height: u32) -> RgbImage {
+    let data = (0..height).flat_map(|y| {
+        (0..width).flat_map(move |x| [(x * 255 / width) as u8, (y * 255 / height) as u8, 128])
+    });
+    RgbImage::new(width, height, data.collect()).expect("a picture with pixels")
+}
+
+#[test]
+fn a_picture_must_stay_twice_as_large_as_the_resize_makes_it() {
+    let exact = Size {
+        height: 224,
+        width: 320,
+    };
+    let table = [
+        (Resize::ShorterSide(256), (4000, 3000), (682, 512)),
+        (Resize::ShorterSide(256), (3000, 4000), (512, 682)),
+        (Resize::ShorterSide(232), (500, 500), (464, 464)),
+        (Resize::Exact(exact), (4000, 3000), (640, 448)),
+        (Resize::ShorterSide(4096), (u32::MAX, 1), (u32::MAX, 8192)),
+    ];
+    for (resize, full, expected) in table {
+        let preprocessing = pixels_of(resize, Filter::Bilinear, Size::square(224));
+        assert_eq!(
+            preprocessing.twice_resized(full),
+            expected,
+            "{resize:?} {full:?}"
+        );
+    }
+}
