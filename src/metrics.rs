@@ -223,8 +223,14 @@ impl Metrics {
             ("dtype", dtype.as_str()),
             ("instruction_set", info.isa.as_deref().unwrap_or_default()),
         ];
+        let make = Maker(&self.registry);
+        if let Some(fidelity) = info.fidelity {
+            let help = "Error of the int8 logits as a share of the float32 logits' deviation.";
+            let error = make.keep(Gauge::new("imgclass_model_logit_error_ratio", help)?)?;
+            error.set(fidelity.logit_error);
+        }
         let help = "Always 1; the labels say which model runs.";
-        Maker(&self.registry).info("imgclass_model_info", help, &labels)
+        make.info("imgclass_model_info", help, &labels)
     }
 
     /// Counts a request that was answered. `route` is the template that it matched, never its path.

@@ -1,7 +1,7 @@
 //! The headers of answers that say where the time went and which model answered.
 
 use crate::service::Phases;
-use imgclass_network::ModelInfo;
+use imgclass_network::{ComputeType, ModelInfo};
 
 /// Writes the phases as the value of `Server-Timing` (<https://www.w3.org/TR/server-timing/>), in
 /// milliseconds.
@@ -24,8 +24,9 @@ pub(super) fn server_timing(phases: &Phases) -> String {
     .join(", ")
 }
 
-/// Writes the model's id as the value of `X-Model`. A file may have any name, so everything but
-/// visible ASCII becomes `_`.
+/// Writes the model's id as the value of `X-Model`, followed by what changes its answers: no training,
+/// or another number type than float32. A file may have any name, so everything but visible ASCII
+/// becomes `_`.
 pub(super) fn model_header(info: &ModelInfo) -> String {
     let id: String = info
         .checkpoint
@@ -33,10 +34,12 @@ pub(super) fn model_header(info: &ModelInfo) -> String {
         .chars()
         .map(|c| if c.is_ascii_graphic() { c } else { '_' })
         .collect();
-    if info.checkpoint.trained {
-        id
-    } else {
-        format!("{id} (untrained)")
+    let dtype = info.compute_dtype;
+    match (info.checkpoint.trained, dtype) {
+        (true, ComputeType::F32) => id,
+        (true, _) => format!("{id} ({dtype})"),
+        (false, ComputeType::F32) => format!("{id} (untrained)"),
+        (false, _) => format!("{id} (untrained, {dtype})"),
     }
 }
 

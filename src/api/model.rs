@@ -99,6 +99,17 @@ pub(super) struct Limits {
     request_timeout_seconds: f64,
 }
 
+/// How far the network in 8-bit integers is from the one in 32-bit floats, measured on generated pictures.
+#[derive(Debug, Object)]
+pub(super) struct QuantisationDescription {
+    /// The pictures that both networks were run on.
+    pictures: usize,
+    /// For how many of them both give the same class.
+    same_class: usize,
+    /// The root mean square of the differences between the logits, as a share of the logits' standard deviation.
+    logit_error: f64,
+}
+
 /// The loaded model.
 #[derive(Debug, Object)]
 pub(super) struct ModelDescription {
@@ -125,8 +136,10 @@ pub(super) struct ModelDescription {
     status: String,
     /// The type of the stored weights.
     dtype: String,
-    /// What the network computes in: `f32`, `f16` or `bf16`. Logits and features are 32-bit floats whatever it is.
+    /// What the network computes in: `f32`, `f16`, `bf16` or `int8`. Logits and features are 32-bit floats whatever it is.
     compute_dtype: String,
+    /// What computing in `int8` loses; absent for other types.
+    quantisation: Option<QuantisationDescription>,
     /// Where the network runs: `cpu`, `candle`, `cuda:N` or `metal`.
     device: String,
     /// The CPU kernels' instruction set; absent on other devices.
@@ -223,6 +236,11 @@ fn describe(name: &str, service: &Service, limits: Limits) -> ModelDescription {
         .to_owned(),
         dtype: info.checkpoint.stored_type.clone(),
         compute_dtype: info.compute_dtype.to_string(),
+        quantisation: info.fidelity.map(|fidelity| QuantisationDescription {
+            pictures: fidelity.pictures,
+            same_class: fidelity.same_class,
+            logit_error: fidelity.logit_error,
+        }),
         device: info.device.clone(),
         instruction_set: info.isa.clone(),
         threads: info.threads,

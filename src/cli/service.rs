@@ -64,6 +64,14 @@ fn log_loaded(classifier: &Classifier) {
         ms = u64::try_from(info.load_time.as_millis()).unwrap_or(u64::MAX),
         "loaded the model"
     );
+    if let Some(fidelity) = info.fidelity {
+        tracing::info!(
+            pictures = fidelity.pictures,
+            same_class = fidelity.same_class,
+            logit_error = format!("{:.3}", fidelity.logit_error),
+            "compared int8 with float32 on generated pictures"
+        );
+    }
     if !info.checkpoint.trained {
         tracing::warn!(
             "the weights are untrained (random): answers have the right form and mean nothing"

@@ -1,6 +1,8 @@
 //! Options of the model: which weights are loaded, and what runs them.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -26,8 +28,11 @@ pub struct ModelArgs {
     #[arg(long, default_value_t = DeviceChoice::Auto, env = "IMGCLASS_DEVICE")]
     pub device: DeviceChoice,
 
-    /// The number type that the network computes in: f32, f16 or bf16 [default: f32 on the CPU,
-    /// bf16 on CUDA from compute capability 8.0, f16 on Metal]
+    /// The number type that the network computes in: f32, f16, bf16 or int8 [default: f32 on the
+    /// CPU, bf16 on CUDA from compute capability 8.0, f16 on Metal]
+    ///
+    /// The CPU computes in f32, bf16 and int8, GPUs in f32, f16 and bf16. int8 needs no data set:
+    /// the first start measures the ranges of activations on generated pictures.
     #[arg(long, value_name = "TYPE", env = "IMGCLASS_DTYPE")]
     pub dtype: Option<ComputeType>,
 
@@ -63,7 +68,47 @@ impl ModelArgs {
             dtype: self.dtype,
             isa: self.isa.clone(),
             threads: self.threads(),
+            cache: cache_folder(|name| std::env::var_os(name)),
             overrides: self.overrides.overrides(),
+        }
+    }
+}
+
+/// Returns the folder in which the ranges for int8 are kept: `imgclass` in the user's cache folder,
+/// by the XDG base directory specification. `None` where the user has none.
+fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name| {
+        let path = PathBuf::from(variable(name)?);
+        path.is_absolute().then_some(path)
+    };
+    let folder = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    folder.map(|folder| folder.join("imgclass"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_folder_follows_the_xdg_specification() {
+        let found = |xdg: Option<&str>, home: Option<&str>| {
+            cache_folder(|name| {
+                let value = if name == "HOME" { home } else { xdg };
+                value.map(OsString::from)
+            })
+        };
+        for (xdg, home, expected) in [
+            (Some("/c"), Some("/h"), Some("/c/imgclass")),
+            (Some("relative"), Some("/h"), Some("/h/.cache/imgclass")),
+            (Some(""), Some("/h"), Some("/h/.cache/imgclass")),
+            (None, Some("/h"), Some("/h/.cache/imgclass")),
+            (None, None, None),
+        ] {
+            assert_eq!(
+                found(xdg, home),
+                expected.map(PathBuf::from),
+                "{xdg:?} {home:?}"
+            );
         }
     }
 }

@@ -162,7 +162,7 @@ fn command_lines_that_are_wrong_end_with_2_and_say_what_would_be_right() {
             &["serve", "--fetch-allow-cidr", "127.0.0.1/40"],
             "127.0.0.1/40",
         ),
-        (&["serve", "--dtype", "int8"], "f32, f16 or bf16"),
+        (&["serve", "--dtype", "int4"], "f32, f16, bf16 or int8"),
         (&["classify", "--top-k", "0", "x.png"], "1..=1000"),
         (
             &["classify", "--format", "csv", "--logits", "x.png"],

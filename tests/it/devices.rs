@@ -236,9 +236,9 @@ fn a_device_or_a_type_that_is_not_there_is_an_error_that_says_what_is() {
             vec!["`cpu`", "f16", "f32", "--dtype"],
         ),
         (
-            DeviceChoice::Cpu,
-            Some(ComputeType::BF16),
-            vec!["`cpu`", "bf16", "f32"],
+            DeviceChoice::Candle,
+            Some(ComputeType::Int8),
+            vec!["`candle`", "int8", "--device cpu"],
         ),
     ];
     if cfg!(not(feature = "cuda")) {

@@ -4,8 +4,8 @@
 //! order. A [`Backend`] says how a layer's weights are kept, how an activation lies in memory, and
 //! how a layer is computed. There are two:
 //!
-//! - [`CpuBackend`](crate::CpuBackend) computes with our own kernels, in f32. Its activations are
-//!   pooled buffers in blocks of 16 channels.
+//! - [`CpuBackend`](crate::CpuBackend) computes with our own kernels, in f32, bf16 or 8-bit
+//!   integers. Its activations are pooled buffers in blocks of 16 words.
 //! - [`CandleBackend`](crate::CandleBackend) computes with candle's operations on any of its
 //!   devices. Its activations are tensors `(N, C, H, W)`.
 //!
@@ -43,6 +43,35 @@ pub struct LinearWeights {
     pub bias: Vec<f32>,
 }
 
+/// The name under which the stem's output is known to [`ConvPlace::input`].
+pub const STEM: &str = "conv1";
+
+/// Where a convolution is in the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConvPlace {
+    /// The checkpoint's name of the layer.
+    pub name: String,
+    /// The name of the layer whose output it reads, or [`STEM`].
+    pub input: String,
+    /// What becomes of its sums.
+    pub role: ConvRole,
+}
+
+/// What becomes of a convolution's sums.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConvRole {
+    /// A ReLU follows ([`Backend::conv_relu`]).
+    Relu,
+    /// They are a residual that is added later ([`Backend::conv`]).
+    Downsample,
+    /// A residual is added and a ReLU follows ([`Backend::conv_add_relu`]). It is the output of the
+    /// layer of this name, or of the block's downsample convolution.
+    Last {
+        /// The name of the layer, or `None` for the downsample convolution.
+        residual: Option<String>,
+    },
+}
+
 /// How many images the stem and each of the four stages run together, see
 /// [`Backend::images_together`].
 pub type ImagesTogether = [usize; 5];
@@ -63,11 +92,11 @@ pub trait Backend: Send + Sync + 'static {
     /// One row of numbers per image: pooled features or logits, in f32.
     type Rows;
 
-    /// Takes the weights of a convolution. `name` is the checkpoint's name of the layer.
+    /// Takes the weights of a convolution.
     ///
     /// # Errors
     /// The device fails while it takes the weights; the same holds for the other `load_` methods.
-    fn load_conv(&self, name: String, folded: FoldedConv) -> Result<Self::Conv, NetworkError>;
+    fn load_conv(&self, place: ConvPlace, folded: FoldedConv) -> Result<Self::Conv, NetworkError>;
 
     /// Takes the weights of the stem's convolution.
     ///

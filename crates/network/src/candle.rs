@@ -8,7 +8,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, Linear, Module};
 
-use crate::backend::{Backend, FoldedConv, LinearWeights};
+use crate::backend::{Backend, ConvPlace, FoldedConv, LinearWeights};
 use crate::error::NetworkError;
 use crate::input::{Input, Normalisation};
 
@@ -138,7 +138,7 @@ impl Backend for CandleBackend {
     type Linear = Linear;
     type Rows = Tensor;
 
-    fn load_conv(&self, _: String, folded: FoldedConv) -> Result<Conv, NetworkError> {
+    fn load_conv(&self, _: ConvPlace, folded: FoldedConv) -> Result<Conv, NetworkError> {
         Ok(self.load(folded)?)
     }
 

@@ -1,6 +1,7 @@
 //! The loaded model: its network, and what is known of it.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,9 @@ use imgclass_checkpoint::{CheckpointInfo, Labels, OpenCheckpoint, Overrides, Wei
 use imgclass_kernels::{Isa, ThreadPool};
 
 use crate::backend::Backend;
+use crate::calibration::{Cache, Fidelity, Measured};
 use crate::candle::CandleBackend;
-use crate::cpu::CpuBackend;
+use crate::cpu::{CpuBackend, CpuNumbers};
 use crate::device::{DeviceChoice, OpenDevice};
 use crate::dtype::ComputeType;
 use crate::error::NetworkError;
@@ -30,6 +32,9 @@ pub struct ModelOptions {
     pub isa: Option<String>,
     /// How many threads the CPU's forward pass takes.
     pub threads: NonZeroUsize,
+    /// The folder in which the ranges for 8-bit integers are kept from start to start. `None`
+    /// measures them at each start.
+    pub cache: Option<PathBuf>,
     /// What the operator says of the checkpoint. It takes precedence over what the checkpoint says
     /// of itself.
     pub overrides: Overrides,
@@ -42,6 +47,8 @@ pub struct ModelInfo {
     pub checkpoint: CheckpointInfo,
     /// The type that the network computes in.
     pub compute_dtype: ComputeType,
+    /// How far the network in 8-bit integers is from the one in float32; `None` for other types.
+    pub fidelity: Option<Fidelity>,
     /// The device that computes, such as `cpu` or `cuda:0`.
     pub device: String,
     /// Whether the device is a GPU. Batches are larger there, and images cross a bus.
@@ -72,6 +79,8 @@ struct LoadedNetwork {
     class_weights: Vec<f32>,
     /// The CPU's instruction set and threads; `None` on other devices.
     cpu: Option<(Isa, usize)>,
+    /// What 8-bit integers lose.
+    fidelity: Option<Fidelity>,
 }
 
 impl LoadedNetwork {
@@ -89,32 +98,112 @@ impl LoadedNetwork {
                 None => Isa::detect(),
             };
             let threads = ThreadPool::new(options.threads).map_err(NetworkError::Threads)?;
-            let threads = Arc::new(threads);
-            let cpu = Some((isa, threads.threads()));
-            Self::build(
-                checkpoint,
-                CpuBackend::new(isa, threads, normalisation),
-                cpu,
-            )
+            Self::load_on_cpu(checkpoint, opened.dtype, isa, Arc::new(threads), options)
         } else {
-            let dtype = opened.dtype.into();
+            let Some(dtype) = opened.dtype.candle() else {
+                return Err(NetworkError::ComputeType {
+                    device: opened.name.to_string(),
+                    dtype: opened.dtype,
+                    reason: "only our kernels do; take --device cpu".to_owned(),
+                });
+            };
             let backend = CandleBackend::new(opened.device, dtype, &normalisation)?;
-            Self::build(checkpoint, backend, None)
+            Self::build(checkpoint, backend)
         }
     }
 
-    fn build<B: Backend>(
+    /// Builds the network on our kernels, in any of their number types.
+    fn load_on_cpu(
         checkpoint: &OpenCheckpoint,
-        backend: B,
-        cpu: Option<(Isa, usize)>,
+        dtype: ComputeType,
+        isa: Isa,
+        threads: Arc<ThreadPool>,
+        options: &ModelOptions,
     ) -> Result<Self, NetworkError> {
+        let cpu = Some((isa, threads.threads()));
+        let normalisation = Normalisation::of(&checkpoint.info.preprocessing);
+        let backend = |numbers| {
+            let (threads, normalisation) = (Arc::clone(&threads), normalisation.clone());
+            CpuBackend::with_numbers(isa, threads, normalisation, numbers)
+        };
+        advise(dtype, isa);
+        match dtype {
+            ComputeType::BF16 => {
+                let loaded = Self::build(checkpoint, backend(CpuNumbers::Bf16))?;
+                return Ok(Self { cpu, ..loaded });
+            }
+            ComputeType::F32 | ComputeType::F16 => {
+                let loaded = Self::build(checkpoint, backend(CpuNumbers::F32))?;
+                return Ok(Self { cpu, ..loaded });
+            }
+            ComputeType::Int8 => {}
+        }
+        let info = &checkpoint.info;
+        let folder = options.cache.as_deref();
+        let cache = folder.and_then(|folder| Cache::of(folder, info, &normalisation));
+        let integers = |scales| backend(CpuNumbers::Int8(Arc::new(scales)));
+        if let Some((scales, fidelity)) = cache.as_ref().and_then(Cache::read) {
+            fidelity.check()?;
+            match Self::build(checkpoint, integers(scales)) {
+                Ok(loaded) => {
+                    return Ok(Self {
+                        cpu,
+                        fidelity: Some(fidelity),
+                        ..loaded
+                    });
+                }
+                // The file lacks a layer.
+                Err(NetworkError::Quantisation(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let measured = Measured::new(&checkpoint.weights, info, backend(CpuNumbers::F32))?;
+        let scales = measured.scales.clone();
+        let (net, class_weights) = build(&checkpoint.weights, info, integers(scales))?;
+        let fidelity = measured.compare(&net, info)?;
+        fidelity.check()?;
+        if let Some(cache) = cache {
+            cache.write(&measured.scales, &fidelity);
+        }
+        Ok(Self {
+            network: Arc::new(FixedSizeResNet::new(net, info.preprocessing.crop.dims())),
+            class_weights,
+            cpu,
+            fidelity: Some(fidelity),
+        })
+    }
+
+    fn build<B: Backend>(checkpoint: &OpenCheckpoint, backend: B) -> Result<Self, NetworkError> {
         let (net, class_weights) = build(&checkpoint.weights, &checkpoint.info, backend)?;
         let input_size = checkpoint.info.preprocessing.crop.dims();
         Ok(Self {
             network: Arc::new(FixedSizeResNet::new(net, input_size)),
             class_weights,
-            cpu,
+            cpu: None,
+            fidelity: None,
         })
+    }
+}
+
+/// Says in the log where another number type would be faster on this processor, or where this one
+/// is slow.
+fn advise(dtype: ComputeType, isa: Isa) {
+    match dtype {
+        ComputeType::BF16 if !isa.multiplies_bf16() => tracing::warn!(
+            "--dtype bf16 is slower than f32 here: there is no AVX512_BF16; the answers are the same"
+        ),
+        ComputeType::Int8 if !isa.multiplies_int8() => tracing::warn!(
+            "--dtype int8 is no faster than f32 here: there is no AVX512_VNNI or AVX-VNNI; \
+             the answers are the same"
+        ),
+        ComputeType::F32 if isa.multiplies_bf16() && isa.multiplies_int8() => tracing::info!(
+            "this processor is faster with --dtype bf16, and fastest with --dtype int8, which \
+             changes a few answers in a hundred"
+        ),
+        ComputeType::F32 if isa.multiplies_int8() => tracing::info!(
+            "this processor is faster with --dtype int8, which changes a few answers in a hundred"
+        ),
+        _ => {}
     }
 }
 
@@ -132,10 +221,12 @@ impl Classifier {
             network,
             class_weights,
             cpu,
+            fidelity,
         } = LoadedNetwork::load(&checkpoint, opened, options)?;
         let info = ModelInfo {
             checkpoint: checkpoint.info,
             compute_dtype: dtype,
+            fidelity,
             device: name.to_string(),
             accelerated,
             isa: cpu.map(|(isa, _)| isa.to_string()),

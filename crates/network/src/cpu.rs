@@ -1,7 +1,8 @@
 //! The CPU's backend: our own kernels over pooled buffers.
 //!
-//! Activations are `[channels/16][images * height * width][16]` floats in buffers that go back to
-//! the backend's pool. No tensor of candle's takes part between the images and the logits.
+//! Activations are `[blocks][images * height * width][16]` words in buffers that go back to the
+//! backend's pool; a word holds one float32, two bfloat16 numbers or four 8-bit integers. No tensor
+//! of candle's takes part between the images and the logits.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -9,14 +10,15 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use imgclass_kernels::{
-    BLOCK, BatchDims, BufferPool, Entered, Isa, PackedConv, PackedLinear, PackedStem, PooledBuffer,
-    ThreadPool, blocked_to_nchw, global_average_pool, join_images_into,
+    BLOCK, BatchDims, BufferPool, Entered, Isa, Numbers, PackedConv, PackedLinear, PackedStem,
+    PooledBuffer, ThreadPool, average_words, join_images_into, words_to_nchw,
 };
 
-use crate::backend::{Backend, FoldedConv, ImagesTogether, LinearWeights};
+use crate::backend::{Backend, ConvPlace, FoldedConv, ImagesTogether, LinearWeights, STEM};
 use crate::error::NetworkError;
 use crate::input::{Input, Normalisation};
 use crate::profile;
+use crate::quantise::{self, Scales};
 
 /// The most forward passes that run at one time. Each pass of four images holds 34 MB: on a machine
 /// of many cores and little memory for each, passes share threads instead.
@@ -29,9 +31,22 @@ const PASS_BYTES: usize = 34 << 20;
 /// The fewest bytes of buffers that are kept.
 const MIN_KEPT_BYTES: usize = 64 << 20;
 
-/// Computes a ResNet's layers with our own kernels, in f32.
+/// The number type that the CPU computes in.
+#[derive(Debug, Clone)]
+pub enum CpuNumbers {
+    /// Weights, activations and sums in float32.
+    F32,
+    /// Weights and activations in bfloat16, sums in float32.
+    Bf16,
+    /// Weights and activations in 8-bit integers, with the scale of each layer's output. The last
+    /// layer is bfloat16.
+    Int8(Arc<Scales>),
+}
+
+/// Computes a ResNet's layers with our own kernels.
 pub struct CpuBackend {
     isa: Isa,
+    numbers: CpuNumbers,
     threads: Arc<ThreadPool>,
     /// The memory of activations, which goes from layer to layer and from pass to pass.
     buffers: BufferPool,
@@ -39,12 +54,24 @@ pub struct CpuBackend {
 }
 
 impl CpuBackend {
-    /// Returns a backend that packs weights for `isa` and runs layers on `threads`. Images that
-    /// come as [`Input::Pixels`] are normalised by `normalisation`.
+    /// Returns a backend that computes in float32. It packs weights for `isa` and runs layers on
+    /// `threads`. Images that come as [`Input::Pixels`] are normalised by `normalisation`.
     #[must_use]
     pub fn new(isa: Isa, threads: Arc<ThreadPool>, normalisation: Normalisation) -> Self {
+        Self::with_numbers(isa, threads, normalisation, CpuNumbers::F32)
+    }
+
+    /// Returns what [`Self::new`] does, for any number type.
+    #[must_use]
+    pub fn with_numbers(
+        isa: Isa,
+        threads: Arc<ThreadPool>,
+        normalisation: Normalisation,
+        numbers: CpuNumbers,
+    ) -> Self {
         Self {
             isa,
+            numbers,
             buffers: BufferPool::new(kept_bytes(passes(&threads))),
             threads,
             normalisation,
@@ -55,12 +82,15 @@ impl CpuBackend {
         let packed = &conv.packed;
         let channels = packed.shape().out_channels;
         let dims = packed.output_dims(x.dims);
-        let mut values = self.buffers.take(dims.blocked_len(channels));
+        let numbers = packed.output_numbers();
+        let mut values = self.buffers.take(dims.words(channels, numbers));
         conv.timed(x.dims, || {
             packed.forward_into(&self.threads, &x.values, x.dims, None, relu, &mut values);
         });
         Activation {
             values,
+            numbers,
+            scale: conv.scale,
             channels,
             dims,
         }
@@ -88,23 +118,55 @@ fn kept_bytes(passes: usize) -> usize {
 
 /// Some images' activations between two layers.
 pub struct Activation {
-    /// The numbers, `[channels/16][images * height * width][16]`.
+    /// The numbers, `[blocks][images * height * width][16]` words.
     values: PooledBuffer,
+    numbers: Numbers,
+    /// What 8-bit integers are multiplied by; 1 for other numbers.
+    scale: f32,
     channels: usize,
     dims: BatchDims,
+}
+
+impl Activation {
+    /// Returns the numbers in words, for an activation in float32 the numbers themselves.
+    pub(crate) fn words(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// Returns how many images there are.
+    pub(crate) fn images(&self) -> usize {
+        self.dims.n
+    }
+}
+
+/// The stem packed for the kernels.
+pub struct Stem {
+    packed: PackedStem,
+    /// The scale of its output.
+    scale: f32,
 }
 
 /// A convolution packed for the kernels.
 pub struct Conv {
     name: String,
     packed: PackedConv,
+    /// The scale of its output.
+    scale: f32,
 }
 
 impl Conv {
+    /// Returns the checkpoint's name of the layer.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs the layer by `run` and records its time under the layer's name.
     fn timed<T>(&self, dims: BatchDims, run: impl FnOnce() -> T) -> T {
         let describe = || {
-            let algorithm = self.packed.algorithm().to_string();
+            let algorithm = match self.packed.input_numbers() {
+                Numbers::F32 => self.packed.algorithm().to_string(),
+                numbers => format!("{} {numbers}", self.packed.algorithm()),
+            };
             (self.name.clone(), algorithm, self.packed.flops(dims))
         };
         profile::layer(describe, run)
@@ -121,26 +183,49 @@ pub struct Rows {
 impl Backend for CpuBackend {
     type Activation = Activation;
     type Conv = Conv;
-    type Stem = PackedStem;
+    type Stem = Stem;
     type Linear = PackedLinear;
     type Rows = Rows;
 
-    fn load_conv(&self, name: String, folded: FoldedConv) -> Result<Conv, NetworkError> {
-        let FoldedConv {
-            shape,
-            weight,
-            bias,
-        } = folded;
+    fn load_conv(&self, place: ConvPlace, folded: FoldedConv) -> Result<Conv, NetworkError> {
+        let (isa, shape) = (self.isa, folded.shape);
+        let (packed, scale) = match &self.numbers {
+            CpuNumbers::F32 => {
+                let packed = PackedConv::new(isa, shape, &folded.weight, &folded.bias);
+                (packed, 1.0)
+            }
+            CpuNumbers::Bf16 => {
+                let packed = PackedConv::bf16(isa, shape, &folded.weight, &folded.bias);
+                (packed, 1.0)
+            }
+            CpuNumbers::Int8(scales) => {
+                let (weights, scale) = quantise::conv(&place, &folded, scales)?;
+                (PackedConv::int8(isa, shape, &weights), scale)
+            }
+        };
         Ok(Conv {
-            name,
-            packed: PackedConv::new(self.isa, shape, &weight, &bias),
+            name: place.name,
+            packed,
+            scale,
         })
     }
 
-    fn load_stem(&self, folded: FoldedConv) -> Result<PackedStem, NetworkError> {
-        Ok(PackedStem::new(self.isa, &folded.weight, &folded.bias))
+    fn load_stem(&self, folded: FoldedConv) -> Result<Stem, NetworkError> {
+        let (isa, weight, bias) = (self.isa, &folded.weight, &folded.bias);
+        let (packed, scale) = match &self.numbers {
+            CpuNumbers::F32 => (PackedStem::new(isa, weight, bias), 1.0),
+            CpuNumbers::Bf16 => (PackedStem::bf16(isa, weight, bias), 1.0),
+            CpuNumbers::Int8(scales) => {
+                let scale = scales.of(STEM)?;
+                let stem = quantise::stem(&folded, &self.normalisation, scale);
+                (PackedStem::int8(isa, &stem), scale)
+            }
+        };
+        Ok(Stem { packed, scale })
     }
 
+    /// In 8-bit networks the layer is bfloat16. It is a thousandth of the work, its weights are a
+    /// twelfth of them, and its outputs are compared and shown.
     fn load_linear(&self, weights: LinearWeights) -> Result<PackedLinear, NetworkError> {
         let LinearWeights {
             inputs,
@@ -148,7 +233,12 @@ impl Backend for CpuBackend {
             bias,
             ..
         } = weights;
-        Ok(PackedLinear::new(self.isa, inputs, &weight, &bias))
+        Ok(match &self.numbers {
+            CpuNumbers::F32 => PackedLinear::new(self.isa, inputs, &weight, &bias),
+            CpuNumbers::Bf16 | CpuNumbers::Int8(_) => {
+                PackedLinear::bf16(self.isa, inputs, &weight, &bias)
+            }
+        })
     }
 
     fn announce_order(&self, convs: &[&Conv], last: &PackedLinear) {
@@ -162,17 +252,11 @@ impl Backend for CpuBackend {
 
     fn stem(
         &self,
-        stem: &PackedStem,
+        stem: &Stem,
         images: &[&Input],
         size: (usize, usize),
     ) -> Result<Activation, NetworkError> {
-        let prepared: Vec<Cow<[f32]>> = images
-            .iter()
-            .map(|image| match image {
-                Input::Planar(numbers) => Cow::Borrowed(numbers.as_slice()),
-                Input::Pixels(pixels) => Cow::Owned(self.normalisation.planar(pixels)),
-            })
-            .collect();
+        let Stem { packed, scale } = stem;
         let dims = BatchDims {
             n: images.len(),
             h: size.0,
@@ -182,26 +266,46 @@ impl Backend for CpuBackend {
             (
                 "conv1 and max-pool".to_owned(),
                 "stem".to_owned(),
-                stem.flops(dims),
+                packed.flops(dims),
             )
         };
-        let (channels, out_dims) = (stem.out_channels(), stem.output_dims(dims));
-        let mut values = self.buffers.take(out_dims.blocked_len(channels));
-        let mut run = |batch: &[f32]| {
+        let (channels, out_dims) = (packed.out_channels(), packed.output_dims(dims));
+        let numbers = packed.output_numbers();
+        let mut values = self.buffers.take(out_dims.words(channels, numbers));
+        if numbers == Numbers::U8 {
+            let bytes: Vec<u8> = images
+                .iter()
+                .flat_map(|image| self.normalisation.planar_bytes(image))
+                .collect();
             profile::layer(describe, || {
-                stem.forward_into(&self.threads, batch, dims, &mut values);
+                packed.forward_bytes_into(&self.threads, &bytes, dims, &mut values);
             });
-        };
-        // A single image needs no copy.
-        match prepared.as_slice() {
-            [image] => run(image),
-            several => {
-                let slices: Vec<&[f32]> = several.iter().map(|image| &**image).collect();
-                run(&self.join(&slices, 1));
+        } else {
+            let prepared: Vec<Cow<[f32]>> = images
+                .iter()
+                .map(|image| match image {
+                    Input::Planar(numbers) => Cow::Borrowed(numbers.as_slice()),
+                    Input::Pixels(pixels) => Cow::Owned(self.normalisation.planar(pixels)),
+                })
+                .collect();
+            let mut run = |batch: &[f32]| {
+                profile::layer(describe, || {
+                    packed.forward_into(&self.threads, batch, dims, &mut values);
+                });
+            };
+            // A single image needs no copy.
+            match prepared.as_slice() {
+                [image] => run(image),
+                several => {
+                    let slices: Vec<&[f32]> = several.iter().map(|image| &**image).collect();
+                    run(&self.join(&slices, 1));
+                }
             }
         }
         Ok(Activation {
             values,
+            numbers,
+            scale: *scale,
             channels,
             dims: out_dims,
         })
@@ -215,29 +319,55 @@ impl Backend for CpuBackend {
         Ok(self.run_conv(conv, x, true))
     }
 
-    /// The result is written over the residual, which is read a tile before.
+    /// The result is written over the residual, which is read a tile before, where both are of the
+    /// same type.
     fn conv_add_relu(
         &self,
         conv: &Conv,
         x: &Activation,
         mut residual: Activation,
     ) -> Result<Activation, NetworkError> {
-        let out = &mut residual.values[..];
+        let packed = &conv.packed;
+        let numbers = packed.output_numbers();
+        if residual.numbers == numbers {
+            let out = &mut residual.values[..];
+            conv.timed(x.dims, || {
+                packed.forward_onto(&self.threads, &x.values, x.dims, true, out);
+            });
+            residual.scale = conv.scale;
+            return Ok(residual);
+        }
+        let Activation { channels, dims, .. } = residual;
+        let mut values = self.buffers.take(dims.words(channels, numbers));
         conv.timed(x.dims, || {
-            let packed = &conv.packed;
-            packed.forward_onto(&self.threads, &x.values, x.dims, true, out);
+            let skip = Some(&residual.values[..]);
+            packed.forward_into(&self.threads, &x.values, x.dims, skip, true, &mut values);
         });
-        Ok(residual)
+        Ok(Activation {
+            values,
+            numbers,
+            scale: conv.scale,
+            channels,
+            dims,
+        })
     }
 
     fn concatenate(&self, mut parts: Vec<Activation>) -> Result<Activation, NetworkError> {
         if let [_] = parts.as_slice() {
             return Ok(parts.remove(0));
         }
-        let Activation { channels, dims, .. } = parts[0];
+        let Activation {
+            numbers,
+            scale,
+            channels,
+            dims,
+            ..
+        } = parts[0];
         let slices: Vec<&[f32]> = parts.iter().map(|part| &*part.values).collect();
         Ok(Activation {
-            values: self.join(&slices, channels.div_ceil(BLOCK)),
+            values: self.join(&slices, channels.div_ceil(numbers.block())),
+            numbers,
+            scale,
             channels,
             dims: BatchDims {
                 n: parts.iter().map(|part| part.dims.n).sum(),
@@ -255,7 +385,8 @@ impl Backend for CpuBackend {
             )
         };
         let values = profile::layer(describe, || {
-            global_average_pool(&self.threads, &x.values, x.channels, x.dims)
+            let threads = &self.threads;
+            average_words(threads, &x.values, x.channels, x.dims, x.numbers, x.scale)
         });
         Ok(Rows {
             values,
@@ -283,6 +414,8 @@ impl Backend for CpuBackend {
     ) -> Result<Vec<f32>, NetworkError> {
         let Activation {
             values,
+            numbers,
+            scale,
             channels,
             dims,
         } = x;
@@ -297,7 +430,7 @@ impl Backend for CpuBackend {
             n: images.len(),
             ..*dims
         };
-        Ok(blocked_to_nchw(&chosen, *channels, dims))
+        Ok(words_to_nchw(&chosen, *channels, dims, *numbers, *scale))
     }
 
     /// Measured with two threads and batches of eight: the caches of two cores hold about one

@@ -149,8 +149,12 @@ impl DeviceChoice {
     /// Refuses a type that the opened device does not compute in.
     fn check_type(self, dtype: ComputeType, device: &Device) -> Result<(), NetworkError> {
         let reason = match (self, dtype) {
-            (Self::Cpu, ComputeType::F16 | ComputeType::BF16) => {
-                "our kernels compute in f32; leave --dtype out, or ask for a GPU with --device"
+            (Self::Cpu, ComputeType::F16) => {
+                "our kernels compute in f32, bf16 and int8; take one of these, or ask for a GPU \
+                 with --device"
+            }
+            (Self::Candle | Self::Cuda(_) | Self::Metal, ComputeType::Int8) => {
+                "only our kernels do; take --device cpu, or f32, f16 or bf16"
             }
             (Self::Cuda(_), ComputeType::BF16) if !cuda::computes_bf16(device) => {
                 "that takes compute capability 8.0 (Ampere) or newer; use f32 or f16"

@@ -15,6 +15,8 @@ pub enum ComputeType {
     F16,
     /// The upper half of 32-bit floats: 8 bits of precision, their whole range.
     BF16,
+    /// 8-bit integers with a scale for each layer's output and each output channel's weights.
+    Int8,
 }
 
 impl FromStr for ComputeType {
@@ -25,7 +27,8 @@ impl FromStr for ComputeType {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::BF16),
-            other => Err(format!("`{other}` is no dtype; use f32, f16 or bf16")),
+            "int8" => Ok(Self::Int8),
+            other => Err(format!("`{other}` is no dtype; use f32, f16, bf16 or int8")),
         }
     }
 }
@@ -36,16 +39,19 @@ impl fmt::Display for ComputeType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::BF16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }
 
-impl From<ComputeType> for DType {
-    fn from(dtype: ComputeType) -> Self {
-        match dtype {
-            ComputeType::F32 => Self::F32,
-            ComputeType::F16 => Self::F16,
-            ComputeType::BF16 => Self::BF16,
+impl ComputeType {
+    /// Returns candle's type for it. Candle's devices do not compute in 8-bit integers.
+    pub(crate) fn candle(self) -> Option<DType> {
+        match self {
+            Self::F32 => Some(DType::F32),
+            Self::F16 => Some(DType::F16),
+            Self::BF16 => Some(DType::BF16),
+            Self::Int8 => None,
         }
     }
 }

@@ -49,6 +49,12 @@ pub enum NetworkError {
         /// Why it does not, and what it computes in.
         reason: String,
     },
+    /// The network cannot be computed in 8-bit integers.
+    #[error(
+        "this checkpoint is not for --dtype int8: {0}; \
+         take --dtype bf16, which needs no ranges, or f32"
+    )]
+    Quantisation(String),
     /// The device has no memory for the batch. Smaller batches may pass.
     #[error(
         "the device is out of memory ({reason}); lower --max-batch-size, \

@@ -89,4 +89,32 @@ impl Normalisation {
         };
         (0..3).flat_map(plane).collect()
     }
+
+    /// Returns an image as bytes in the network's planes, `[3, height, width]`. Numbers that came
+    /// normalised go back to the byte that they are nearest to.
+    pub(crate) fn planar_bytes(&self, image: &Input) -> Vec<u8> {
+        match image {
+            Input::Pixels(pixels) => (0..3)
+                .flat_map(|plane| {
+                    let channel = if self.reversed { 2 - plane } else { plane };
+                    pixels.iter().skip(channel).step_by(3).copied()
+                })
+                .collect(),
+            Input::Planar(numbers) => {
+                let length = (numbers.len() / 3).max(1);
+                let planes = numbers.chunks_exact(length).enumerate();
+                let mut bytes = Vec::with_capacity(numbers.len());
+                for (plane, numbers) in planes {
+                    let (factor, addend) = (1.0 / self.factor[plane], self.addend[plane]);
+                    // The cast limits what is outside 0 to 255.
+                    bytes.extend(
+                        numbers
+                            .iter()
+                            .map(|number| ((number - addend) * factor + 0.5) as u8),
+                    );
+                }
+                bytes
+            }
+        }
+    }
 }

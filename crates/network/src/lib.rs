@@ -11,8 +11,8 @@
 //!   chooses the backend.
 //! - [`head`] makes answers of logits.
 //!
-//! A new number type on the CPU, or a new device, is a new [`Backend`]; its choice is one more
-//! branch in `classifier.rs`.
+//! A new device is a new [`Backend`]; its choice is one more branch in `classifier.rs`. A new number
+//! type on the CPU is a variant of [`CpuNumbers`].
 
 #![forbid(unsafe_code)]
 // Outside input must never reach a panic; tests may.
@@ -22,6 +22,7 @@
 )]
 
 mod backend;
+mod calibration;
 mod candle;
 mod classifier;
 mod cpu;
@@ -33,17 +34,20 @@ pub mod head;
 mod input;
 mod network;
 mod profile;
+mod quantise;
 pub mod resnet;
 mod weights;
 
-pub use backend::{Backend, FoldedConv, ImagesTogether, LinearWeights};
+pub use backend::{Backend, ConvPlace, ConvRole, FoldedConv, ImagesTogether, LinearWeights, STEM};
+pub use calibration::Fidelity;
 pub use candle::CandleBackend;
 pub use classifier::{Classifier, ModelInfo, ModelOptions};
-pub use cpu::CpuBackend;
+pub use cpu::{CpuBackend, CpuNumbers};
 pub use device::DeviceChoice;
 pub use dtype::ComputeType;
 pub use error::NetworkError;
 pub use input::{Input, Normalisation};
 pub use network::{FixedSizeResNet, Network, Output, Want};
 pub use profile::LayerTime;
+pub use quantise::Scales;
 pub use weights::variables;

@@ -15,7 +15,7 @@ use candle_nn::{BatchNorm, Conv2dConfig, VarBuilder, batch_norm, conv2d_no_bias}
 use imgclass_checkpoint::{Architecture, Block, Variant};
 use imgclass_kernels::ConvShape;
 
-use crate::backend::{Backend, FoldedConv, LinearWeights};
+use crate::backend::{Backend, ConvPlace, ConvRole, FoldedConv, LinearWeights, STEM};
 use crate::error::NetworkError;
 use crate::input::Input;
 
@@ -57,11 +57,28 @@ impl<B: Backend> ResNet<B> {
             backend: &backend,
         };
         let stem = loader.stem(vb)?;
+        // The layer whose output the next block reads.
+        let mut last = STEM.to_owned();
         let stages = [
-            loader.stage(&vb.pp("layer1"), first, 64, 64, 1)?,
-            loader.stage(&vb.pp("layer2"), second, 64 * expansion, 128, 2)?,
-            loader.stage(&vb.pp("layer3"), third, 128 * expansion, 256, 2)?,
-            loader.stage(&vb.pp("layer4"), fourth, 256 * expansion, 512, 2)?,
+            loader.stage(&vb.pp("layer1"), &mut last, first, (64, 64, 1))?,
+            loader.stage(
+                &vb.pp("layer2"),
+                &mut last,
+                second,
+                (64 * expansion, 128, 2),
+            )?,
+            loader.stage(
+                &vb.pp("layer3"),
+                &mut last,
+                third,
+                (128 * expansion, 256, 2),
+            )?,
+            loader.stage(
+                &vb.pp("layer4"),
+                &mut last,
+                fourth,
+                (256 * expansion, 512, 2),
+            )?,
         ];
         let linear = loader.linear(&vb.pp("fc"), classes)?;
         let convs: Vec<&B::Conv> = stages
@@ -214,19 +231,19 @@ impl<B: Backend> Loader<'_, B> {
     }
 
     /// Builds a stage of `blocks` blocks whose 3x3 convolutions have `width` channels. `stride` is
-    /// the first block's.
+    /// the first block's. `input` names the layer whose output the stage reads, and becomes the
+    /// stage's last layer.
     fn stage(
         &self,
         vb: &VarBuilder,
+        input: &mut String,
         blocks: usize,
-        in_channels: usize,
-        width: usize,
-        stride: usize,
+        (in_channels, width, stride): (usize, usize, usize),
     ) -> Result<Stage<B>, NetworkError> {
         let out_channels = width * self.architecture.block().expansion();
         let block = |i| match i {
-            0 => self.block(&vb.pp(i), in_channels, width, stride),
-            _ => self.block(&vb.pp(i), out_channels, width, 1),
+            0 => self.block(&vb.pp(i), input, (in_channels, width, stride)),
+            _ => self.block(&vb.pp(i), input, (out_channels, width, 1)),
         };
         let blocks = (0..blocks).map(block).collect::<Result<_, _>>()?;
         Ok(Stage { blocks })
@@ -235,9 +252,8 @@ impl<B: Backend> Loader<'_, B> {
     fn block(
         &self,
         vb: &VarBuilder,
-        in_channels: usize,
-        width: usize,
-        stride: usize,
+        input: &mut String,
+        (in_channels, width, stride): (usize, usize, usize),
     ) -> Result<ResidualBlock<B>, NetworkError> {
         let (block, variant) = (self.architecture.block(), self.architecture.variant());
         let out_channels = width * block.expansion();
@@ -247,34 +263,50 @@ impl<B: Backend> Loader<'_, B> {
             Variant::V1 => (stride, 1),
             Variant::V1_5 => (1, stride),
         };
-        let conv = |conv, bn, shape| self.conv(vb.pp(conv), vb.pp(bn), shape);
-        let (first, middle, last) = match block {
-            Block::Basic => (
-                conv("conv1", "bn1", conv_shape(in_channels, width, 3, stride))?,
-                None,
-                conv("conv2", "bn2", conv_shape(width, width, 3, 1))?,
-            ),
-            Block::Bottleneck => (
-                conv(
-                    "conv1",
-                    "bn1",
-                    conv_shape(in_channels, width, 1, first_stride),
-                )?,
-                Some(conv(
-                    "conv2",
-                    "bn2",
-                    conv_shape(width, width, 3, middle_stride),
-                )?),
-                conv("conv3", "bn3", conv_shape(width, out_channels, 1, 1))?,
-            ),
-        };
         let fits = stride == 1 && in_channels == out_channels;
+        let name = |conv: &str| vb.pp(conv).prefix();
+        let conv = |conv: &str, bn, shape, input: &str, role| {
+            let place = ConvPlace {
+                name: name(conv),
+                input: input.to_owned(),
+                role,
+            };
+            self.conv(place, vb.pp(conv), vb.pp(bn), shape)
+        };
+        let add = ConvRole::Last {
+            residual: fits.then(|| input.clone()),
+        };
+        let (first, second) = (name("conv1"), name("conv2"));
         let downsample = if fits {
             None
         } else {
             let shape = conv_shape(in_channels, out_channels, 1, stride);
-            Some(conv("downsample.0", "downsample.1", shape)?)
+            let role = ConvRole::Downsample;
+            Some(conv("downsample.0", "downsample.1", shape, input, role)?)
         };
+        let (first, middle, last, end) = match block {
+            Block::Basic => {
+                let shape = conv_shape(in_channels, width, 3, stride);
+                (
+                    conv("conv1", "bn1", shape, input, ConvRole::Relu)?,
+                    None,
+                    conv("conv2", "bn2", conv_shape(width, width, 3, 1), &first, add)?,
+                    second,
+                )
+            }
+            Block::Bottleneck => {
+                let reduce = conv_shape(in_channels, width, 1, first_stride);
+                let spread = conv_shape(width, width, 3, middle_stride);
+                let expand = conv_shape(width, out_channels, 1, 1);
+                (
+                    conv("conv1", "bn1", reduce, input, ConvRole::Relu)?,
+                    Some(conv("conv2", "bn2", spread, &first, ConvRole::Relu)?),
+                    conv("conv3", "bn3", expand, &second, add)?,
+                    name("conv3"),
+                )
+            }
+        };
+        *input = end;
         Ok(ResidualBlock {
             first,
             middle,
@@ -285,12 +317,12 @@ impl<B: Backend> Loader<'_, B> {
 
     fn conv(
         &self,
+        place: ConvPlace,
         conv: VarBuilder,
         bn: VarBuilder,
         shape: ConvShape,
     ) -> Result<B::Conv, NetworkError> {
-        let name = conv.prefix();
-        self.backend.load_conv(name, self.folded(shape, conv, bn)?)
+        self.backend.load_conv(place, self.folded(shape, conv, bn)?)
     }
 
     /// Reads a convolution and its batch norm, and folds the second into the first.

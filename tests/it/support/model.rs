@@ -12,6 +12,7 @@ pub(crate) fn options() -> ModelOptions {
         dtype: None,
         isa: None,
         threads: NonZeroUsize::new(2).expect("2 is not 0"),
+        cache: None,
         overrides: Overrides::default(),
     }
 }

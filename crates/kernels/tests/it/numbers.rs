@@ -7,7 +7,7 @@ use imgclass_kernels::{
 };
 use proptest::prelude::*;
 
-use crate::reference::{guarded_words, numbers};
+use crate::reference::{guarded_words, numbers, to_bf16};
 use crate::{long_tables, pool, short_tables};
 
 /// Input channels, output channels, kernel, stride, padding; then images, rows, columns.
@@ -170,14 +170,6 @@ impl Int8Case {
         });
         words_to_nchw(&y, channels, output, stored, 1.0)
     }
-}
-
-/// Rounds to bfloat16, to nearest and ties to even.
-fn to_bf16(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
-    let x = f32::from_bits(rounded);
-    if x.is_normal() { x } else { 0.0f32.copysign(x) }
 }
 
 fn assert_same(got: &[f32], expected: &[f32], what: &str) {

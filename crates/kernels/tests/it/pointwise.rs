@@ -1,12 +1,12 @@
 //! The last layers, the layout, and the choice of an instruction set.
 
 use imgclass_kernels::{
-    BLOCK, BatchDims, Isa, PackedLinear, UnsupportedIsa, blocked_to_nchw, global_average_pool,
-    nchw_to_blocked,
+    BLOCK, BatchDims, Isa, Numbers, PackedLinear, UnsupportedIsa, average_words, blocked_to_nchw,
+    global_average_pool, nchw_to_blocked, nchw_to_words,
 };
 
 use crate::pool;
-use crate::reference::numbers;
+use crate::reference::{numbers, to_bf16};
 
 #[test]
 fn the_fully_connected_layer_is_right_for_every_size() {
@@ -83,6 +83,68 @@ fn the_average_pool_is_right_for_every_size() {
                     error <= (plane + 2) as f64 / f64::from(1 << 24),
                     "{channels} channels, {dims:?}"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_fully_connected_layer_in_bfloat16_gives_the_bits_of_its_model() {
+    let table: &[[usize; 3]] = if cfg!(miri) {
+        &[[2, 5, 3]]
+    } else {
+        &[[2, 2048, 100], [3, 100, 17], [1, 1, 1], [15, 33, 2]]
+    };
+    for &[n, inputs, outputs] in table {
+        let (weight, bias, x) = (
+            numbers(1, inputs * outputs),
+            numbers(2, outputs),
+            numbers(3, n * inputs),
+        );
+        let expected: Vec<f32> = (0..n * outputs)
+            .map(|at| {
+                let row = &x[at / outputs * inputs..][..inputs];
+                let column = &weight[at % outputs * inputs..][..inputs];
+                // The second of each pair comes first.
+                let order = (0..inputs.next_multiple_of(2)).map(|i| i ^ 1);
+                order
+                    .filter(|i| *i < inputs)
+                    .fold(bias[at % outputs], |sum, i| {
+                        sum + to_bf16(row[i]) * to_bf16(column[i])
+                    })
+            })
+            .collect();
+        for isa in Isa::available() {
+            let linear = PackedLinear::bf16(isa, inputs, &weight, &bias);
+            for threads in [1, 3] {
+                let y = linear.forward(&pool(threads), &x, n);
+                assert!(y == expected, "{isa}, [{n}, {inputs}, {outputs}]");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_average_pool_of_bfloat16_and_of_integers_is_right() {
+    let table: &[(usize, [usize; 3])] = if cfg!(miri) {
+        &[(17, [2, 2, 3])]
+    } else {
+        &[(2048, [9, 7, 7]), (100, [3, 1, 1]), (1, [1, 5, 2])]
+    };
+    for &(channels, [n, h, w]) in table {
+        let dims = BatchDims { n, h, w };
+        for (kind, scale) in [(Numbers::Bf16, 1.0), (Numbers::U8, 0.25)] {
+            let x: Vec<f32> = numbers(1, channels * dims.pixels())
+                .into_iter()
+                .map(|x| (x * 100.0 + 101.0).floor())
+                .collect();
+            let words = nchw_to_words(&x, channels, dims, kind);
+            let y = average_words(&pool(3), &words, channels, dims, kind, scale);
+            assert_eq!(y.len(), n * channels);
+            // The numbers are integers, so that their sums are exact.
+            for (got, plane) in y.iter().zip(x.chunks_exact(h * w)) {
+                let expected = plane.iter().sum::<f32>() * (scale / (h * w) as f32);
+                assert_eq!(*got, expected, "{kind}, {channels} channels, {dims:?}");
             }
         }
     }

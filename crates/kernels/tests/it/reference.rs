@@ -21,6 +21,14 @@ pub(crate) fn numbers(seed: u64, len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
+/// Rounds to bfloat16, to nearest and ties to even.
+pub(crate) fn to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    let x = f32::from_bits(rounded);
+    if x.is_normal() { x } else { 0.0f32.copysign(x) }
+}
+
 /// One layer with its operands. Activations are NCHW and weights OIHW.
 pub(crate) struct Case {
     pub(crate) shape: ConvShape,

@@ -1,9 +1,11 @@
 //! The stem is compared with a naive convolution and max-pool.
 
-use imgclass_kernels::{BatchDims, ConvShape, Isa, PackedStem, blocked_to_nchw};
+use imgclass_kernels::{
+    BatchDims, ConvShape, Int8Stem, Isa, Numbers, PackedStem, blocked_to_nchw, words_to_nchw,
+};
 
 use crate::pool;
-use crate::reference::{Case, guarded, numbers};
+use crate::reference::{Case, guarded, guarded_words, numbers, to_bf16};
 
 /// Returns the stem's output in double precision, NCHW, and the largest sum of absolute products.
 fn exact(case: &Case) -> (Vec<f64>, f64) {
@@ -82,6 +84,167 @@ fn the_stem_is_right_for_every_size_and_channel_count() {
             }
         }
     }
+}
+
+/// The output channels and the images, rows and columns on which the stem is compared with a model.
+fn model_table() -> &'static [(usize, [usize; 3])] {
+    if cfg!(miri) {
+        &[(17, [1, 5, 6])]
+    } else {
+        &[
+            (64, [2, 33, 34]),
+            (64, [1, 9, 63]),
+            (64, [9, 16, 17]),
+            (17, [1, 1, 1]),
+            (48, [1, 2, 3]),
+            (16, [2, 3, 2]),
+            (7, [1, 4, 57]),
+            (100, [1, 40, 41]),
+        ]
+    }
+}
+
+/// Pools an image's convolution, of `h` rows and `w` columns, of which `conv` returns the values.
+fn pooled(h: usize, w: usize, conv: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    let values: Vec<f32> = (0..h * w).map(|i| conv(i / w, i % w)).collect();
+    let (rows, columns) = (h.div_ceil(2), w.div_ceil(2));
+    let largest = |i: usize| {
+        let (y, x) = (i / columns, i % columns);
+        let around = (2 * y).saturating_sub(1)..h.min(2 * y + 2);
+        let across = (2 * x).saturating_sub(1)..w.min(2 * x + 2);
+        let window = around.flat_map(|row| across.clone().map(move |column| row * w + column));
+        window
+            .map(|at| values[at])
+            .fold(f32::NEG_INFINITY, f32::max)
+    };
+    (0..rows * columns).map(largest).collect()
+}
+
+/// Returns the number under tap (`ky`, `kx`) of convolution pixel (`y`, `x`) in `plane`, or `border`.
+fn under<T: Copy>(
+    plane: &[T],
+    (h, w): (usize, usize),
+    (y, x): (usize, usize),
+    (ky, kx): (usize, usize),
+    border: T,
+) -> T {
+    let (row, column) = (2 * y + ky, 2 * x + kx);
+    if row < 3 || column < 3 || row - 3 >= h || column - 3 >= w {
+        border
+    } else {
+        plane[(row - 3) * w + column - 3]
+    }
+}
+
+#[test]
+fn the_stem_in_integers_is_exact_with_its_border_values() {
+    for &(out_channels, [n, h, w]) in model_table() {
+        let input = BatchDims { n, h, w };
+        let byte = |x: f32| (x * 128.0 + 128.0) as u8;
+        let x: Vec<u8> = numbers(1, 3 * input.pixels())
+            .into_iter()
+            .map(byte)
+            .collect();
+        let stem = Int8Stem {
+            weight: numbers(2, out_channels * 147)
+                .into_iter()
+                .map(|w| (w * 128.0) as i8)
+                .collect(),
+            scale: numbers(3, out_channels)
+                .into_iter()
+                .map(|x| 1e-3 * (1.5 + x))
+                .collect(),
+            bias: numbers(4, out_channels)
+                .into_iter()
+                .map(|x| 100.0 * x)
+                .collect(),
+            border: [124, 0, 255],
+        };
+        let mut expected = Vec::new();
+        for (image, channel) in (0..n * out_channels).map(|i| (i / out_channels, i % out_channels))
+        {
+            let planes = &x[image * 3 * h * w..(image + 1) * 3 * h * w];
+            let kernel = &stem.weight[channel * 147..(channel + 1) * 147];
+            let conv = |y, x| {
+                let mut sum = 0;
+                for (tap, weight) in kernel.iter().enumerate() {
+                    let plane = &planes[tap / 49 * h * w..][..h * w];
+                    let at = (tap % 49 / 7, tap % 7);
+                    let byte = under(plane, (h, w), (y, x), at, stem.border[tap / 49]);
+                    sum += i32::from(byte) * i32::from(*weight);
+                }
+                (sum as f32 * stem.scale[channel] + stem.bias[channel]).max(0.0)
+            };
+            let pooled = pooled(h.div_ceil(2), w.div_ceil(2), conv);
+            expected.extend(pooled.iter().map(|x| x.round_ties_even().clamp(0.0, 255.0)));
+        }
+        for isa in Isa::available() {
+            let packed = PackedStem::int8(isa, &stem);
+            let dims = packed.output_dims(input);
+            for threads in [1, 3] {
+                let y = guarded_words(dims.words(out_channels, Numbers::U8), |out| {
+                    packed.forward_bytes_into(&pool(threads), &x, input, out);
+                });
+                let y = words_to_nchw(&y, out_channels, dims, Numbers::U8, 1.0);
+                assert!(
+                    y == expected,
+                    "{isa}, {threads} threads, {input:?}, {out_channels} channels"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_stem_in_bfloat16_gives_the_bits_of_its_model() {
+    for &(out_channels, [n, h, w]) in model_table() {
+        let input = BatchDims { n, h, w };
+        let x = numbers(1, 3 * input.pixels());
+        let weight = numbers(2, out_channels * 147);
+        let bias = numbers(3, out_channels);
+        let mut expected = Vec::new();
+        for (image, channel) in (0..n * out_channels).map(|i| (i / out_channels, i % out_channels))
+        {
+            let planes = &x[image * 3 * h * w..(image + 1) * 3 * h * w];
+            let kernel = &weight[channel * 147..(channel + 1) * 147];
+            // In each row of taps, pair by pair, the second of a pair first.
+            let conv = |y, x| {
+                let mut sum = bias[channel];
+                for row in 0..21 {
+                    for column in (0..8).map(|i| i ^ 1).filter(|column| *column < 7) {
+                        let plane = &planes[row / 7 * h * w..][..h * w];
+                        let number = under(plane, (h, w), (y, x), (row % 7, column), 0.0);
+                        sum += to_bf16(number) * to_bf16(kernel[row * 7 + column]);
+                    }
+                }
+                sum.max(0.0)
+            };
+            let pooled = pooled(h.div_ceil(2), w.div_ceil(2), conv);
+            expected.extend(pooled.into_iter().map(to_bf16));
+        }
+        for isa in Isa::available() {
+            let packed = PackedStem::bf16(isa, &weight, &bias);
+            let dims = packed.output_dims(input);
+            for threads in [1, 3] {
+                let y = guarded_words(dims.words(out_channels, Numbers::Bf16), |out| {
+                    packed.forward_into(&pool(threads), &x, input, out);
+                });
+                let y = words_to_nchw(&y, out_channels, dims, Numbers::Bf16, 1.0);
+                assert!(
+                    y == expected,
+                    "{isa}, {threads} threads, {input:?}, {out_channels} channels"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "only a stem in integers reads bytes")]
+fn a_stem_of_floats_refuses_bytes() {
+    let stem = PackedStem::new(Isa::detect(), &numbers(1, 16 * 147), &[0.0; 16]);
+    let input = BatchDims { n: 1, h: 2, w: 2 };
+    stem.forward_bytes_into(&pool(1), &[0; 12], input, &mut [0.0; 16]);
 }
 
 #[test]

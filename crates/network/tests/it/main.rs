@@ -1,6 +1,7 @@
 //! Networks against others' logits and against each other: parity, architectures, backends.
 
 mod architectures;
+mod numbers;
 mod parity;
 
 use std::num::NonZeroUsize;
@@ -25,6 +26,7 @@ pub(crate) fn options() -> ModelOptions {
         dtype: None,
         isa: None,
         threads: NonZeroUsize::new(2).expect("2 is not 0"),
+        cache: None,
         overrides: Overrides::default(),
     }
 }

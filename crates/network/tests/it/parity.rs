@@ -2,7 +2,7 @@
 //! formula's weights, and PyTorch's on real photographs where the reference data is there.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -10,7 +10,7 @@ use imgclass_checkpoint::formula::FormulaWeights;
 use imgclass_checkpoint::{Architecture, WeightsSource};
 use imgclass_image::{Limits, Preprocessing, Preprocessor, decode};
 use imgclass_kernels::Isa;
-use imgclass_network::{Classifier, Input, Want, head};
+use imgclass_network::{Classifier, ComputeType, Input, ModelOptions, Want, head};
 use imgclass_test_support::shared;
 
 use crate::{AnyResNet, Computes, Images, Rows, formula, load, options};
@@ -260,11 +260,30 @@ fn in_a_mixed_batch_each_image_gives_what_it_was_asked_for_with_the_bits_it_has_
 }
 
 fn real(test: &str) -> Option<Classifier> {
+    real_in(test, ComputeType::F32, None).map(|load| load())
+}
+
+/// Returns a function that loads the real weights in a type, where they are there.
+pub(crate) fn real_in(
+    test: &str,
+    dtype: ComputeType,
+    cache: Option<PathBuf>,
+) -> Option<impl Fn() -> Classifier> {
     let weights = shared("weights/resnet50.safetensors", test)?;
-    Some(
-        Classifier::load(&WeightsSource::local(&weights), &options())
-            .expect("the real weights load"),
-    )
+    let options = ModelOptions {
+        dtype: Some(dtype),
+        cache,
+        ..options()
+    };
+    Some(move || {
+        Classifier::load(&WeightsSource::local(&weights), &options).expect("the real weights load")
+    })
+}
+
+/// Returns the folder of the reference data and its table of photographs, where they are there.
+pub(crate) fn reference_photographs(test: &str) -> Option<(PathBuf, Vec<Row>)> {
+    let images = shared("reference/images.tsv", test)?;
+    Some((shared("", test)?, table(&images)))
 }
 
 #[test]
@@ -330,10 +349,14 @@ fn the_features_and_the_class_activation_map_of_a_photograph_are_the_references(
     assert!(furthest(&map, &expected) < 1e-3 * largest(&expected).max(1.0));
 }
 
-struct Row {
-    file: String,
-    top1: usize,
-    margin: f32,
+/// A row of a table of the reference.
+pub(crate) struct Row {
+    pub(crate) file: String,
+    /// What is on the picture, where the table says it.
+    pub(crate) class: Option<usize>,
+    /// What the reference sees.
+    pub(crate) top1: usize,
+    pub(crate) margin: f32,
 }
 
 /// Rows of a table of the reference: `file`, `top1` and, where there is one, `margin`.
@@ -344,14 +367,16 @@ fn table(path: &Path) -> Vec<Row> {
         .map(|line| line.split('\t').collect::<Vec<_>>());
     let header = lines.next().expect("a heading");
     let column = |name: &str| header.iter().position(|h| *h == name);
-    let (file, top1, margin) = (
+    let (file, class, top1, margin) = (
         column("file").expect("file"),
+        column("class_index"),
         column("top1").expect("top1"),
         column("margin"),
     );
     lines
         .map(|row| Row {
             file: row[file].to_owned(),
+            class: class.map(|class| row[class].parse().expect("a class")),
             top1: row[top1].parse().expect("a class"),
             margin: margin.map_or(f32::INFINITY, |m| row[m].parse().expect("a number")),
         })
@@ -362,7 +387,12 @@ fn torchvision() -> Preprocessor {
     Preprocessor::new(Preprocessing::default()).expect("valid")
 }
 
-fn top1_of(classifier: &Classifier, shared: &Path, rows: &[Row]) -> Vec<(usize, Vec<f32>)> {
+/// Returns each picture's first class and logits.
+pub(crate) fn top1_of(
+    classifier: &Classifier,
+    shared: &Path,
+    rows: &[Row],
+) -> Vec<(usize, Vec<f32>)> {
     let limits = Limits {
         max_pixels: 1 << 27,
         max_side: 1 << 16,
@@ -392,12 +422,9 @@ fn top1_of(classifier: &Classifier, shared: &Path, rows: &[Row]) -> Vec<(usize, 
 #[test]
 fn photographs_have_the_reference_top_1_through_our_own_decoding_and_preprocessing() {
     let test = "the top-1 of 200 photographs";
-    let (Some(classifier), Some(images)) = (real(test), shared("reference/images.tsv", test))
-    else {
+    let (Some(classifier), Some((root, rows))) = (real(test), reference_photographs(test)) else {
         return;
     };
-    let Some(root) = shared("", test) else { return };
-    let rows = table(&images);
     let found = top1_of(&classifier, &root, &rows);
     let mut same = 0;
     for (row, (top1, _)) in rows.iter().zip(&found) {

@@ -1,0 +1,171 @@
+//! Ranges that are kept for the next start, in a text file for each weights file:
+//!
+//! ```text
+//! imgclass int8 ranges, recipe 1
+//! for v1.5 224x224 [0.017, ...]
+//! compared 16 same 15 error 0.0812
+//! conv1 0.0123
+//! layer1.0.conv1 0.0456
+//! end 49
+//! ```
+//!
+//! A file that is missing, damaged, or for anything else than what is loaded is as good as none: the
+//! ranges are measured again.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{fs, io, process};
+
+use imgclass_checkpoint::CheckpointInfo;
+
+use super::{Fidelity, RECIPE};
+use crate::input::Normalisation;
+use crate::quantise::Scales;
+
+/// The most bytes of a file that are read: a ResNet-152 has 156 layers of less than 64 bytes.
+const MOST_BYTES: u64 = 64 << 10;
+
+/// Where the ranges of one checkpoint are kept.
+pub(crate) struct Cache {
+    path: PathBuf,
+    /// What the ranges are for: the file's first two lines.
+    header: String,
+}
+
+impl Cache {
+    /// Returns where the ranges of a checkpoint are kept in `folder`. There is no place for weights
+    /// that come from no file.
+    pub(crate) fn of(
+        folder: &Path,
+        info: &CheckpointInfo,
+        normalisation: &Normalisation,
+    ) -> Option<Self> {
+        let sha256 = info.sha256.as_deref()?;
+        let (height, width) = info.preprocessing.crop.dims();
+        Some(Self {
+            path: folder.join(format!("int8-{sha256}.txt")),
+            header: format!(
+                "imgclass int8 ranges, recipe {RECIPE}\nfor {} {height}x{width} {normalisation:?}\n",
+                info.architecture.variant()
+            ),
+        })
+    }
+
+    /// Reads the ranges, if there are any.
+    pub(crate) fn read(&self) -> Option<(Scales, Fidelity)> {
+        if fs::metadata(&self.path).ok()?.len() > MOST_BYTES {
+            return None;
+        }
+        parse(
+            fs::read_to_string(&self.path)
+                .ok()?
+                .strip_prefix(&self.header)?,
+        )
+    }
+
+    /// Keeps ranges. The file is renamed into its place, so that nobody reads half of it.
+    pub(crate) fn write(&self, scales: &Scales, fidelity: &Fidelity) {
+        let text = self.header.clone() + &format(scales, fidelity);
+        match self.replace(&text) {
+            Ok(()) => tracing::debug!(path = %self.path.display(), "kept the ranges"),
+            Err(error) => tracing::warn!(
+                path = %self.path.display(),
+                %error,
+                "the ranges for int8 cannot be kept; the next start will measure them again"
+            ),
+        }
+    }
+
+    fn replace(&self, text: &str) -> io::Result<()> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let temporary = self.path.with_extension(format!("{}.tmp", process::id()));
+        fs::write(&temporary, text)?;
+        let renamed = fs::rename(&temporary, &self.path);
+        if renamed.is_err() {
+            // Nothing can be done about a file that stays.
+            let _ = fs::remove_file(&temporary);
+        }
+        renamed
+    }
+}
+
+fn format(scales: &Scales, fidelity: &Fidelity) -> String {
+    let mut text = format!(
+        "compared {} same {} error {}\n",
+        fidelity.pictures, fidelity.same_class, fidelity.logit_error
+    );
+    for (name, scale) in &scales.0 {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name} {scale}");
+    }
+    text + &format!("end {}\n", scales.0.len())
+}
+
+fn parse(text: &str) -> Option<(Scales, Fidelity)> {
+    let mut lines = text.lines();
+    let compared: Vec<&str> = lines.next()?.split(' ').collect();
+    let [
+        "compared",
+        pictures,
+        "same",
+        same_class,
+        "error",
+        logit_error,
+    ] = compared[..]
+    else {
+        return None;
+    };
+    let fidelity = Fidelity {
+        pictures: pictures.parse().ok()?,
+        same_class: same_class.parse().ok()?,
+        logit_error: logit_error.parse().ok().filter(|e: &f64| e.is_finite())?,
+    };
+    let mut scales = Scales::default();
+    loop {
+        let (name, number) = lines.next()?.split_once(' ')?;
+        if name == "end" {
+            let whole = number.parse() == Ok(scales.0.len()) && lines.next().is_none();
+            return whole.then_some((scales, fidelity));
+        }
+        let usable = |scale: &f32| scale.is_normal() && *scale > 0.0;
+        let scale = number.parse().ok().filter(usable)?;
+        scales.0.insert(name.to_owned(), scale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_they_were_written_and_damaged_files_are_not_read() {
+        let scales = Scales(
+            [("conv1", 0.1f32), ("layer1.0.conv1", 1.0 / 3.0)]
+                .map(|(name, scale)| (name.to_owned(), scale))
+                .into(),
+        );
+        let fidelity = Fidelity {
+            pictures: 16,
+            same_class: 15,
+            logit_error: 0.081,
+        };
+        let text = format(&scales, &fidelity);
+        assert_eq!(parse(&text), Some((scales, fidelity)));
+        for end in 0..text.len() - 1 {
+            assert_eq!(parse(&text[..end]), None, "{:?}", &text[..end]);
+        }
+        for (from, to) in [
+            ("0.1\n", "-0.1\n"),
+            ("0.1\n", "0\n"),
+            ("0.1\n", "NaN\n"),
+            ("0.1\n", "inf\n"),
+            ("end 2", "end 3"),
+            ("0.081", "NaN"),
+        ] {
+            assert!(text.contains(from));
+            assert_eq!(parse(&text.replace(from, to)), None, "{to}");
+        }
+    }
+}
