@@ -85,6 +85,23 @@ def main():
         answers.append(client.infer(MODEL, [tensor]).as_numpy("logits"))
     check("a raw tensor, in binary and in JSON, with all outputs", (answers[0] == answers[1]).all() and answers[0].shape == (2, 1000))
 
+    for algorithm in ("gzip", "deflate"):
+        answer = client.infer(MODEL, [encoded([picture], True)], request_compression_algorithm=algorithm, response_compression_algorithm=algorithm)
+        check(f"a request in {algorithm}", (answer.as_numpy("probabilities")[0] == expected).all())
+
+    config = client.get_model_config(MODEL, "1")
+    check("the configuration names the outputs", [t["name"] for t in config["output"]] == ["logits", "probabilities", "features"], config)
+    check("the repository's index has the model", [m["state"] for m in client.get_model_repository_index()] == ["READY"])
+    counted = [client.get_inference_statistics(*model)["model_stats"][0]["inference_count"] for model in ((), (MODEL,), (MODEL, "1"))]
+    check("the statistics count images", min(counted) > 8, counted)
+    shared = triton.InferInput("image", [1], "BYTES")
+    shared.set_shared_memory("region", 100)
+    try:
+        client.infer(MODEL, [shared])
+        check("shared memory is refused", False)
+    except InferenceServerException as error:
+        check(f"shared memory is refused: {error.message()}", "shared_memory_region" in error.message())
+
     # The asynchronous client drives several connections at one time.
     many = triton.InferenceServerClient(base.removeprefix("http://"), concurrency=4)
     pending = [many.async_infer(MODEL, [encoded([picture], True)]) for _ in range(8)]
