@@ -19,6 +19,7 @@ COPY crates/checkpoint/Cargo.toml crates/checkpoint/
 COPY crates/decode/Cargo.toml crates/decode/
 COPY crates/engine/Cargo.toml crates/engine/
 COPY crates/fetch/Cargo.toml crates/fetch/
+COPY crates/heads/Cargo.toml crates/heads/
 COPY crates/image/Cargo.toml crates/image/
 COPY crates/kernels/Cargo.toml crates/kernels/
 COPY crates/malloc/Cargo.toml crates/malloc/

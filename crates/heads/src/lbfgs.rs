@@ -1,0 +1,172 @@
+//! The minimum of a smooth convex function, by L-BFGS (Nocedal and Wright, "Numerical
+//! Optimization", algorithm 7.5).
+//!
+//! A step is tried at its full length first and halved, or shortened to the minimum of a parabola,
+//! until it lowers the function enough (Armijo's rule). The functions here are strictly convex, so
+//! every step gives a pair with a positive curvature.
+
+use std::collections::VecDeque;
+
+use crate::product::{add_scaled, dot};
+
+/// How many pairs of steps and gradient differences are kept.
+const MEMORY: usize = 10;
+
+/// The share of the decrease that the slope promises which a step must reach.
+const SUFFICIENT: f64 = 1e-4;
+
+/// When a search ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stop {
+    /// The search ends where the gradient is no longer than this.
+    pub(crate) gradient: f64,
+    /// The search ends after this many steps.
+    pub(crate) steps: usize,
+}
+
+/// One step of the past: the change of the point and of the gradient, and their inverse product.
+struct Pair {
+    step: Vec<f32>,
+    change: Vec<f32>,
+    inverse: f64,
+}
+
+/// Moves `point` to the minimum of `function`, which returns its value and writes its gradient.
+/// Returns how many steps were taken.
+pub(crate) fn minimise(
+    point: &mut [f32],
+    stop: Stop,
+    mut function: impl FnMut(&[f32], &mut [f32]) -> f64,
+) -> usize {
+    let mut gradient = vec![0f32; point.len()];
+    let mut next_gradient = vec![0f32; point.len()];
+    let mut next = vec![0f32; point.len()];
+    let mut pairs: VecDeque<Pair> = VecDeque::new();
+    let mut value = function(point, &mut gradient);
+    for taken in 0..stop.steps {
+        let length = dot(&gradient, &gradient).sqrt();
+        if length <= stop.gradient || !length.is_finite() {
+            return taken;
+        }
+        let mut direction = direction(&pairs, &gradient);
+        let mut slope = dot(&direction, &gradient);
+        if slope >= 0.0 {
+            // Rounding has spoilt the memory: start again from the steepest descent.
+            pairs.clear();
+            direction = gradient.iter().map(|g| -g).collect();
+            slope = -length * length;
+        }
+        // Nothing is known of the scale before the first step.
+        let mut size = if pairs.is_empty() {
+            1.0 / length.max(1.0)
+        } else {
+            1.0
+        };
+        let accepted = loop {
+            next.copy_from_slice(point);
+            add_scaled(&mut next, size as f32, &direction);
+            let found = function(&next, &mut next_gradient);
+            if found <= value + SUFFICIENT * size * slope {
+                break Some(found);
+            }
+            if size < 1e-8 {
+                break None;
+            }
+            // The minimum of the parabola through the value, the slope and what was found.
+            let parabola = -slope * size * size / (2.0 * (found - value - slope * size));
+            size = if parabola.is_finite() {
+                parabola.clamp(0.1 * size, 0.5 * size)
+            } else {
+                0.1 * size
+            };
+        };
+        // No step lowers the function: this is the minimum as far as the numbers go.
+        let Some(found) = accepted else {
+            return taken;
+        };
+        let step: Vec<f32> = next.iter().zip(&*point).map(|(a, b)| a - b).collect();
+        let change: Vec<f32> = next_gradient
+            .iter()
+            .zip(&gradient)
+            .map(|(a, b)| a - b)
+            .collect();
+        let curvature = dot(&step, &change);
+        if curvature > 1e-12 * dot(&change, &change) {
+            if pairs.len() == MEMORY {
+                pairs.pop_front();
+            }
+            pairs.push_back(Pair {
+                step,
+                change,
+                inverse: 1.0 / curvature,
+            });
+        }
+        point.copy_from_slice(&next);
+        std::mem::swap(&mut gradient, &mut next_gradient);
+        value = found;
+    }
+    stop.steps
+}
+
+/// Returns the direction of the next step: minus the approximate inverse of the second derivative
+/// times the gradient.
+fn direction(pairs: &VecDeque<Pair>, gradient: &[f32]) -> Vec<f32> {
+    let mut direction: Vec<f32> = gradient.iter().map(|g| -g).collect();
+    let mut factors = Vec::with_capacity(pairs.len());
+    for pair in pairs.iter().rev() {
+        let factor = pair.inverse * dot(&pair.step, &direction);
+        add_scaled(&mut direction, -factor as f32, &pair.change);
+        factors.push(factor);
+    }
+    if let Some(last) = pairs.back() {
+        let scale = 1.0 / (last.inverse * dot(&last.change, &last.change));
+        for x in &mut direction {
+            *x *= scale as f32;
+        }
+    }
+    for (pair, factor) in pairs.iter().zip(factors.iter().rev()) {
+        let back = pair.inverse * dot(&pair.change, &direction);
+        add_scaled(&mut direction, (factor - back) as f32, &pair.step);
+    }
+    direction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_minimum_of_a_narrow_valley_is_found() {
+        // The condition number is 1000.
+        let scales: Vec<f32> = (0..20).map(|i| 10f32.powf(i as f32 / 19.0 * 3.0)).collect();
+        let mut point = vec![0f32; 20];
+        let stop = Stop {
+            gradient: 1e-3,
+            steps: 500,
+        };
+        let steps = minimise(&mut point, stop, |x, gradient| {
+            let mut value = 0.0;
+            for ((x, scale), gradient) in x.iter().zip(&scales).zip(gradient) {
+                value += 0.5 * f64::from(scale * (x - 1.0) * (x - 1.0));
+                *gradient = scale * (x - 1.0);
+            }
+            value
+        });
+        assert!(steps < 150, "{steps}");
+        assert!(point.iter().all(|x| (x - 1.0).abs() < 1e-3), "{point:?}");
+    }
+
+    #[test]
+    fn a_function_that_is_not_finite_ends_the_search() {
+        let mut point = vec![1f32; 3];
+        let stop = Stop {
+            gradient: 1e-6,
+            steps: 100,
+        };
+        minimise(&mut point, stop, |_, gradient| {
+            gradient.fill(f32::NAN);
+            f64::NAN
+        });
+        assert_eq!(point, [1.0; 3]);
+    }
+}
