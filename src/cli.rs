@@ -12,12 +12,14 @@ mod eval;
 mod explain;
 mod health;
 mod inputs;
+mod labelled;
 mod logging;
 mod openapi;
 mod output;
 mod progress;
 mod serve;
 mod service;
+mod train;
 mod weights;
 
 use std::ffi::OsString;
@@ -51,6 +53,8 @@ enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Measure accuracy and calibration on labelled images
     Eval(Box<eval::EvalArgs>),
+    /// Train a classifier for your own classes on the model's features
+    Train(Box<train::TrainArgs>),
     /// Measure the speed of forward passes on this machine, or of a running service
     Bench(Box<bench::BenchArgs>),
     /// Download, find, check and convert checkpoints
@@ -99,6 +103,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Classify(args) => classify::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Train(args) => train::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Weights(command) => weights::run(&command),
         Command::Openapi => openapi::run(),

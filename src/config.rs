@@ -9,6 +9,7 @@
 mod access;
 mod connections;
 mod fetch;
+mod heads;
 mod limits;
 mod model;
 mod server;
@@ -25,6 +26,7 @@ pub use access::{
 };
 pub use connections::{ConnectionArgs, ConnectionLimits};
 pub use fetch::FetchArgs;
+pub use heads::{HeadArgs, NamedHead};
 pub use limits::LimitArgs;
 pub use model::ModelArgs;
 pub use server::{

@@ -47,6 +47,8 @@ pub struct Metrics {
     decode_workers_replaced: IntCounterVec,
     connections: IntGauge,
     connections_total: IntCounter,
+    answered: IntCounterVec,
+    head_loads: IntCounterVec,
     levels: Levels,
 }
 
@@ -201,6 +203,16 @@ impl Metrics {
             connections: make.gauge("imgclass_connections", "Open connections.")?,
             connections_total: make
                 .counter("imgclass_connections_total", "Connections accepted.")?,
+            answered: make.counters(
+                "imgclass_images_answered_total",
+                "Images answered, by the model or head that answered.",
+                &["model"],
+            )?,
+            head_loads: make.counters(
+                "imgclass_head_loads_total",
+                "Files of heads read, by head and outcome (ok or failed).",
+                &["head", "outcome"],
+            )?,
             levels: Levels::new(&make)?,
             registry,
         })
@@ -242,6 +254,19 @@ impl Metrics {
         self.request_seconds
             .with_label_values(&[route])
             .observe(took.as_secs_f64());
+    }
+
+    /// Counts images that a model answered. `model` is a name of the operator's, never a client's.
+    pub fn images_answered(&self, model: &str, images: usize) {
+        self.answered
+            .with_label_values(&[model])
+            .inc_by(images as u64);
+    }
+
+    /// Counts the reading of a head's file. `head` is the operator's name for it.
+    pub fn head_loaded(&self, head: &str, usable: bool) {
+        let outcome = if usable { "ok" } else { "failed" };
+        self.head_loads.with_label_values(&[head, outcome]).inc();
     }
 
     /// Counts a request that was refused. `reason` is the code of the failure.

@@ -12,6 +12,7 @@
 
 mod error;
 mod explain;
+mod heads;
 mod phases;
 mod request;
 
@@ -23,6 +24,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use tracing::{Instrument, info_span};
 
+use self::heads::Heads;
 use self::phases::PhaseClock;
 use imgclass_checkpoint::{ClassError, Labels};
 use imgclass_decode::{Begun, Confinement, DecodeOptions, Decoders, Prepared};
@@ -34,6 +36,8 @@ use imgclass_network::{Classifier, Input, ModelInfo, Network, Output};
 
 pub use error::{NotReady, ServiceError, StartError};
 pub use explain::{ExplainError, Explanation, View};
+pub(crate) use heads::check_network;
+pub use heads::{HeadError, Model, Scores, ServedHead, UNKNOWN};
 pub use phases::{NoObserver, Observer, Phase, Phases};
 pub use request::{Answer, Ask, Prediction, Source};
 
@@ -60,6 +64,7 @@ pub struct Service {
     engine: Engine,
     observer: Arc<dyn Observer>,
     classifier: Arc<Classifier>,
+    heads: Heads,
     request_timeout: Duration,
     max_batch_size: usize,
     draining: AtomicBool,
@@ -112,6 +117,7 @@ impl Service {
             engine: Engine::start(network, options.engine, observer.clone())?,
             observer,
             classifier,
+            heads: Heads::default(),
             request_timeout: options.request_timeout,
             max_batch_size: options.engine.max_batch_size.max(1),
             draining: AtomicBool::new(false),
@@ -178,7 +184,7 @@ impl Service {
             let fetched = clock.time(Phase::Fetch, fetching).await?;
 
             // Decode: the bytes become the network's input.
-            let decoding = self.decode(fetched, ask.picture);
+            let decoding = self.decode(fetched, ask);
             let (slot, input, view) = clock.time(Phase::Decode, decoding).await?;
 
             // Queue and forward pass: a worker takes the input, in a batch with those of other
@@ -216,12 +222,11 @@ impl Service {
     ///
     /// The place comes first, so that there are never more inputs than the queue has places. Only a
     /// costly picture gives its place back until it is decoded: others must not wait behind it. The
-    /// [`View`] is that of an encoded image; it holds the picture itself where `keep_picture` is
-    /// set.
+    /// [`View`] is that of an encoded image; it holds the picture itself where `ask` says so.
     async fn decode(
         &self,
         fetched: Fetched,
-        keep_picture: bool,
+        ask: Ask,
     ) -> Result<(Slot, Input, Option<View>), ServiceError> {
         let slot = self.slot().await?;
         let bytes = match fetched {
@@ -229,7 +234,7 @@ impl Service {
             Fetched::Encoded(bytes) => bytes,
         };
         let decoding = async {
-            let keep_picture = keep_picture.then_some(View::MAX_SIDE);
+            let keep_picture = ask.picture.then_some(View::MAX_SIDE);
             match self.decoders.begin(bytes, keep_picture).await? {
                 Begun::Prepared(prepared) => Ok((slot, prepared)),
                 Begun::Costly(costly) => {
@@ -240,7 +245,11 @@ impl Service {
             }
         };
         let decoded: Result<_, ServiceError> = decoding.instrument(info_span!("decode")).await;
-        let (slot, prepared) = decoded?;
+        let (slot, mut prepared) = decoded?;
+        if ask.mirrored {
+            let width = self.preprocessing().crop.width as usize;
+            mirror(&mut prepared.pixels, width);
+        }
         let (input, view) = self.input(prepared);
         Ok((slot, input, Some(view)))
     }
@@ -290,13 +299,14 @@ impl Service {
     }
 
     fn prediction(&self, index: usize, probability: f32) -> Prediction {
-        let label = self.labels().get(index);
-        Prediction {
-            index,
-            wnid: label.and_then(|label| label.wnid.clone()),
-            label: label.map_or_else(|| format!("class {index}"), |label| label.name.clone()),
-            probability,
-        }
+        Prediction::of(self.labels(), index, probability)
+    }
+}
+
+/// Mirrors an image `[height, width, 3]` from left to right.
+fn mirror(pixels: &mut [u8], width: usize) {
+    for row in pixels.chunks_exact_mut((3 * width).max(1)) {
+        row.as_chunks_mut::<3>().0.reverse();
     }
 }
 

@@ -10,6 +10,8 @@ const AT_ONE_TIME = 4;
 const status = $("#status");
 const results = $("#results");
 let key = "";
+// The name of the head whose classes are shown; empty for the checkpoint's own classes.
+let head = "";
 
 // A server's refusal, in its own words.
 class Refused extends Error {
@@ -67,11 +69,11 @@ class Picture {
   }
 
   async classify() {
-    const [query, request] = this.request({ top_k: TOP_K });
+    const [query, request] = this.request({ top_k: TOP_K, ...(head && { model: head }) });
     const answer = await (await ask(`v1/classify${query}`, request)).json();
     const [result] = answer.results;
     if (result.error) throw new Error(result.error.detail);
-    return result.predictions;
+    return result;
   }
 
   async drawn(options) {
@@ -82,15 +84,15 @@ class Picture {
   // The picture as the server decodes it: for URLs, which this page may not load itself, and for formats that browsers do not show.
   fromServer() { return this.drawn({ format: "overlay", opacity: 0 }); }
 
-  heat(index) { return this.drawn({ format: "heatmap", class: String(index) }); }
+  heat(index) { return this.drawn({ format: "heatmap", class: String(index), ...(head && { model: head }) }); }
 
   curl() {
     const quote = (text) => `'${text.replaceAll("'", String.raw`'\''`)}'`;
     const path = new URL("v1/classify", document.baseURI).href;
     const auth = key ? ' -H "Authorization: Bearer $API_KEY"' : "";
-    if (this.url) return `curl${auth} ${path} --json ${quote(JSON.stringify({ images: [{ url: this.url }], top_k: TOP_K }))}`;
+    if (this.url) return `curl${auth} ${path} --json ${quote(JSON.stringify({ images: [{ url: this.url }], top_k: TOP_K, ...(head && { model: head }) }))}`;
     const type = this.file.type || "application/octet-stream";
-    return `curl${auth} -H ${quote(`Content-Type: ${type}`)} --data-binary ${quote(`@${this.name}`)} ${quote(`${path}?top_k=${TOP_K}`)}`;
+    return `curl${auth} -H ${quote(`Content-Type: ${type}`)} --data-binary ${quote(`@${this.name}`)} ${quote(`${path}?top_k=${TOP_K}${head && `&model=${head}`}`)}`;
   }
 }
 
@@ -122,8 +124,12 @@ class Card {
     this.fail("");
     try {
       const shown = this.show();
-      const predictions = await inTurn(() => this.picture.classify());
-      this.say(predictions);
+      const asked = head;
+      const { predictions, known } = await inTurn(() => this.picture.classify());
+      // Another head may have been chosen meanwhile, for which this runs again.
+      if (asked !== head) return;
+      this.heats.clear();
+      this.say(predictions, known);
       await shown;
       await this.explain(predictions[0].index);
     } catch (error) {
@@ -154,11 +160,14 @@ class Card {
     }
   }
 
-  say(predictions) {
+  say(predictions, known) {
     const [first] = predictions;
     $(".verdict", this.node).textContent = first.label;
     $(".picture", this.node).alt = `${this.picture.name}: ${first.label}`;
-    $(".hint", this.node).hidden = false;
+    $(".hint:not(.known)", this.node).hidden = false;
+    const fit = $(".known", this.node);
+    fit.hidden = known === undefined;
+    fit.textContent = known === undefined ? "" : `Fits better than ${percent(known)} of the pictures that were learned from.`;
     $(".bars", this.node).replaceChildren(...predictions.map((prediction) => this.bar(prediction)));
     status.textContent = `${this.picture.name}: ${first.label}, ${percent(first.probability)}`;
   }
@@ -260,6 +269,11 @@ $("#example").addEventListener("click", async () => {
   add([new Picture({ file: new File([await response.blob()], "example.jpg", { type: "image/jpeg" }) })]);
 });
 
+$("#head").addEventListener("change", (event) => {
+  head = event.target.value;
+  for (const button of document.querySelectorAll(".again")) button.click();
+});
+
 const drop = $("#drop");
 let inside = 0;
 const carries = (event) => [...(event.dataTransfer?.types ?? [])].some((type) => type === "Files" || type === "text/uri-list");
@@ -315,6 +329,12 @@ async function describe() {
   const named = { "imagenet-1k": "ImageNet's", checkpoint: "the checkpoint's", file: "the operator's", numbered: "numbered" }[model.labels];
   $("#model").textContent = `${network}, ${name}, ${size} pixels, ${model.classes} classes (${named}), ${model.features} features, on ${model.instruction_set ?? model.device}`;
   $("#untrained").hidden = model.trained;
+  if (model.heads.length) {
+    const own = new Option(`the model's own (${model.classes})`, "");
+    const options = model.heads.map(({ name, labels }) => new Option(`${name} (${labels.length})`, name));
+    $("#head").replaceChildren(own, ...options);
+    $("#by-head").hidden = false;
+  }
   $("#independent").hidden = model.probabilities !== "independent";
 }
 describe().catch(() => { /* the footer stays empty */ });

@@ -21,7 +21,9 @@ use serde::Deserialize;
 use super::body::JsonBody;
 use super::headers::{model_header, server_timing};
 use super::json::id;
-use super::options::{DEFAULT_TOP_K, default_top_k, example_image, shortest, top_k_or_default};
+use super::options::{
+    DEFAULT_TOP_K, default_top_k, example_image, share, shortest, top_k_or_default,
+};
 use super::problem::Failure;
 use super::state::ApiState;
 use crate::service::{Ask, Prediction, Source};
@@ -43,6 +45,17 @@ pub(super) struct ClassifyImageRequest {
     )]
     #[serde(default = "default_top_k", deserialize_with = "top_k_or_default")]
     top_k: u32,
+    /// Whose classes to name: the model's own name or that of a head. The checkpoint's own classes if it is not said.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(default)]
+    model: Option<String>,
+    /// Answers `unknown` where the picture fits a head worse than this share of its training pictures: 0 to 1.
+    #[oai(
+        validator(minimum(value = "0"), maximum(value = "1")),
+        skip_serializing_if_is_none
+    )]
+    #[serde(default, deserialize_with = "share")]
+    min_known: Option<f64>,
 }
 
 impl Example for ClassifyImageRequest {
@@ -51,6 +64,8 @@ impl Example for ClassifyImageRequest {
             user_id: "123".to_owned(),
             image_url: example_image(),
             top_k: DEFAULT_TOP_K,
+            model: None,
+            min_known: None,
         }
     }
 }
@@ -129,14 +144,24 @@ impl Contract {
         // The model may still be loading.
         let service = state.service()?;
 
+        // Whose classes: the checkpoint's own or those of a head.
+        let named = state.named_model(request.model.as_deref().unwrap_or(state.model_name()))?;
+        let known = request
+            .min_known
+            .map_or(state.unknown_below(), |known| known as f32);
+
         // Admission, fetch, decoding, queue and forward pass, within the deadline.
         let source = Source::Url(request.image_url);
-        let answer = service.answer_one(source, Ask::default()).await;
+        let answer = service
+            .answer_one(source, named.model.asking(Ask::default()))
+            .await;
         let answer = answer.map_err(|error| Failure::in_field(error, "image_url"))?;
 
         // Softmax and top-k.
         let top_k = request.top_k as usize;
-        let predictions = service.predictions(&answer.output.logits, top_k, 0.0);
+        let scores = service.scores(&named.model, &answer.output);
+        let predictions = service.named_classes(&named.model, &scores, top_k, 0.0, known);
+        state.count_answers(std::slice::from_ref(&named), 1);
 
         // The answer, in the contract's words.
         let entry = |prediction: Prediction| ClassProbability {

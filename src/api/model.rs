@@ -154,10 +154,27 @@ pub(super) struct ModelDescription {
     probabilities: String,
     /// Whose names the classes have: `imagenet-1k`, `checkpoint`, `file` (the operator's), or `numbered`.
     labels: String,
+    /// The heads: classifiers of the operator's own classes on this model's features.
+    heads: Vec<HeadDescription>,
     /// How images are prepared.
     preprocessing: PreprocessingDescription,
     /// What bounds a request.
     limits: Limits,
+}
+
+/// A head that is served beside the checkpoint's own classes.
+#[derive(Debug, Object)]
+pub(super) struct HeadDescription {
+    /// What requests call it.
+    name: String,
+    /// SHA-256 of its file.
+    sha256: String,
+    /// The names of its classes, by index.
+    labels: Vec<String>,
+    /// The share of held-out training images that it recognises, from 0 to 1.
+    accuracy: f64,
+    /// True where a newer file could not be used, so that the one that was loaded before serves on; the log says why.
+    stale: bool,
 }
 
 #[derive(ApiResponse)]
@@ -247,6 +264,17 @@ fn describe(name: &str, service: &Service, limits: Limits) -> ModelDescription {
         classes: info.checkpoint.classes,
         probabilities: info.checkpoint.probabilities.to_string(),
         labels: service.labels().source().to_string(),
+        heads: service
+            .heads()
+            .iter()
+            .map(|head| HeadDescription {
+                name: head.name.clone(),
+                sha256: head.sha256.clone(),
+                labels: head.head.labels().to_vec(),
+                accuracy: head.head.evaluation.accuracy,
+                stale: service.head_is_stale(&head.name),
+            })
+            .collect(),
         preprocessing: PreprocessingDescription::new(
             service.preprocessing(),
             service.fast_decode(),

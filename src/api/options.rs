@@ -21,6 +21,16 @@ pub(super) fn top_k<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     within.ok_or_else(error).map(Some)
 }
 
+/// Reads a number from 0 to 1, or `null`.
+pub(super) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    match Option::<f64>::deserialize(deserializer)? {
+        Some(share) if !(0.0..=1.0).contains(&share) => Err(serde::de::Error::custom(format!(
+            "{share} is outside 0 to 1"
+        ))),
+        share => Ok(share),
+    }
+}
+
 /// Reads `top_k` as [`top_k`] does; `null` becomes [`DEFAULT_TOP_K`].
 pub(super) fn top_k_or_default<'de, D: Deserializer<'de>>(
     deserializer: D,

@@ -16,10 +16,13 @@ const CLOSED: [&str; 4] = [
 
 /// The fields of requests that may be `null`, which stands for a field that is not there.
 const NULLABLE: [(&str, &[&str]); 5] = [
-    ("ClassifyImageRequest", &["top_k"]),
-    ("ClassifyRequest", &["top_k", "min_probability"]),
+    ("ClassifyImageRequest", &["top_k", "model", "min_known"]),
+    (
+        "ClassifyRequest",
+        &["top_k", "min_probability", "model", "min_known"],
+    ),
     ("EmbeddingsRequest", &["normalize"]),
-    ("ExplainRequest", &["class", "format", "opacity"]),
+    ("ExplainRequest", &["class", "model", "format", "opacity"]),
     ("ImageReference", &["url", "base64"]),
 ];
 

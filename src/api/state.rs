@@ -3,12 +3,13 @@
 use std::sync::{Arc, OnceLock};
 
 use poem::Request;
+use poem::http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::problem::{Failure, RETRY_AFTER_RESTART};
+use super::problem::{Failure, RETRY_AFTER_RESTART, clip};
 use crate::config::{Access, DEFAULT_MODEL_NAME, HttpLimits};
 use crate::metrics::Metrics;
-use crate::service::Service;
+use crate::service::{Ask, Model, Service};
 
 /// Bytes that one permit of the memory for bodies stands for. Semaphores count in 32 bits, which
 /// would end at 4 GiB if they counted bytes.
@@ -30,7 +31,18 @@ pub struct ApiState {
     answer_memory: Arc<Semaphore>,
     model_name: Arc<str>,
     root_path: Arc<str>,
+    unknown_below: f32,
 }
+
+/// A model that a request names, with the name.
+#[derive(Debug, Clone)]
+pub(super) struct NamedModel {
+    pub(super) name: String,
+    pub(super) model: Model,
+}
+
+/// The most models that one request may name.
+const MAX_MODELS: usize = 32;
 
 impl ApiState {
     /// Makes the state of a service that is still loading. Requests that need the model are
@@ -46,6 +58,7 @@ impl ApiState {
             answer_memory: Arc::new(Semaphore::new(ANSWER_MEMORY_KIB)),
             model_name: DEFAULT_MODEL_NAME.into(),
             root_path: "".into(),
+            unknown_below: 0.0,
         }
     }
 
@@ -83,6 +96,15 @@ impl ApiState {
     pub fn under(mut self, root_path: &str) -> Self {
         self.root_path = root_path.into();
         self
+    }
+
+    /// Calls pictures unknown that fit a head worse than this, where a request does not say it.
+    #[must_use]
+    pub fn with_unknown_below(self, unknown_below: f32) -> Self {
+        Self {
+            unknown_below,
+            ..self
+        }
     }
 
     /// Serves requests by `service` from now on. A second call changes nothing.
@@ -139,6 +161,83 @@ impl ApiState {
         &self.root_path
     }
 
+    /// Returns the model of a name: the checkpoint's own classes or a head.
+    ///
+    /// # Errors
+    /// A [`Failure`] with status 404 where there is none, and with 503 until the service is loaded.
+    pub(super) fn named_model(&self, name: &str) -> Result<NamedModel, Failure> {
+        self.find_model(name)?.ok_or_else(|| {
+            Failure::new(
+                StatusCode::NOT_FOUND,
+                "unknown-model",
+                "There is no such model",
+                format!(
+                    "there is no model {:?}; this service has {}",
+                    clip(name),
+                    self.model_names().join(", ")
+                ),
+            )
+        })
+    }
+
+    /// Returns the model of a name; `None` where there is none.
+    ///
+    /// # Errors
+    /// A [`Failure`] with status 503 until the service is loaded.
+    pub(super) fn find_model(&self, name: &str) -> Result<Option<NamedModel>, Failure> {
+        let service = self.service()?;
+        let model = if name == self.model_name() {
+            Some(Model::Checkpoint)
+        } else {
+            service.head(name)
+        };
+        Ok(model.map(|model| NamedModel {
+            name: name.to_owned(),
+            model,
+        }))
+    }
+
+    /// Returns the names of all models: the checkpoint's first, then those of the heads.
+    pub(super) fn model_names(&self) -> Vec<String> {
+        let mut names = vec![self.model_name().to_owned()];
+        if let Ok(service) = self.service() {
+            names.extend(service.heads().iter().map(|head| head.name.clone()));
+        }
+        names
+    }
+
+    /// Returns the models that the option `model` names, with commas between several. Without the
+    /// option it is the checkpoint.
+    ///
+    /// # Errors
+    /// As [`ApiState::named_model`], and where there are too many.
+    pub(super) fn named_models(&self, names: Option<&str>) -> Result<Vec<NamedModel>, Failure> {
+        let names = names.unwrap_or_else(|| self.model_name());
+        if names.split(',').count() > MAX_MODELS {
+            return Err(Failure::invalid_request(format!(
+                "model: more than {MAX_MODELS} are named"
+            )));
+        }
+        names
+            .split(',')
+            .map(|name| self.named_model(name.trim()))
+            .collect()
+    }
+
+    /// Returns how well a picture must fit a head where the request does not say it.
+    pub(super) fn unknown_below(&self) -> f32 {
+        self.unknown_below
+    }
+
+    /// Counts images that models answered.
+    pub(super) fn count_answers(&self, models: &[NamedModel], images: usize) {
+        if let Some(metrics) = &self.metrics {
+            for named in models {
+                metrics.images_answered(&named.name, images);
+            }
+        }
+    }
+
     /// Returns the bounds of HTTP itself.
     pub(super) fn limits(&self) -> HttpLimits {
         self.limits
@@ -158,6 +257,13 @@ impl ApiState {
     pub(super) fn access(&self) -> &Access {
         &self.access
     }
+}
+
+/// Adds to `ask` what each of the models needs.
+pub(super) fn asking(models: &[NamedModel], ask: Ask) -> Ask {
+    models
+        .iter()
+        .fold(ask, |ask, named| named.model.asking(ask))
 }
 
 /// Returns the state that the routes were given, for extractors, which see only the request.

@@ -15,13 +15,13 @@ use poem_openapi::{ApiResponse, OpenApi, ResponseContent};
 use self::body::{Images, ImagesBody};
 use self::wire::{
     ClassifyAnswer, ClassifyRequest, ClassifyResult, EmbeddingResult, EmbeddingsAnswer,
-    EmbeddingsRequest, ExplainAnswer, ExplainFormat, ExplainRequest, ExplainResult,
+    EmbeddingsRequest, ExplainAnswer, ExplainFormat, ExplainRequest, ExplainResult, ModelResult,
 };
 use super::context::RequestId;
 use super::headers::{longest, model_header, server_timing};
 use super::options::{DEFAULT_TOP_K, shortest};
 use super::problem::{Failure, Problem};
-use super::state::ApiState;
+use super::state::{ApiState, NamedModel, asking};
 use crate::service::{Answer, Ask, Explanation, Phases, Service};
 use imgclass_checkpoint::Probabilities;
 use imgclass_network::head;
@@ -90,6 +90,8 @@ fn independence(service: &Service) -> Option<String> {
 
 pub(super) struct ImageRoutes;
 
+// Each option of the query is an argument of its route.
+#[allow(clippy::too_many_arguments)]
 #[OpenApi(tag = "super::Group::Classification")]
 impl ImageRoutes {
     /// Classify images
@@ -109,29 +111,42 @@ impl ImageRoutes {
         /// Leaves out classes that are less probable.
         #[oai(validator(minimum(value = "0"), maximum(value = "1")))]
         Query(min_probability): Query<Option<f64>>,
+        /// Whose classes to name: the model's own name or that of a head; several with commas between them.
+        Query(model): Query<Option<String>>,
+        /// Answers `unknown` where a picture fits a head worse than this share of its training pictures.
+        #[oai(validator(minimum(value = "0"), maximum(value = "1")))]
+        Query(min_known): Query<Option<f64>>,
     ) -> Result<ClassifyResponse, Failure> {
         let service = state.service()?;
         let top_k = request.options.top_k.or(top_k).unwrap_or(DEFAULT_TOP_K) as usize;
         let least = request.options.min_probability.or(min_probability);
         let least = least.unwrap_or(0.0) as f32;
-        let (results, phases) = answers(service, id, request, Ask::default(), |answer| {
-            Ok(service.predictions(&answer.output.logits, top_k, least))
+        let known = request.options.min_known.or(min_known);
+        let least_known = known.map_or(state.unknown_below(), |known| known as f32);
+        // The heads of one request stay the same, even if files change meanwhile.
+        let models = state.named_models(request.options.model.as_deref().or(model.as_deref()))?;
+        let ask = asking(&models, Ask::default());
+        let (results, phases) = answers(service, id, request, ask, |answer| {
+            let result = |NamedModel { name, model }: &NamedModel| {
+                let scores = service.scores(model, &answer.output);
+                let classes = service.named_classes(model, &scores, top_k, least, least_known);
+                ModelResult {
+                    model: name.clone(),
+                    predictions: classes.into_iter().map(Into::into).collect(),
+                    known: scores.known.map(shortest),
+                }
+            };
+            Ok(models.iter().map(result).collect::<Vec<_>>())
         })
         .await?;
-        let result = |result: Outcome<Vec<_>>| match result {
-            Ok(predictions) => ClassifyResult {
-                predictions: Some(predictions.into_iter().map(Into::into).collect()),
-                error: None,
-            },
-            Err(problem) => ClassifyResult {
-                predictions: None,
-                error: Some(*problem),
-            },
-        };
+        state.count_answers(
+            &models,
+            results.iter().filter(|result| result.is_ok()).count(),
+        );
         Ok(ClassifyResponse::Ok(
             Json(ClassifyAnswer {
                 probabilities: independence(service),
-                results: results.into_iter().map(result).collect(),
+                results: results.into_iter().map(classes).collect(),
             }),
             server_timing(&phases),
             model_header(service.model()),
@@ -194,6 +209,8 @@ impl ImageRoutes {
         ImagesBody(mut request): ImagesBody<ExplainRequest>,
         /// The class to explain: an index, a WordNet id, or a name.
         Query(class): Query<Option<String>>,
+        /// Whose class to explain: the model's own name or that of a head.
+        Query(model): Query<Option<String>>,
         /// What to answer.
         Query(format): Query<Option<ExplainFormat>>,
         /// Of the colours over the picture.
@@ -203,7 +220,13 @@ impl ImageRoutes {
         let service = state.service()?;
         let options = &request.options;
         let class = options.class.as_deref().or(class.as_deref());
-        let class = class.map(|text| service.class(text)).transpose()?;
+        let model = options.model.as_deref().or(model.as_deref());
+        let model = state
+            .named_model(model.unwrap_or(state.model_name()))?
+            .model;
+        let class = class
+            .map(|text| service.class_of(&model, text))
+            .transpose()?;
         let format = options.format.or(format).unwrap_or(ExplainFormat::Overlay);
         let opacity = options.opacity.or(opacity).unwrap_or(DEFAULT_OPACITY) as f32;
         if format != ExplainFormat::Grid && request.images.len() > 1 {
@@ -214,8 +237,8 @@ impl ImageRoutes {
         }
         // A picture is of one image, whose failure is the answer's.
         request.alone |= format != ExplainFormat::Grid;
-        let ask = Ask::explanation(format != ExplainFormat::Grid);
-        let explain = |answer| Ok(service.explain(answer, class)?);
+        let ask = model.asking(Ask::explanation(format != ExplainFormat::Grid));
+        let explain = |answer| Ok(service.explain(&model, answer, class)?);
         let (mut results, phases) = answers(service, id, request, ask, explain).await?;
         let content = match format {
             ExplainFormat::Grid => ExplainContent::Grid(Json(grids(results))),
@@ -237,6 +260,33 @@ impl ImageRoutes {
             server_timing(&phases),
             model_header(service.model()),
         ))
+    }
+}
+
+/// Writes what the models say of one image: side by side where there are several.
+fn classes(result: Outcome<Vec<ModelResult>>) -> ClassifyResult {
+    let mut models = match result {
+        Ok(models) => models,
+        Err(problem) => {
+            return ClassifyResult {
+                error: Some(*problem),
+                ..ClassifyResult::default()
+            };
+        }
+    };
+    match (models.pop(), models.is_empty()) {
+        (Some(only), true) => ClassifyResult {
+            predictions: Some(only.predictions),
+            known: only.known,
+            ..ClassifyResult::default()
+        },
+        (last, _) => {
+            models.extend(last);
+            ClassifyResult {
+                models: Some(models),
+                ..ClassifyResult::default()
+            }
+        }
     }
 }
 

@@ -17,13 +17,14 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, stream};
 
-use self::results::{ImageResult, ResultFormat, ResultWriter};
+use self::results::{ExtraColumns, ImageResult, ResultFormat, ResultWriter};
 use self::resume::OpenOutput;
 use self::selection::{NameSet, Shard};
 use super::inputs::{self, Input};
 use super::{Failure, block_on, output, progress, service};
 use crate::config::ServiceArgs;
-use crate::service::{Ask, NoObserver, Service};
+use crate::config::values::parse_share;
+use crate::service::{Ask, Model, NoObserver, Service};
 
 /// The arguments of `imgclass classify`.
 #[derive(Debug, Args)]
@@ -57,6 +58,20 @@ pub(super) struct ClassifyArgs {
     /// Also write the logits of each image, one for each class, before softmax (jsonl)
     #[arg(long)]
     logits: bool,
+
+    /// Classify by a head that `imgclass train` has written, instead of the checkpoint's own classes
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
+
+    /// Call an image `unknown` if at least this share of the head's own images fit better: with
+    /// 0.05, 5 % of the images of its classes are refused
+    #[arg(
+        long,
+        value_name = "SHARE",
+        requires = "head",
+        value_parser = parse_share
+    )]
+    unknown_below: Option<f32>,
 
     /// A file to write instead of standard output; for parquet, a folder of files
     #[arg(long, value_name = "PATH")]
@@ -111,13 +126,17 @@ impl ClassifyArgs {
 
     /// Opens where results go, and reads what an earlier run has finished.
     fn open_output(&self) -> Result<OpenOutput, Failure> {
+        let extra = ExtraColumns {
+            embeddings: self.embeddings,
+            known: self.head.is_some(),
+        };
         let Some(path) = &self.output else {
             return Ok(OpenOutput {
-                writer: ResultWriter::to_stdout(self.format)?,
+                writer: ResultWriter::to_stdout(self.format, extra)?,
                 finished: NameSet::default(),
             });
         };
-        let opened = resume::open(path, self.format, self.resume, self.shard, self.embeddings);
+        let opened = resume::open(path, self.format, self.resume, self.shard, extra);
         opened.map_err(|error| format!("{}: {error}", path.display()).into())
     }
 
@@ -154,10 +173,11 @@ async fn classify(args: &ClassifyArgs) -> Result<ExitCode, Failure> {
         finished,
     } = args.open_output()?;
     let service = service::start(&args.service, Arc::new(NoObserver)).await?;
+    let model = service::load_model(&service, args.head.as_deref())?;
     let bar = progress::image_bar(args.count_inputs(&finished));
     let mut all_succeeded = true;
     let results = stream::iter(args.select_inputs(finished))
-        .map(|input| classify_input(&service, input, args))
+        .map(|input| classify_input(&service, &model, input, args))
         .buffered(service::inputs_at_once(&service, &args.service));
     let mut results = std::pin::pin!(results);
     while let Some((name, result)) = results.next().await {
@@ -191,6 +211,7 @@ async fn classify(args: &ClassifyArgs) -> Result<ExitCode, Failure> {
 /// Classifies one input, and returns its name with its result or the reason why there is none.
 async fn classify_input(
     service: &Service,
+    model: &Model,
     input: Input,
     args: &ClassifyArgs,
 ) -> (String, Result<ImageResult, String>) {
@@ -200,11 +221,16 @@ async fn classify_input(
     } else {
         Ask::default()
     };
-    let answer = service::answer(service, input, ask).await;
-    let result = answer.map(|answer| ImageResult {
-        predictions: service.predictions(&answer.output.logits, usize::from(args.top_k), 0.0),
-        embedding: answer.output.features,
-        logits: args.logits.then_some(answer.output.logits),
+    let answer = service::answer(service, input, model.asking(ask)).await;
+    let result = answer.map(|answer| {
+        let scores = service.scores(model, &answer.output);
+        let (top_k, unknown) = (usize::from(args.top_k), args.unknown_below.unwrap_or(0.0));
+        ImageResult {
+            predictions: service.named_classes(model, &scores, top_k, 0.0, unknown),
+            known: scores.known,
+            embedding: answer.output.features.filter(|_| args.embeddings),
+            logits: args.logits.then_some(scores.logits),
+        }
     });
     (name, result)
 }

@@ -22,6 +22,10 @@ pub(super) struct ExplainArgs {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
+    /// Explain a class of the head that `imgclass train` has written to this file
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
+
     /// The class to explain: an index, a WordNet id or a name [default: the most probable one]
     #[arg(long)]
     class: Option<String>,
@@ -51,17 +55,18 @@ pub(super) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
 
 async fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let service = service::start(&args.service, Arc::new(NoObserver)).await?;
+    let model = service::load_model(&service, args.head.as_deref())?;
     let class = args
         .class
         .as_deref()
-        .map(|text| service.class(text))
+        .map(|text| service.class_of(&model, text))
         .transpose()?;
     let mut inputs = inputs::expand(std::slice::from_ref(&args.input), &[]);
     let (Some(input), None) = (inputs.next(), inputs.next()) else {
         return Err("explain takes one image".into());
     };
-    let answer = service::answer(&service, input, Ask::explanation(true)).await?;
-    let explanation = service.explain(answer, class)?;
+    let answer = service::answer(&service, input, model.asking(Ask::explanation(true))).await?;
+    let explanation = service.explain(&model, answer, class)?;
     let png = if args.heatmap {
         explanation.heatmap()?
     } else {

@@ -3,6 +3,8 @@
 //!
 //! It listens before it loads, so that health checks are answered while a checkpoint is downloaded.
 
+mod heads;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,9 +14,10 @@ use clap::Args;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::heads::HeadLoader;
 use super::{Failure, runtime, service};
 use crate::api::{self, ApiState, Server, Stop};
-use crate::config::{AccessArgs, ConnectionArgs, ServerArgs, ServiceArgs};
+use crate::config::{AccessArgs, ConnectionArgs, HeadArgs, ServerArgs, ServiceArgs};
 use crate::metrics::Metrics;
 use crate::service::Service;
 
@@ -27,6 +30,8 @@ pub(super) struct ServeArgs {
     connections: ConnectionArgs,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    heads: HeadArgs,
     #[command(flatten)]
     service: ServiceArgs,
 }
@@ -41,6 +46,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
 
 async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let mut signals = Signals::listen()?;
+    args.heads.check_names(&args.server.served_model_name)?;
     let metrics = Arc::new(Metrics::new()?);
     let listening = listen(args, &metrics).await?;
     let service = tokio::select! {
@@ -51,6 +57,8 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         }
     };
     metrics.model_loaded(&service)?;
+    let heads = HeadLoader::start(&args.heads, service.clone(), metrics.clone()).await?;
+    tokio::spawn(heads.keep_up_to_date(signals.reload.clone()));
     listening.state.loaded(service.clone());
     let address = listening.address;
     tracing::info!(%address, docs = %format!("http://{address}/docs"), "ready");
@@ -91,6 +99,7 @@ async fn listen(args: &ServeArgs, metrics: &Arc<Metrics>) -> Result<Listening, F
     let state = ApiState::loading(args.server.http_limits())
         .served_as(&args.server.served_model_name)
         .under(&args.server.root_path)
+        .with_unknown_below(args.heads.unknown_below)
         .with_access(args.access.load()?)
         .with_body_memory(args.connections.max_body_bytes.as_u64())
         .with_metrics(metrics.clone(), metrics_port.is_some());
@@ -141,9 +150,10 @@ async fn shut_down(service: &Arc<Service>, listening: Listening, args: &ServeArg
     }
 }
 
-/// The signals that end the service: SIGINT and SIGTERM. SIGHUP, by which some supervisors ask for new
-/// settings, ends nothing: there is nothing that could be read anew.
+/// The signals: SIGINT and SIGTERM end the service, and SIGHUP asks for the heads to be read again.
 struct Signals {
+    /// Is notified at each SIGHUP. One that comes while the service loads is not lost.
+    reload: Arc<tokio::sync::Notify>,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -158,6 +168,7 @@ impl Signals {
     fn listen() -> std::io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
         Ok(Self {
+            reload: Arc::default(),
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
@@ -172,7 +183,8 @@ impl Signals {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.hangup.recv() => {
-                    tracing::info!("SIGHUP is ignored: restart the service to change its settings");
+                    tracing::info!("SIGHUP: heads are read again; other settings need a restart");
+                    self.reload.notify_one();
                 }
             }
         }
@@ -180,7 +192,9 @@ impl Signals {
 
     #[cfg(not(unix))]
     fn listen() -> std::io::Result<Self> {
-        Ok(Self {})
+        Ok(Self {
+            reload: Arc::default(),
+        })
     }
 
     #[cfg(not(unix))]

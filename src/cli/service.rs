@@ -2,13 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::inputs::Input;
 use super::{Failure, progress};
 use crate::config::{ModelArgs, ServiceArgs};
-use crate::service::{Answer, Ask, Observer, Service, ServiceError};
+use crate::service::{Answer, Ask, Model, Observer, Service, ServiceError, Source};
 use imgclass_checkpoint::WeightsSource;
 use imgclass_checkpoint::hub::HubConfig;
+use imgclass_engine::Refusal;
 use imgclass_fetch::FetchError;
 use imgclass_network::Classifier;
 
@@ -79,6 +81,18 @@ fn log_loaded(classifier: &Classifier) {
     }
 }
 
+/// Returns the model that a command answers by: the head in a file, or the checkpoint's own classes.
+///
+/// # Errors
+///
+/// Returns an error if the file is damaged or belongs to another network.
+pub(super) fn load_model(service: &Service, head: Option<&Path>) -> Result<Model, Failure> {
+    Ok(match head {
+        None => Model::Checkpoint,
+        Some(path) => Model::Head(Arc::new(service.load_head("head", path)?)),
+    })
+}
+
 /// Returns how many inputs are worked on at one time: read, decoded, or in the model.
 ///
 /// This is four times what the model works on. The rest is read and decoded meanwhile, with room
@@ -94,8 +108,31 @@ pub(super) fn inputs_at_once(service: &Service, args: &ServiceArgs) -> usize {
 /// Returns a text for the user that says why there is no answer.
 pub(super) async fn answer(service: &Service, input: Input, ask: Ask) -> Result<Answer, String> {
     let source = input.read(service.max_fetched_bytes()).await?;
-    let answer = service.answer_one(source, ask).await;
-    answer.map_err(|error| error_text(&error))
+    answer_source(service, source, ask).await
+}
+
+/// How long a command waits before it asks again for a place.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+
+/// Runs an image that has been read through the model.
+///
+/// # Errors
+///
+/// As [`answer`].
+pub(super) async fn answer_source(
+    service: &Service,
+    source: Source,
+    ask: Ask,
+) -> Result<Answer, String> {
+    loop {
+        let answer = service.answer_one(source.clone(), ask).await;
+        match answer {
+            // The places shrink while the network is slower than usual. A client would try again
+            // later, and so does a command: its image must not be lost by it.
+            Err(ServiceError::Refused(Refusal::Full(_))) => tokio::time::sleep(TRY_AGAIN).await,
+            other => return other.map_err(|error| error_text(&error)),
+        }
+    }
 }
 
 /// Describes an error for the user of the command line.

@@ -11,8 +11,10 @@ use clap::{Args, Subcommand};
 
 use super::{Failure, block_on, output, progress};
 use crate::config::{OverrideArgs, WeightsArgs};
+use crate::service::check_network;
 use imgclass_checkpoint::hub::{self, HubConfig};
-use imgclass_checkpoint::{OpenCheckpoint, WeightsChoice, WeightsSource};
+use imgclass_checkpoint::{LastLayer, OpenCheckpoint, WeightsChoice, WeightsSource};
+use imgclass_heads::Head;
 
 /// The arguments of `imgclass weights`.
 #[derive(Debug, Args)]
@@ -39,6 +41,11 @@ enum Action {
     /// The format is recognised by the file's content: PyTorch's .pth and .bin, Keras' .h5 and
     /// .keras. Pickled files are read without running any code in them.
     Convert(ConvertArgs),
+    /// Make a full checkpoint of the network and a head, with a configuration in timm's form
+    ///
+    /// Any program that loads timm's checkpoints loads the result. It says nothing of unknown
+    /// images: only `--head` does.
+    Merge(MergeArgs),
 }
 
 /// The arguments of `imgclass weights convert`.
@@ -52,6 +59,22 @@ struct ConvertArgs {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    #[command(flatten)]
+    overrides: OverrideArgs,
+}
+
+/// The arguments of `imgclass weights merge`.
+#[derive(Debug, Args)]
+struct MergeArgs {
+    /// The head that `imgclass train` has written
+    head: PathBuf,
+
+    /// The safetensors file to write, in a folder without a config.json
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+
+    #[command(flatten)]
+    weights: WeightsArgs,
     #[command(flatten)]
     overrides: OverrideArgs,
 }
@@ -73,6 +96,7 @@ pub(super) fn run(command: &WeightsCommand) -> Result<ExitCode, Failure> {
         Action::Verify(args) => verify(args, &hub)?,
         Action::List => list(&hub)?,
         Action::Convert(args) => convert(args)?,
+        Action::Merge(args) => merge(args, &hub)?,
     };
     output::print(text)?;
     Ok(ExitCode::SUCCESS)
@@ -169,6 +193,27 @@ fn convert(args: &ConvertArgs) -> Result<String, Failure> {
         );
     }
     Ok(text)
+}
+
+/// Makes a checkpoint of a network and a head, and returns a line that says what was written.
+fn merge(args: &MergeArgs, hub: &HubConfig) -> Result<String, Failure> {
+    let (head, _) = Head::read(&args.head)?;
+    let source = find_local(&args.weights, hub)?;
+    let checkpoint = OpenCheckpoint::open(&source, &args.overrides.overrides())?;
+    check_network(&args.head, &head, &checkpoint.info)?;
+    let layer = LastLayer {
+        labels: head.labels(),
+        weights: head.weights(),
+        bias: head.bias(),
+    };
+    let merged = imgclass_checkpoint::merge(&checkpoint, layer, &args.output)?;
+    Ok(format!(
+        "{}: {}, {} classes; {} says how images are prepared\n",
+        output::printable(&merged.weights.display().to_string()),
+        merged.architecture,
+        merged.classes,
+        output::printable(&merged.config.display().to_string())
+    ))
 }
 
 /// Checks all of a checkpoint, and returns what it is.

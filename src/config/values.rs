@@ -36,6 +36,14 @@ pub(crate) fn rate_parser(
     }
 }
 
+/// Parses a share from 0 to 1.
+pub(crate) fn parse_share(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1, such as 0.05".to_owned()),
+    }
+}
+
 /// Parses a duration from 1 ms to a day.
 pub(crate) fn parse_duration(text: &str) -> Result<humantime::Duration, String> {
     match text.parse::<humantime::Duration>() {

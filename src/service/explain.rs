@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use super::{Answer, Prediction, Service};
+use super::{Answer, Model, Prediction, Service};
 use imgclass_image::{HeatMap, Preprocessor, Region, RenderError, RgbImage};
 use imgclass_network::head;
 
@@ -63,18 +63,20 @@ pub struct Explanation {
 }
 
 impl Service {
-    /// Explains one class of an answer to [`Ask::explanation`](super::Ask::explanation): the most
-    /// probable one if `class` is `None`.
+    /// Explains one class of a model in an answer to [`Ask::explanation`](super::Ask::explanation):
+    /// the most probable one if `class` is `None`. The map of a head is as exact as that of the
+    /// checkpoint's own classes: both are linear in the features.
     ///
     /// # Errors
     /// [`ExplainError::Incomplete`] where the answer has no feature map or there is no such class,
     /// [`ExplainError::NotFinite`] where the map overflows.
     pub fn explain(
         &self,
+        model: &Model,
         answer: Answer,
         class: Option<usize>,
     ) -> Result<Explanation, ExplainError> {
-        let probabilities = self.probabilities(&answer.output.logits);
+        let probabilities = self.scores(model, &answer.output).probabilities;
         let top = || {
             head::top_k(&probabilities, 1)
                 .first()
@@ -82,7 +84,14 @@ impl Service {
         };
         let class = class.unwrap_or_else(top);
         let incomplete = || ExplainError::Incomplete(class);
-        let map = self.classifier.class_activation_map(&answer.output, class);
+        let map = match model.head() {
+            None => self.classifier.class_activation_map(&answer.output, class),
+            Some(served) => {
+                let map = answer.output.feature_map.as_deref();
+                map.zip(served.head.class_weights(class))
+                    .map(|(map, weights)| head::class_activation_map(map, weights))
+            }
+        };
         let (map, view) = map.zip(answer.view).ok_or_else(incomplete)?;
         if !map.iter().all(|x| x.is_finite()) {
             return Err(ExplainError::NotFinite(class));
@@ -90,7 +99,7 @@ impl Service {
         let probability = probabilities.get(class).copied().ok_or_else(incomplete)?;
         let width = self.map_size().1.max(1);
         Ok(Explanation {
-            prediction: self.prediction(class, probability),
+            prediction: Prediction::of(self.labels_of(model), class, probability),
             grid: map.chunks(width).map(<[f32]>::to_vec).collect(),
             view,
         })

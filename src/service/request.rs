@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::explain::View;
 use super::phases::Phases;
+use imgclass_checkpoint::Labels;
 use imgclass_network::{Output, Want};
 
 /// An image as a request names it.
@@ -25,6 +26,8 @@ pub struct Ask {
     pub want: Want,
     /// Keeps the picture itself, upright and no larger than [`View::MAX_SIDE`].
     pub picture: bool,
+    /// Shows the network the mirrored picture. Heads learn from both forms.
+    pub mirrored: bool,
 }
 
 impl Ask {
@@ -35,7 +38,11 @@ impl Ask {
             feature_map: true,
             ..Want::default()
         };
-        Self { want, picture }
+        Self {
+            want,
+            picture,
+            mirrored: false,
+        }
     }
 
     /// Asks for the features, which are what an embedding is made of.
@@ -46,7 +53,7 @@ impl Ask {
         };
         Self {
             want,
-            picture: false,
+            ..Self::default()
         }
     }
 }
@@ -73,4 +80,17 @@ pub struct Prediction {
     pub label: String,
     /// The probability, from 0 to 1.
     pub probability: f32,
+}
+
+impl Prediction {
+    /// Names a class.
+    pub(super) fn of(labels: &Labels, index: usize, probability: f32) -> Self {
+        let label = labels.get(index);
+        Self {
+            index,
+            wnid: label.and_then(|label| label.wnid.clone()),
+            label: label.map_or_else(|| format!("class {index}"), |label| label.name.clone()),
+            probability,
+        }
+    }
 }

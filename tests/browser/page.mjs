@@ -163,6 +163,45 @@ async function byKeyboardOnAPhone() {
   await page.context().close();
 }
 
+// Where the service has a head, its classes take the place of the model's own, and back.
+async function heads() {
+  const model = await (await fetch(`${base}/v1/model`)).json();
+  if (model.heads.length === 0) {
+    console.log("!!! NOT RUN: the choice of heads: the service has none");
+    return;
+  }
+  const [{ name, labels }] = model.heads;
+  const page = await open("/", { viewport: { width: 1180, height: 900 }, colorScheme: "light" });
+  await page.setInputFiles("#files", picture);
+  await done(page, 1);
+  const shown = () => page.locator(".card .bar").evaluateAll((bars) => bars.map((bar) => bar.textContent));
+  const own = await shown();
+  const heat = page.locator(".card .heat");
+  const first = await heat.getAttribute("src");
+  await page.selectOption("#head", name);
+  await page.waitForFunction((labels) => labels.includes(document.querySelector(".card .verdict").textContent), labels);
+  await done(page, 1);
+  const ofHead = await shown();
+  assert.equal(ofHead.length, Math.min(labels.length, 5));
+  assert.ok(ofHead.every((bar) => labels.some((label) => bar.includes(label))), `${ofHead}`);
+  ok(`the page shows the classes of the head ${name}`);
+  assert.match(await page.textContent(".card .known"), /^Fits better than \d/);
+  assert.ok(await page.isVisible(".card .known"));
+  ok("and how well the picture fits them");
+  await page.waitForFunction((first) => document.querySelector(".card .heat").getAttribute("src") !== first, first);
+  ok("with a heat map of its own");
+  await page.waitForTimeout(600);
+  await page.screenshot({ path: join(output, "head-light.png"), fullPage: true });
+  await page.selectOption("#head", "");
+  await page.waitForFunction((count) => document.querySelectorAll(".card .bar").length === count, own.length);
+  await done(page, 1);
+  assert.deepEqual(await shown(), own);
+  assert.ok(!(await page.isVisible(".card .known")));
+  ok("and the model's own classes again");
+  assert.deepEqual(page.faults, []);
+  await page.context().close();
+}
+
 async function swagger() {
   const page = await open("/docs", { viewport: { width: 1180, height: 900 } });
   const operation = page.locator(".opblock", { has: page.locator('[data-path="/classify_image/"]') });
@@ -204,6 +243,7 @@ try {
     await severalAndBad();
   }
   await byKeyboardOnAPhone();
+  await heads();
   await swagger();
   console.log(`browser: ${passed} checks passed with ${basename(executablePath)}; screenshots in ${output}`);
 } catch (error) {

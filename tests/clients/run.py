@@ -17,11 +17,13 @@ import os
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import urllib.parse
+import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PICTURE = ROOT / "web/example.jpg"
@@ -60,6 +62,30 @@ def weights():
             return str(path)
     loud("CLIENTS: there are no trained weights: random ones stand in, and no class is expected of the picture")
     return "random"
+
+
+def png(seed):
+    """A PNG of 40x40 pixels with a pattern."""
+    rows = (b"\0" + bytes(v for x in range(40) for v in ((x * 7 + seed) % 256, y * 5, x * y % 256)) for y in range(40))
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 40, 40, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts)
+
+
+def train(binary, chosen, folder):
+    """Trains a head of two classes on a few drawn pictures, for the page's choice of heads."""
+    for label in ("balloon", "pattern"):
+        (folder / "photos" / label).mkdir(parents=True)
+    for number in range(3):
+        # JPEG reads to its end mark, so that bytes behind it make another file of the same picture.
+        (folder / f"photos/balloon/{number}.jpg").write_bytes(PICTURE.read_bytes() + bytes([number]))
+        (folder / f"photos/pattern/{number}.png").write_bytes(png(number))
+    head = folder / "drawn.head"
+    command = [binary, "train", str(folder / "photos"), "-o", str(head), "--weights", chosen]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_SECONDS)
+    if done.returncode != 0:
+        sys.exit(f"clients: no head can be trained: {done.stderr[-2000:]}")
+    return head
 
 
 @contextlib.contextmanager
@@ -220,8 +246,10 @@ def main():
     screenshots = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else ROOT / "target/screenshots").resolve()
     chosen = weights()
     expected = "" if chosen == "random" else LABEL
-    with tempfile.TemporaryDirectory() as name, service(binary, chosen) as address:
-        folder = pathlib.Path(name)
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        head = train(binary, chosen, folder)
+        address = stack.enter_context(service(binary, chosen, "--head", f"drawn={head}"))
         generate(folder, "openapi.json", "imgclass_client")
         generate(folder, "src/api/inference/openapi.json", "imgclass_inference_client")
         run_examples(address, expected, folder)

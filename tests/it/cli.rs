@@ -505,7 +505,7 @@ fn variables_of_kubernetes_and_sighup_end_nothing() {
     let hangup = ["-HUP", &server.id().to_string()].map(str::to_owned);
     let kill = std::process::Command::new("kill").args(hangup).status();
     assert!(kill.expect("kill runs").success());
-    server.until_logged("SIGHUP is ignored");
+    server.until_logged("SIGHUP: heads are read again");
     for ours in ["tcp://10.96.0.7:80", "1"] {
         let health = imgclass(folder.path())
             .args([

@@ -16,6 +16,7 @@ mod images;
 mod inference;
 mod metrics;
 mod observability;
+mod own_classes;
 mod page;
 mod probabilities;
 mod tools;

@@ -213,7 +213,7 @@ fn check_whole(checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
 
 /// Loads the staged checkpoint as `--weights` does, up to the network itself. What does not load is
 /// not written.
-fn load(stage: &Stage) -> Result<CheckpointInfo, CheckpointError> {
+pub(super) fn load(stage: &Stage) -> Result<CheckpointInfo, CheckpointError> {
     let source = WeightsSource::local(&stage.weights());
     let opened = OpenCheckpoint::open(&source, &Overrides::default())?;
     opened.check_tensors()?;
@@ -221,7 +221,7 @@ fn load(stage: &Stage) -> Result<CheckpointInfo, CheckpointError> {
 }
 
 /// The places of the results.
-struct Target {
+pub(super) struct Target {
     weights: PathBuf,
     config: PathBuf,
     /// The configuration beside the input, which is copied.
@@ -258,6 +258,34 @@ impl Target {
         })
     }
 
+    /// Returns the places of results whose configuration is written anew.
+    pub(super) fn free(output: &Path) -> Result<Self, String> {
+        let config = output.with_file_name(CONFIG_FILE);
+        if let Some(taken) = [output, &config].into_iter().find(|path| path.exists()) {
+            return Err(format!(
+                "{} is there already: remove it, or name a file in another folder with --output",
+                taken.display()
+            ));
+        }
+        Ok(Self {
+            weights: output.to_owned(),
+            config,
+            given_config: None,
+        })
+    }
+
+    /// Describes what was written.
+    pub(super) fn converted(self, loaded: &CheckpointInfo) -> Converted {
+        Converted {
+            weights: self.weights,
+            config: self.config,
+            architecture: loaded.architecture,
+            classes: loaded.classes,
+            notes: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
     /// Puts the configuration beside the staged weights.
     fn write_config(
         &self,
@@ -280,7 +308,7 @@ impl Target {
     }
 
     /// Moves everything to its place, the weights last.
-    fn move_results(&self, stage: &Stage) -> Result<(), CheckpointError> {
+    pub(super) fn move_results(&self, stage: &Stage) -> Result<(), CheckpointError> {
         for name in [CONFIG_FILE, PREPROCESSOR_FILE] {
             let (from, to) = (stage.0.path().join(name), self.weights.with_file_name(name));
             if from.is_file() && !to.exists() {
@@ -292,10 +320,10 @@ impl Target {
 }
 
 /// A temporary folder beside the output. It is removed with this value, also after an error.
-struct Stage(TempDir);
+pub(super) struct Stage(TempDir);
 
 impl Stage {
-    fn new(output: &Path) -> Result<Self, CheckpointError> {
+    pub(super) fn new(output: &Path) -> Result<Self, CheckpointError> {
         let parent = output.parent().unwrap_or(Path::new(""));
         let folder = std::fs::create_dir_all(parent).and_then(|()| {
             tempfile::Builder::new()
@@ -306,12 +334,17 @@ impl Stage {
         folder.map(Self).map_err(|e| unwritten(output, &e))
     }
 
-    fn weights(&self) -> PathBuf {
+    /// Returns the folder.
+    pub(super) fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(super) fn weights(&self) -> PathBuf {
         self.0.path().join("model.safetensors")
     }
 
     /// Removes the folder, with a warning in the log if it cannot be removed.
-    fn remove(self) {
+    pub(super) fn remove(self) {
         let path = self.0.path().to_owned();
         if let Err(error) = self.0.close() {
             tracing::warn!(path = %path.display(), %error, "a temporary folder is left");
@@ -369,7 +402,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     std::fs::rename(from, to).map_err(|e| unwritten(to, &e))
 }
 
-fn unwritten(path: &Path, error: &std::io::Error) -> CheckpointError {
+pub(super) fn unwritten(path: &Path, error: &std::io::Error) -> CheckpointError {
     CheckpointError::Convert {
         path: path.to_owned(),
         reason: format!("it cannot be written: {error}"),

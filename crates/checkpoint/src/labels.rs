@@ -95,6 +95,8 @@ pub enum LabelSource {
     File,
     /// The classes have numbers, because nothing names them.
     Numbered,
+    /// The file of a head.
+    Head,
 }
 
 /// Shows the origin as `/v1/model` does.
@@ -105,6 +107,7 @@ impl fmt::Display for LabelSource {
             Self::Checkpoint => "checkpoint",
             Self::File => "file",
             Self::Numbered => "numbered",
+            Self::Head => "head",
         })
     }
 }
@@ -171,6 +174,19 @@ impl Labels {
         Self {
             labels: labels.into(),
             source,
+        }
+    }
+
+    /// Makes labels of the classes of a head, whose names are taken as they are.
+    pub fn of_head(names: &[String]) -> Self {
+        let label = |name: &String| Label {
+            wnid: is_wnid(name).then(|| name.clone()),
+            name: name.clone(),
+            names: vec![name.clone()],
+        };
+        Self {
+            labels: names.iter().map(label).collect(),
+            source: LabelSource::Head,
         }
     }
 

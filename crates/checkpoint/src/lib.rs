@@ -36,6 +36,7 @@ pub mod formula;
 pub mod fuzzing;
 pub mod hub;
 mod labels;
+mod merge;
 mod naming;
 mod opening;
 mod preprocessing;
@@ -49,6 +50,7 @@ pub use convert::{Converted, convert};
 pub use description::{Description, Probabilities, ProblemType};
 pub use error::CheckpointError;
 pub use labels::{ClassError, Label, LabelSource, Labels};
+pub use merge::{LastLayer, merge};
 pub use opening::{CheckpointInfo, OpenCheckpoint, Overrides, Weights};
 pub use preprocessing::{INPUT_SIDES, Preset};
 pub use source::{

@@ -4,7 +4,8 @@ use crate::examples::Examples;
 use crate::product::{Dots, dot};
 
 /// The cosine of centred features above which two pictures count as nearly the same.
-/// docs/own-classes.md says how it was measured.
+/// No two of the 200 reference photographs come above 0.61; how far copies of a picture in other
+/// sizes and qualities fall below 1 has not been measured.
 pub(crate) const SIMILAR: f32 = 0.9;
 
 /// The most multiplications for which all pairs are compared: some ten seconds.

@@ -55,6 +55,8 @@ pub struct TriedC {
     pub c: f64,
     /// The mean logistic loss.
     pub log_loss: f64,
+    /// Its standard error.
+    pub log_loss_error: f64,
     /// The share of right answers.
     pub accuracy: f64,
 }

@@ -7,6 +7,9 @@ use thiserror::Error;
 /// The most classes that a head may have.
 const MAX_CLASSES: usize = 10_000;
 
+/// The most characters of a label.
+pub(crate) const LABEL_LENGTH: usize = 1000;
+
 /// One picture to train on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Picture {
@@ -74,6 +77,16 @@ pub enum ExampleError {
         /// The picture.
         name: String,
     },
+    /// A label is too long.
+    #[error(
+        "the class of {name:?} has a name of {length} characters, and it may have {LABEL_LENGTH}"
+    )]
+    LongLabel {
+        /// The picture.
+        name: String,
+        /// How many characters the label has.
+        length: usize,
+    },
     /// A picture's features are not usable.
     #[error("the features of {name:?} are unusable: {reason}")]
     Features {
@@ -82,6 +95,56 @@ pub enum ExampleError {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// Checks that pictures, each a name and a label, make classes that can be trained on. It needs no
+/// features, so it can come before the work of computing them.
+///
+/// # Errors
+/// [`ExampleError`] says which class cannot be used, and what to do.
+pub fn check_classes<'a>(
+    pictures: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), ExampleError> {
+    // The number of pictures of each class, and the name of its first.
+    let mut classes: BTreeMap<&str, (usize, &str)> = BTreeMap::new();
+    let mut pictures_in_all = 0;
+    for (name, label) in pictures {
+        if label.trim().is_empty() {
+            return Err(ExampleError::NoLabel {
+                name: name.to_owned(),
+            });
+        }
+        let length = label.chars().count();
+        if length > LABEL_LENGTH {
+            return Err(ExampleError::LongLabel {
+                name: name.to_owned(),
+                length,
+            });
+        }
+        classes.entry(label).or_insert((0, name)).0 += 1;
+        pictures_in_all += 1;
+    }
+    let mut entries = classes.iter();
+    match (entries.next(), entries.next()) {
+        (None, _) => return Err(ExampleError::Empty),
+        (Some((label, _)), None) => {
+            return Err(ExampleError::OneClass {
+                label: (*label).to_owned(),
+                pictures: pictures_in_all,
+            });
+        }
+        _ if classes.len() > MAX_CLASSES => {
+            return Err(ExampleError::TooManyClasses(classes.len()));
+        }
+        _ => {}
+    }
+    match classes.iter().find(|(_, (count, _))| *count == 1) {
+        Some((label, (_, name))) => Err(ExampleError::OnePicture {
+            label: (*label).to_owned(),
+            name: (*name).to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 impl Examples {
@@ -99,9 +162,6 @@ impl Examples {
                 features,
                 mirrored,
             } = picture;
-            if label.trim().is_empty() {
-                return Err(ExampleError::NoLabel { name });
-            }
             if examples.names.is_empty() {
                 examples.dims = features.len();
             }
@@ -138,34 +198,16 @@ impl Examples {
 
     /// Numbers the classes in the order of their names.
     fn set_labels(&mut self, labels: Vec<String>) -> Result<(), ExampleError> {
-        let mut indices: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
-        for (picture, label) in labels.iter().enumerate() {
-            indices.entry(label).or_insert((0, 0, picture)).1 += 1;
-        }
+        let names = self.names.iter().map(String::as_str);
+        check_classes(names.zip(labels.iter().map(String::as_str)))?;
+        let mut indices: BTreeMap<&str, usize> =
+            labels.iter().map(|label| (label.as_str(), 0)).collect();
         for (index, entry) in indices.values_mut().enumerate() {
-            entry.0 = index;
-        }
-        let single = indices.iter().find(|(_, (_, count, _))| *count == 1);
-        match indices.len() {
-            0 => return Err(ExampleError::Empty),
-            1 => {
-                return Err(ExampleError::OneClass {
-                    label: labels.first().cloned().unwrap_or_default(),
-                    pictures: labels.len(),
-                });
-            }
-            n if n > MAX_CLASSES => return Err(ExampleError::TooManyClasses(n)),
-            _ => {}
-        }
-        if let Some((label, (_, _, picture))) = single {
-            return Err(ExampleError::OnePicture {
-                label: (*label).to_owned(),
-                name: self.names.get(*picture).cloned().unwrap_or_default(),
-            });
+            *entry = index;
         }
         self.classes = labels
             .iter()
-            .map(|label| indices.get(label.as_str()).map_or(0, |e| e.0))
+            .map(|label| indices.get(label.as_str()).copied().unwrap_or_default())
             .collect();
         self.labels = indices.into_keys().map(str::to_owned).collect();
         Ok(())

@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::evaluation::Evaluation;
+use crate::examples::LABEL_LENGTH;
 use crate::familiarity::Familiarity;
 use crate::head::{Head, NetworkId, Recipe};
 
@@ -34,9 +35,6 @@ const KEY: &str = "imgclass.head";
 
 /// The version of the format.
 const VERSION: u32 = 1;
-
-/// The most characters of a label.
-const LABEL_LENGTH: usize = 1000;
 
 /// Why a head's file cannot be used.
 #[derive(Debug, Error)]
@@ -91,6 +89,11 @@ impl Head {
             path: path.to_owned(),
             reason,
         };
+        // Opening a FIFO would wait for somebody to write into it.
+        let metadata = path.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(damaged("it is no regular file".to_owned()));
+        }
         let file = File::open(path).map_err(unreadable)?;
         let mut bytes = Vec::new();
         file.take(MAX_FILE_BYTES + 1)

@@ -9,8 +9,11 @@ use std::collections::VecDeque;
 
 use crate::product::{add_scaled, dot};
 
-/// How many pairs of steps and gradient differences are kept.
+/// How many pairs of steps and gradient differences are kept, where memory allows.
 const MEMORY: usize = 10;
+
+/// The most numbers in all pairs, 512 MB, as long as three pairs fit.
+const MEMORY_NUMBERS: usize = 128 << 20;
 
 /// The share of the decrease that the slope promises which a step must reach.
 const SUFFICIENT: f64 = 1e-4;
@@ -42,6 +45,7 @@ pub(crate) fn minimise(
     let mut next_gradient = vec![0f32; point.len()];
     let mut next = vec![0f32; point.len()];
     let mut pairs: VecDeque<Pair> = VecDeque::new();
+    let memory = (MEMORY_NUMBERS / (2 * point.len().max(1))).clamp(3, MEMORY);
     let mut value = function(point, &mut gradient);
     for taken in 0..stop.steps {
         let length = dot(&gradient, &gradient).sqrt();
@@ -92,7 +96,7 @@ pub(crate) fn minimise(
             .collect();
         let curvature = dot(&step, &change);
         if curvature > 1e-12 * dot(&change, &change) {
-            if pairs.len() == MEMORY {
+            if pairs.len() == memory {
                 pairs.pop_front();
             }
             pairs.push_back(Pair {

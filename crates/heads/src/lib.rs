@@ -46,7 +46,7 @@ mod training;
 pub use evaluation::{
     ClassScore, Confusion, CurvePoint, Evaluation, NearDuplicate, Suspect, TriedC, UnknownScore,
 };
-pub use examples::{ExampleError, Examples, Picture};
+pub use examples::{ExampleError, Examples, Picture, check_classes};
 pub use file::{HeadFileError, MAX_FILE_BYTES};
 pub use head::{Fit, Head, NetworkId, Recipe};
 pub use training::{ClassWeights, Progress, Training, TrainingOptions, train};

@@ -3,8 +3,9 @@
 //! 1. The features are centred and scaled. The bias is not penalised, so centring changes nothing
 //!    but the number of steps, and `C` means the same for every network.
 //! 2. Nearly equal pictures are found, and folds are made in which they stay together.
-//! 3. `C` is chosen by the logistic loss on held-out pictures. Each fold starts from its solution
-//!    for the `C` before, and the search ends where larger values only get worse.
+//! 3. `C` is chosen on held-out pictures. Each fold starts from its solution for the `C` before, and
+//!    the search ends where larger values only get worse. Of the values whose logistic loss cannot
+//!    be told from the least one, the most accurate is taken.
 //! 4. With that `C`, the folds give the held-out answers of all pictures. The temperature and the
 //!    whole evaluation are made of them.
 //! 5. The head itself is fitted to all pictures.
@@ -35,7 +36,7 @@ const GRID: [f64; 10] = [
 
 /// The length of the gradient at which a fit for the choice of `C` ends, as a share of its length at
 /// zero.
-const ROUGH: f64 = 3e-3;
+const ROUGH: f64 = 1e-3;
 
 /// The same for the fits that the evaluation and the head are made of.
 const FINE: f64 = 5e-5;
@@ -47,7 +48,7 @@ const STEPS: usize = 400;
 const FIT_WORK: f64 = 1e13;
 
 /// The most multiplications in one evaluation of the objective for which everything is done. Above
-/// it, fewer values of `C` are tried and there is no curve.
+/// it, fewer values of `C` are tried, on one fold alone, and there is no curve.
 const USUAL_WORK: f64 = 4e9;
 
 /// The most entries of a list in the evaluation.
@@ -130,11 +131,13 @@ pub fn train(
         None if trainer.work() > USUAL_WORK => GRID.into_iter().step_by(3).collect(),
         None => GRID.to_vec(),
     };
-    let tried = trainer.try_each(&grid);
-    let best = tried
-        .iter()
-        .min_by(|a, b| a.log_loss.total_cmp(&b.log_loss));
-    let c = best.map_or(1.0, |best| best.c);
+    let judging_folds = if trainer.work() > USUAL_WORK {
+        1
+    } else {
+        folds
+    };
+    let tried = trainer.try_each(&grid, judging_folds);
+    let c = choose(&tried);
 
     let fits = trainer.fit_folds(c, FINE, 1.0);
     let mut held_out = trainer.held_out_logits(&fits);
@@ -245,6 +248,34 @@ fn in_original_units(
     (weights, bias)
 }
 
+/// Returns the `C` with the best accuracy among those whose loss is within a standard error of the
+/// least loss. Loss alone is the steadier measure; among equals, accuracy is what people want.
+fn choose(tried: &[TriedC]) -> f64 {
+    let least = tried
+        .iter()
+        .min_by(|a, b| a.log_loss.total_cmp(&b.log_loss));
+    let Some(least) = least else { return 1.0 };
+    let bound = least.log_loss + least.log_loss_error;
+    let equal = tried.iter().filter(|tried| tried.log_loss <= bound);
+    let best = equal.max_by(|a, b| {
+        a.accuracy
+            .total_cmp(&b.accuracy)
+            .then(b.log_loss.total_cmp(&a.log_loss))
+    });
+    best.unwrap_or(least).c
+}
+
+/// What a classifier is worth on some held-out pictures.
+#[derive(Debug, Clone, Copy, Default)]
+struct Judgement {
+    /// The sum of the weighted losses, and of their squares.
+    loss: f64,
+    squares: f64,
+    weight: f64,
+    right: usize,
+    pictures: usize,
+}
+
 /// What all fits of one training share.
 struct Trainer<'a> {
     examples: &'a Examples,
@@ -278,7 +309,7 @@ impl<'a> Trainer<'a> {
                 .collect(),
         };
         let tried = if options.c.is_some() { 1 } else { GRID.len() };
-        Self {
+        let mut trainer = Self {
             examples,
             assigned,
             folds,
@@ -287,7 +318,11 @@ impl<'a> Trainer<'a> {
             progress,
             fits: AtomicUsize::new(0),
             expected_fits: (tried + 1 + SHARES.len()) * folds + 1,
+        };
+        if trainer.work() > USUAL_WORK {
+            trainer.expected_fits = tried.div_ceil(3) + folds + 1;
         }
+        trainer
     }
 
     /// Returns how many multiplications one evaluation of the objective takes.
@@ -313,14 +348,19 @@ impl<'a> Trainer<'a> {
     /// Runs `work` for each fold on up to as many threads as allowed. The results are in the order
     /// of the folds.
     fn each_fold<T: Send>(&self, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        self.each_of(self.folds, work)
+    }
+
+    /// Does the same for the first `folds` folds.
+    fn each_of<T: Send>(&self, folds: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let next = AtomicUsize::new(0);
         let results: Mutex<Vec<(usize, T)>> = Mutex::default();
         thread::scope(|scope| {
-            for _ in 0..self.threads.min(self.folds) {
+            for _ in 0..self.threads.min(folds) {
                 scope.spawn(|| {
                     loop {
                         let fold = next.fetch_add(1, Ordering::Relaxed);
-                        if fold >= self.folds {
+                        if fold >= folds {
                             break;
                         }
                         let result = work(fold);
@@ -355,24 +395,34 @@ impl<'a> Trainer<'a> {
         });
     }
 
-    /// Tries each value of `C`, from the smallest on, until the loss has risen twice.
-    fn try_each(&self, grid: &[f64]) -> Vec<TriedC> {
+    /// Tries each value of `C` on the first `folds` folds, from the smallest value on, until the loss
+    /// has risen twice.
+    fn try_each(&self, grid: &[f64], folds: usize) -> Vec<TriedC> {
         let (classes, dims) = (self.examples.labels().len(), self.examples.dims());
-        let starts: Vec<Mutex<Parameters>> = (0..self.folds)
+        let starts: Vec<Mutex<Parameters>> = (0..folds)
             .map(|_| Mutex::new(Parameters::zero(classes, dims)))
             .collect();
         let mut tried: Vec<TriedC> = Vec::new();
         for &c in grid {
-            let sums = self.each_fold(|fold| {
+            let sums = self.each_of(folds, |fold| {
                 let mut parameters = starts[fold].lock().unwrap_or_else(|e| e.into_inner());
                 self.fit(&self.pictures(fold, false), c, ROUGH, &mut parameters);
                 self.judge(&parameters, &self.pictures(fold, true))
             });
-            let sum = |part: fn(&(f64, f64, usize)) -> f64| sums.iter().map(part).sum::<f64>();
+            let all = sums.iter().fold(Judgement::default(), |a, b| Judgement {
+                loss: a.loss + b.loss,
+                squares: a.squares + b.squares,
+                weight: a.weight + b.weight,
+                right: a.right + b.right,
+                pictures: a.pictures + b.pictures,
+            });
+            let count = all.pictures as f64;
+            let variance = (all.squares / count - (all.loss / count).powi(2)).max(0.0);
             tried.push(TriedC {
                 c,
-                log_loss: sum(|s| s.0) / sum(|s| s.1),
-                accuracy: sum(|s| s.2 as f64) / self.examples.len() as f64,
+                log_loss: all.loss / all.weight,
+                log_loss_error: (variance * count).sqrt() / all.weight,
+                accuracy: all.right as f64 / count,
             });
             let losses: Vec<f64> = tried.iter().map(|tried| tried.log_loss).collect();
             let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
@@ -386,19 +436,24 @@ impl<'a> Trainer<'a> {
         tried
     }
 
-    /// Returns the weighted loss, the weight and the number of right answers of some pictures.
-    fn judge(&self, parameters: &Parameters, pictures: &[usize]) -> (f64, f64, usize) {
+    /// Judges a classifier by some pictures.
+    fn judge(&self, parameters: &Parameters, pictures: &[usize]) -> Judgement {
         let rows: Vec<&[f32]> = pictures.iter().map(|&i| self.examples.row(i)).collect();
         let mut logits = parameters.logits(&rows);
-        let (mut loss, mut weight, mut right) = (0.0, 0.0, 0);
+        let mut judgement = Judgement {
+            pictures: pictures.len(),
+            ..Judgement::default()
+        };
         for (row, &picture) in logits.chunks_exact_mut(parameters.classes).zip(pictures) {
             let label = self.examples.classes()[picture];
-            right += usize::from(most_probable(row) == label);
-            let of_class = f64::from(self.class_weights[label]);
-            loss += of_class * loss_to_probabilities(row, label);
-            weight += of_class;
+            judgement.right += usize::from(most_probable(row) == label);
+            let weight = f64::from(self.class_weights[label]);
+            let loss = weight * loss_to_probabilities(row, label);
+            judgement.loss += loss;
+            judgement.squares += loss * loss;
+            judgement.weight += weight;
         }
-        (loss, weight, right)
+        judgement
     }
 
     /// Fits all folds anew, each to a share of its pictures.

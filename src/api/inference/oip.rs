@@ -17,12 +17,27 @@ use crate::api::images::check_count;
 use crate::api::json::{self, at_most, at_most_or_null, id_or_null};
 use crate::api::problem::{Failure, clip};
 use crate::api::state::ApiState;
-use crate::service::{Answer, Ask, Service, Source};
+use crate::service::{Answer, Ask, Model, Service, Source};
+use imgclass_checkpoint::Labels;
 use imgclass_network::Want;
 use imgclass_network::head;
 
 /// The names of the outputs, in the order in which an answer has them where the request names none.
-const OUTPUTS: [&str; 3] = ["logits", "probabilities", "features"];
+/// Only heads have the last one: how well the image fits the pictures that the head learned from.
+const OUTPUTS: [&str; 4] = ["logits", "probabilities", "features", "known"];
+
+/// Returns the names of a model's outputs.
+fn outputs_of(whose: &Model) -> &'static [&'static str] {
+    match whose {
+        Model::Checkpoint => &OUTPUTS[..3],
+        Model::Head(_) => &OUTPUTS,
+    }
+}
+
+/// Whether an output has a number for each class.
+fn is_by_class(output: &str) -> bool {
+    ["logits", "probabilities"].contains(&output)
+}
 
 /// The header that says how many bytes of a body are JSON; binary tensors follow them.
 const JSON_LENGTH: &str = "inference-header-content-length";
@@ -60,38 +75,40 @@ pub(super) fn ready(Data(state): Data<&ApiState>) -> Result<Json<Value>> {
 
 #[handler]
 pub(super) fn model_ready(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    check_model(state, request, "")?;
+    let named = check_model(state, request, "")?;
     readiness(state)?;
-    Ok(Json(json!({"name": state.model_name(), "ready": true})))
+    Ok(Json(json!({"name": named.name, "ready": true})))
 }
 
 #[handler]
 pub(super) fn model(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    check_model(state, request, "")?;
+    let named = check_model(state, request, "")?;
     let service = state.service()?;
+    let labels = service.labels_of(&named.model);
     let (channels, height, width) = service.input_shape();
-    let output = |name: &str| json!({"name": name, "datatype": "FP32", "shape": [-1, columns(service, name)]});
+    let output = |name: &str| json!({"name": name, "datatype": "FP32", "shape": [-1, columns(service, labels, name)]});
     Ok(Json(json!({
-        "name": state.model_name(),
+        "name": named.name,
         "versions": [VERSION],
         "platform": "imgclass",
         "inputs": [
             {"name": "input", "datatype": "FP32", "shape": [-1, channels, height, width]},
             {"name": "image", "datatype": "BYTES", "shape": [-1]},
         ],
-        "outputs": OUTPUTS.map(output),
+        "outputs": outputs_of(&named.model).iter().map(|name| output(name)).collect::<Vec<_>>(),
     })))
 }
 
 /// Describes the model in the words of Triton's configuration (`model_configuration` extension).
 #[handler]
 pub(super) fn config(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    check_model(state, request, "")?;
+    let named = check_model(state, request, "")?;
     let service = state.service()?;
+    let labels = service.labels_of(&named.model);
     let (channels, height, width) = service.input_shape();
-    let output = |name: &str| json!({"name": name, "data_type": "TYPE_FP32", "dims": [columns(service, name)]});
+    let output = |name: &str| json!({"name": name, "data_type": "TYPE_FP32", "dims": [columns(service, labels, name)]});
     Ok(Json(json!({
-        "name": state.model_name(),
+        "name": named.name,
         "platform": "imgclass",
         "backend": "imgclass",
         "version_policy": {"latest": {"num_versions": 1}},
@@ -100,28 +117,29 @@ pub(super) fn config(request: &Request, Data(state): Data<&ApiState>) -> Result<
             {"name": "input", "data_type": "TYPE_FP32", "dims": [channels, height, width], "optional": true},
             {"name": "image", "data_type": "TYPE_STRING", "dims": [1], "optional": true},
         ],
-        "output": OUTPUTS.map(output),
+        "output": outputs_of(&named.model).iter().map(|name| output(name)).collect::<Vec<_>>(),
     })))
 }
 
 /// Counts images and passes in the words of Triton (`statistics` extension).
 #[handler]
 pub(super) fn statistics(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    check_model(state, request, "")?;
-    Ok(Json(model_statistics(state)))
+    let named = check_model(state, request, "")?;
+    Ok(Json(model_statistics(state, &named.name)))
 }
 
 #[handler]
 pub(super) fn all_statistics(Data(state): Data<&ApiState>) -> Json<Value> {
-    Json(model_statistics(state))
+    Json(model_statistics(state, state.model_name()))
 }
 
-fn model_statistics(state: &ApiState) -> Value {
+/// Returns the totals of the service, whose passes serve all models together.
+fn model_statistics(state: &ApiState, name: &str) -> Value {
     let totals = state.metrics().map(|m| m.totals()).unwrap_or_default();
     let duration = |(count, time): (u64, f64)| json!({"count": count, "ns": (time * 1e9) as u64});
     let unknown = json!({"count": 0, "ns": 0});
     json!({"model_stats": [{
-        "name": state.model_name(),
+        "name": name,
         "version": VERSION,
         "last_inference": 0,
         "inference_count": totals.images,
@@ -145,7 +163,8 @@ struct IndexRequest {
     ready: Option<bool>,
 }
 
-/// Lists the models of the repository, of which there is one (`model_repository` extension).
+/// Lists the models of the repository: the checkpoint's own and the heads (`model_repository`
+/// extension).
 #[handler]
 pub(super) async fn repository_index(
     Data(state): Data<&ApiState>,
@@ -166,15 +185,15 @@ pub(super) async fn repository_index(
     if request.ready == Some(true) && status != "READY" {
         return Ok(Json(json!([])));
     }
-    Ok(Json(json!([{
-        "name": state.model_name(), "version": VERSION, "state": status, "reason": reason,
-    }])))
+    let entry = |name: &String| json!({"name": name, "version": VERSION, "state": status, "reason": reason});
+    Ok(Json(state.model_names().iter().map(entry).collect()))
 }
 
-fn columns(service: &Service, output: &str) -> usize {
+fn columns(service: &Service, labels: &Labels, output: &str) -> usize {
     match output {
         "features" => service.features(),
-        _ => service.labels().len(),
+        "known" => 1,
+        _ => labels.len(),
     }
 }
 
@@ -232,12 +251,13 @@ pub(super) async fn infer(
     Data(state): Data<&ApiState>,
     Body(bytes): Body,
 ) -> Result<Response> {
-    check_model(state, request, "")?;
+    let named = check_model(state, request, "")?;
     let service = state.service()?;
+    let labels = service.labels_of(&named.model);
     let (json, tail) = split(request.header(JSON_LENGTH), bytes)?;
     let request: InferRequest<'_> = json::read_object(&json, "a JSON object with inputs")
         .map_err(|error| invalid(error.into_detail()))?;
-    let wanted = wanted(&request, service.labels().len())?;
+    let wanted = wanted(&request, outputs_of(&named.model), labels.len())?;
     let (shape, max_images) = (service.input_shape(), state.limits().max_images);
     let sources = sources(&request.inputs, tail, shape, max_images)?;
     let id = request.id;
@@ -246,18 +266,20 @@ pub(super) async fn infer(
             features: wanted.iter().any(|output| output.name == "features"),
             ..Want::default()
         },
-        picture: false,
+        ..Ask::default()
     };
-    let answers = answer_all(service, sources, ask).await?;
+    let answers = answer_all(service, sources, named.model.asking(ask)).await?;
 
     let mut tail = Vec::new();
     let outputs = wanted.into_iter();
-    let outputs = outputs.map(|wanted| output(wanted, &answers, service, &mut tail));
+    let outputs = outputs.map(|wanted| output(wanted, &answers, service, &named.model, &mut tail));
+    let outputs = outputs.collect();
+    state.count_answers(std::slice::from_ref(&named), answers.len());
     let answer = InferAnswer {
-        model_name: state.model_name(),
+        model_name: &named.name,
         model_version: VERSION,
         id,
-        outputs: outputs.collect(),
+        outputs,
     };
     respond(&answer, tail)
 }
@@ -279,8 +301,8 @@ fn split(json_length: Option<&str>, mut bytes: Bytes) -> Result<(Bytes, Bytes)> 
 }
 
 /// Returns the outputs that a request asks for: those that it names, or all of them. The model has
-/// `classes` classes.
-fn wanted(request: &InferRequest<'_>, classes: usize) -> Result<Vec<Wanted>> {
+/// `outputs` and `classes` classes.
+fn wanted(request: &InferRequest<'_>, outputs: &[&str], classes: usize) -> Result<Vec<Wanted>> {
     let (binary, of_request) = match &request.parameters {
         None => (false, None),
         Some(parameters) => (
@@ -289,21 +311,21 @@ fn wanted(request: &InferRequest<'_>, classes: usize) -> Result<Vec<Wanted>> {
         ),
     };
     if request.outputs.is_empty() {
-        let all = OUTPUTS.map(|name| Wanted {
-            name: name.to_owned(),
+        let all = outputs.iter().map(|name| Wanted {
+            name: (*name).to_owned(),
             binary,
-            // The parameter stands for the whole request, and features have no classes.
-            classification: of_request.filter(|_| name != "features"),
+            // The parameter stands for the whole request, and not every output has classes.
+            classification: of_request.filter(|_| is_by_class(name)),
         });
-        return Ok(all.into());
+        return Ok(all.collect());
     }
     let one = |(i, output): (usize, &RequestedOutput)| {
         let name = output.name.as_str();
-        if !OUTPUTS.contains(&name) {
+        if !outputs.contains(&name) {
             return Err(invalid(format!(
                 "outputs[{i}].name: there is no output {}; there are {}",
                 clip(name),
-                OUTPUTS.join(", ")
+                outputs.join(", ")
             )));
         }
         if request.outputs[..i]
@@ -320,15 +342,15 @@ fn wanted(request: &InferRequest<'_>, classes: usize) -> Result<Vec<Wanted>> {
         shared.map_err(|reason| invalid(format!("outputs[{i}].{reason}")))?;
         let field = format!("outputs[{i}].parameters");
         let own = classification(parameters.classification, &field, classes)?;
-        if own.is_some() && name == "features" {
+        if own.is_some() && !is_by_class(name) {
             return Err(invalid(format!(
-                "{field}: features have no classes: `classification` is for logits and probabilities",
+                "{field}: {name} has no classes: `classification` is for logits and probabilities",
             )));
         }
         Ok(Wanted {
             name: name.to_owned(),
             binary: parameters.binary_data.unwrap_or(binary),
-            classification: own.or(of_request).filter(|_| name != "features"),
+            classification: own.or(of_request).filter(|_| is_by_class(name)),
         })
     };
     request.outputs.iter().enumerate().map(one).collect()
@@ -425,23 +447,29 @@ fn output(
     wanted: Wanted,
     answers: &[Answer],
     service: &Service,
+    whose: &Model,
     tail: &mut Vec<u8>,
 ) -> OutputTensor {
+    let labels = service.labels_of(whose);
     let row = |answer: &Answer| match wanted.name.as_str() {
-        "logits" => answer.output.logits.clone(),
-        "probabilities" => service.probabilities(&answer.output.logits),
+        "logits" => service.scores(whose, &answer.output).logits,
+        "probabilities" => service.scores(whose, &answer.output).probabilities,
+        "known" => vec![service.scores(whose, &answer.output).known.unwrap_or(0.0)],
         _ => answer.output.features.clone().unwrap_or_default(),
     };
     let rows = answers.iter().map(row);
     let (columns, elements) = match wanted.classification {
         None => {
             let rows: Vec<Vec<f32>> = rows.collect();
-            (columns(service, &wanted.name), Flat::Numbers(rows.concat()))
+            (
+                columns(service, labels, &wanted.name),
+                Flat::Numbers(rows.concat()),
+            )
         }
         Some(k) => {
             let best = rows.flat_map(|row| head::top_k(&row, k));
             let text = |(index, value): (usize, f32)| {
-                let label = service.labels().get(index).map_or("", |label| &label.name);
+                let label = labels.get(index).map_or("", |label| &label.name);
                 format!("{value}:{index}:{label}")
             };
             (k, Flat::Texts(best.map(text).collect()))

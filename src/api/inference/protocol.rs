@@ -1,5 +1,5 @@
 //! What the inference protocols share: their form of errors, the reading of bodies and images, and the
-//! one model that their paths may name.
+//! models that their paths may name.
 
 use std::borrow::Cow;
 
@@ -11,9 +11,9 @@ use serde_json::json;
 
 use crate::api::body::read;
 use crate::api::images::decode_base64;
-use crate::api::problem::Failure;
-use crate::api::state::ApiState;
-use crate::service::{Answer, Ask, Service, Source};
+use crate::api::problem::{Failure, clip};
+use crate::api::state::{ApiState, NamedModel};
+use crate::service::{Answer, Ask, Model, Service, Source};
 
 /// The only version of the model.
 pub(super) const VERSION: &str = "1";
@@ -70,41 +70,53 @@ impl<'a> FromRequest<'a> for Body {
     }
 }
 
-/// Checks that the path names our model and its version. `action` is what the paths of TensorFlow
-/// Serving have at their end, with its colon: `":predict"`.
+/// Returns the model that the path names, the checkpoint's own classes or a head, and checks its
+/// version or label. `action` is what the paths of TensorFlow Serving have at their end, with its
+/// colon: `":predict"`.
 ///
 /// # Errors
 /// A [`ProtocolError`] with status 404 where it is another model or version.
-pub(super) fn check_model(state: &ApiState, request: &Request, action: &str) -> Result<()> {
+pub(super) fn check_model(state: &ApiState, request: &Request, action: &str) -> Result<NamedModel> {
     let of = |name| request.raw_path_param(name);
-    let ours = |text: &str, expected| {
-        text.strip_suffix(action)
-            .is_some_and(|text| text == expected)
-    };
     let no_such = |detail: String| {
         let (code, title) = ("not-found", "There is no such model");
         Err(Failure::new(StatusCode::NOT_FOUND, code, title, detail).into())
     };
     let model = of("model").unwrap_or_default();
-    if let Some(label) = of("label") {
-        if model == state.model_name() && ours(label, LABEL) {
-            return Ok(());
-        }
+    let (version, label) = (of("version"), of("label"));
+    let is_last = version.is_none() && label.is_none();
+    let name = if is_last {
+        model.strip_suffix(action)
+    } else {
+        Some(model)
+    };
+    let named = match name {
+        // Until the model is loaded, its own name is the only one that is known.
+        Some(name) if name == state.model_name() => Some(NamedModel {
+            name: name.to_owned(),
+            model: Model::Checkpoint,
+        }),
+        Some(name) => state.find_model(name)?,
+        None => None,
+    };
+    let Some(named) = named else {
         return no_such(format!(
-            "there is the label {LABEL}{action} of the model {} alone",
-            state.model_name()
+            "there is no model {}; this service has {}{action}",
+            clip(model),
+            state.model_names().join(", ")
         ));
-    }
-    match of("version") {
-        None if ours(model, state.model_name()) => Ok(()),
-        Some(version) if model == state.model_name() && ours(version, VERSION) => Ok(()),
-        Some(_) if model == state.model_name() => {
+    };
+    let is_other =
+        |text: Option<&str>, only| text.is_some_and(|text| text.strip_suffix(action) != Some(only));
+    match (version, label) {
+        (_, label) if is_other(label, LABEL) => no_such(format!(
+            "the model {} has the label {LABEL}{action} alone",
+            named.name
+        )),
+        (version, _) if is_other(version, VERSION) => {
             no_such(format!("the model has version {VERSION}{action} alone"))
         }
-        _ => no_such(format!(
-            "there is no model {model}; this service has {}{action}",
-            state.model_name()
-        )),
+        _ => Ok(named),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::api::json;
 use crate::api::options::shortest;
 use crate::api::problem::{Failure, clip};
 use crate::api::state::ApiState;
-use crate::service::{Answer, Ask, Service};
+use crate::service::{Answer, Ask, Model, Service};
 use imgclass_network::head;
 
 /// The only signature; requests may leave it out.
@@ -24,7 +24,7 @@ const SIGNATURE: &str = "serving_default";
 /// Lists the models, as KServe's first protocol has it.
 #[handler]
 pub(super) fn models(Data(state): Data<&ApiState>) -> Json<Value> {
-    Json(json!({"models": [state.model_name()]}))
+    Json(json!({"models": state.model_names()}))
 }
 
 /// Says how the model is, in the words of TensorFlow Serving and in those of KServe's first protocol,
@@ -32,8 +32,7 @@ pub(super) fn models(Data(state): Data<&ApiState>) -> Json<Value> {
 #[handler]
 pub(super) fn status(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
     check_method(request)?;
-    check_model(state, request, "")?;
-    let name = state.model_name();
+    let name = check_model(state, request, "")?.name;
     let (state, code, message) = match state.service() {
         Err(_) => ("LOADING", "OK", String::new()),
         Ok(service) => match service.ready() {
@@ -65,8 +64,8 @@ fn check_method(request: &Request) -> Result<()> {
 
 #[handler]
 pub(super) fn metadata(request: &Request, Data(state): Data<&ApiState>) -> Result<Json<Value>> {
-    check_model(state, request, "")?;
-    let classes = state.service()?.labels().len().to_string();
+    let named = check_model(state, request, "")?;
+    let classes = state.service()?.labels_of(&named.model).len().to_string();
     let tensor = |dtype: &str, dims: &[&str]| {
         let dims: Vec<Value> = dims
             .iter()
@@ -74,13 +73,20 @@ pub(super) fn metadata(request: &Request, Data(state): Data<&ApiState>) -> Resul
             .collect();
         json!({"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": false}, "name": ""})
     };
+    let mut outputs = json!({
+        "probabilities": tensor("DT_FLOAT", &["-1", &classes]),
+        "classes": tensor("DT_INT64", &["-1"]),
+    });
+    if named.model.head().is_some() {
+        outputs["known"] = tensor("DT_FLOAT", &["-1"]);
+    }
     let signature = json!({
         "inputs": {"image_bytes": tensor("DT_STRING", &["-1"])},
-        "outputs": {"probabilities": tensor("DT_FLOAT", &["-1", &classes]), "classes": tensor("DT_INT64", &["-1"])},
+        "outputs": outputs,
         "method_name": "tensorflow/serving/predict",
     });
     Ok(Json(json!({
-        "model_spec": {"name": state.model_name(), "signature_name": "", "version": VERSION},
+        "model_spec": {"name": named.name, "signature_name": "", "version": VERSION},
         "metadata": {"signature_def": {"signature_def": {SIGNATURE: signature}}},
     })))
 }
@@ -102,6 +108,8 @@ enum PredictAnswer {
     Outputs {
         probabilities: Vec<Vec<f64>>,
         classes: Vec<usize>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        known: Option<Vec<f64>>,
     },
 }
 
@@ -110,6 +118,9 @@ enum PredictAnswer {
 struct Row {
     probabilities: Vec<f64>,
     classes: usize,
+    /// How well the image fits the pictures that a head learned from; heads only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    known: Option<f64>,
 }
 
 #[handler]
@@ -119,7 +130,7 @@ pub(super) async fn predict(
     Body(bytes): Body,
 ) -> Result<Json<PredictAnswer>> {
     check_method(request)?;
-    check_model(state, request, ":predict")?;
+    let named = check_model(state, request, ":predict")?;
     let service = state.service()?;
     let request: PredictRequest = json::read_object(&bytes, "a JSON object with instances")
         .map_err(|error| invalid(error.into_detail()))?;
@@ -137,30 +148,33 @@ pub(super) async fn predict(
         _ => return Err(invalid("expected either `instances` or `inputs`")),
     };
     check_count(images.len(), state.limits().max_images)?;
-    let answers = answer_all(service, images, Ask::default()).await?;
-    let predictions = answers.iter().map(|answer| prediction(service, answer));
+    let answers = answer_all(service, images, named.model.asking(Ask::default())).await?;
+    state.count_answers(std::slice::from_ref(&named), answers.len());
+    let predictions = answers
+        .iter()
+        .map(|answer| prediction(service, &named.model, answer));
     Ok(Json(if rows {
         PredictAnswer::Predictions(predictions.collect())
     } else {
-        let (probabilities, classes) = predictions
-            .map(|row| (row.probabilities, row.classes))
-            .unzip();
+        let rows: Vec<Row> = predictions.collect();
         PredictAnswer::Outputs {
-            probabilities,
-            classes,
+            classes: rows.iter().map(|row| row.classes).collect(),
+            known: rows.iter().map(|row| row.known).collect(),
+            probabilities: rows.into_iter().map(|row| row.probabilities).collect(),
         }
     }))
 }
 
 /// Returns the most probable class, and the probabilities of all classes by their index.
-fn prediction(service: &Service, answer: &Answer) -> Row {
-    let probabilities = service.probabilities(&answer.output.logits);
-    let class = head::top_k(&probabilities, 1)
+fn prediction(service: &Service, model: &Model, answer: &Answer) -> Row {
+    let scores = service.scores(model, &answer.output);
+    let class = head::top_k(&scores.probabilities, 1)
         .first()
         .map_or(0, |top| top.0);
     Row {
-        probabilities: probabilities.into_iter().map(shortest).collect(),
+        probabilities: scores.probabilities.into_iter().map(shortest).collect(),
         classes: class,
+        known: scores.known.map(shortest),
     }
 }
 

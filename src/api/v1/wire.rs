@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::body::{ImageReference, ImagesRequest};
 use crate::api::json::{MAX_IMAGES, at_most};
-use crate::api::options::{example_image, shortest, top_k};
+use crate::api::options::{example_image, share, shortest, top_k};
 use crate::api::problem::Problem;
 use crate::service::{Explanation, Prediction};
 
@@ -37,6 +37,19 @@ pub(super) struct ClassifyRequest {
     )]
     #[serde(default, deserialize_with = "share")]
     pub(super) min_probability: Option<f64>,
+    /// Whose classes to name: the model's own name or that of a head (`/v1/model` lists them). Several with commas between them cost one
+    /// forward pass. The checkpoint's own classes if it is not said.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(default)]
+    pub(super) model: Option<String>,
+    /// Answers `unknown` where a picture fits a head worse than this share of its training pictures: 0 to 1, the operator's
+    /// `--unknown-below` if it is not said.
+    #[oai(
+        validator(minimum(value = "0"), maximum(value = "1")),
+        skip_serializing_if_is_none
+    )]
+    #[serde(default, deserialize_with = "share")]
+    pub(super) min_known: Option<f64>,
 }
 
 /// Images whose features are asked for.
@@ -67,6 +80,10 @@ pub(super) struct ExplainRequest {
     #[oai(skip_serializing_if_is_none)]
     #[serde(default, deserialize_with = "class")]
     pub(super) class: Option<String>,
+    /// Whose class to explain: the model's own name or that of a head. The checkpoint if it is not said.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(default)]
+    pub(super) model: Option<String>,
     // No words of its own: generators of clients stumble over a described reference.
     #[oai(skip_serializing_if_is_none)]
     #[serde(default)]
@@ -118,6 +135,8 @@ impl Example for ClassifyRequest {
             images: example_images(),
             top_k: Some(3),
             min_probability: Some(0.01),
+            model: None,
+            min_known: None,
         }
     }
 }
@@ -136,19 +155,10 @@ impl Example for ExplainRequest {
         Self {
             images: example_images(),
             class: None,
+            model: None,
             format: Some(ExplainFormat::Overlay),
             opacity: Some(0.5),
         }
-    }
-}
-
-/// Reads a number from 0 to 1, or `null`.
-fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
-    match Option::<f64>::deserialize(deserializer)? {
-        Some(share) if !(0.0..=1.0).contains(&share) => Err(serde::de::Error::custom(format!(
-            "{share} is outside 0 to 1"
-        ))),
-        share => Ok(share),
     }
 }
 
@@ -208,12 +218,32 @@ impl From<Prediction> for ClassEntry {
     }
 }
 
-/// One image's classes, or why there are none.
+/// What one of several models says of an image.
 #[derive(Debug, Object)]
+pub(super) struct ModelResult {
+    /// The name of the model or head.
+    pub(super) model: String,
+    /// The most probable classes, falling.
+    pub(super) predictions: Vec<ClassEntry>,
+    /// How well the image fits anything that the head was trained on: the share of its training images that fit no better. Absent for the
+    /// checkpoint's own classes.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) known: Option<f64>,
+}
+
+/// One image's classes, or why there are none.
+#[derive(Debug, Default, Object)]
 pub(in crate::api) struct ClassifyResult {
     /// The most probable classes, falling.
     #[oai(skip_serializing_if_is_none)]
     pub(super) predictions: Option<Vec<ClassEntry>>,
+    /// How well the image fits anything that the head was trained on: the share of its training images that fit no better, from 0 to 1. Absent
+    /// for the checkpoint's own classes.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) known: Option<f64>,
+    /// What each model says, in the order in which the request names them; only where it names several, in the place of `predictions`.
+    #[oai(skip_serializing_if_is_none)]
+    pub(super) models: Option<Vec<ModelResult>>,
     /// Why this image has no classes; the others are not touched by it.
     #[oai(skip_serializing_if_is_none)]
     pub(super) error: Option<Problem>,
@@ -247,7 +277,7 @@ impl Example for ClassifyAnswer {
             probabilities: None,
             results: vec![ClassifyResult {
                 predictions: Some(predictions),
-                error: None,
+                ..ClassifyResult::default()
             }],
         }
     }

@@ -18,7 +18,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::record::RowAccessor;
 use parquet::schema::parser::parse_message_type;
 
-use super::results::ImageResult;
+use super::results::{ExtraColumns, ImageResult};
 use super::selection::{NameSet, Shard};
 use crate::service::Prediction;
 
@@ -51,6 +51,9 @@ const OUTCOME_COLUMNS: &str = "
         }
     }";
 
+/// The schema's column for how well an image fits the classes of a head, where one classifies.
+const KNOWN_COLUMN: &str = "optional float known;";
+
 /// The schema's column for the pooled features, if they were asked for.
 const EMBEDDING_COLUMN: &str =
     "optional group embedding (LIST) { repeated group list { required float element; } }";
@@ -65,7 +68,7 @@ pub(super) struct PartWriter {
     prefix: String,
     /// The number of the next part.
     next: usize,
-    embeddings: bool,
+    extra: ExtraColumns,
     rows: Vec<Row>,
 }
 
@@ -73,7 +76,11 @@ impl PartWriter {
     /// Opens a folder, which is created if it does not exist, and continues the parts in it.
     ///
     /// Machines with different shards may share a folder: each has a prefix of its own.
-    pub(super) fn open(folder: &Path, shard: Option<Shard>, embeddings: bool) -> io::Result<Self> {
+    pub(super) fn open(
+        folder: &Path,
+        shard: Option<Shard>,
+        extra: ExtraColumns,
+    ) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let prefix = shard.map_or_else(
             || "part-".to_owned(),
@@ -96,7 +103,7 @@ impl PartWriter {
             folder: folder.to_owned(),
             prefix,
             next,
-            embeddings,
+            extra,
             rows: Vec::new(),
         })
     }
@@ -132,7 +139,7 @@ impl PartWriter {
             .suffix(UNFINISHED)
             .rand_bytes(0)
             .make_in(&self.folder, |path| File::create(path))?;
-        write_rows(unfinished.as_file(), &self.rows, self.embeddings).map_err(io_error)?;
+        write_rows(unfinished.as_file(), &self.rows, self.extra).map_err(io_error)?;
         unfinished.as_file().sync_all()?;
         unfinished.persist(self.folder.join(format!("{name}{ENDING}")))?;
         self.next += 1;
@@ -190,9 +197,14 @@ pub(super) fn read_finished(folder: &Path, names: &mut NameSet) -> io::Result<()
 }
 
 /// Writes rows as one Parquet file with one row group.
-fn write_rows(file: &File, rows: &[Row], embeddings: bool) -> Result<(), ParquetError> {
-    let embedding = if embeddings { EMBEDDING_COLUMN } else { "" };
-    let schema = format!("message row {{ {FILE_COLUMN} {OUTCOME_COLUMNS} {embedding} }}");
+fn write_rows(file: &File, rows: &[Row], extra: ExtraColumns) -> Result<(), ParquetError> {
+    let known = if extra.known { KNOWN_COLUMN } else { "" };
+    let embedding = if extra.embeddings {
+        EMBEDDING_COLUMN
+    } else {
+        ""
+    };
+    let schema = format!("message row {{ {FILE_COLUMN} {OUTCOME_COLUMNS} {known} {embedding} }}");
     let schema = Arc::new(parse_message_type(&schema)?);
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
     let mut writer = SerializedFileWriter::new(file, schema, Arc::new(properties.build()))?;
@@ -242,6 +254,12 @@ fn write_column(writer: &mut ColumnWriter<'_>, rows: &[Row]) -> Result<(), Parqu
         (ColumnWriter::FloatColumnWriter(w), "predictions.list.element.probability") => {
             let column = ListColumn::of_predictions(rows, 2, |p| Some(p.probability));
             column.write(w)?;
+        }
+        (ColumnWriter::FloatColumnWriter(w), "known") => {
+            let known = |(_, result): &Row| result.as_ref().ok().and_then(|result| result.known);
+            let values: Vec<f32> = rows.iter().filter_map(known).collect();
+            let levels = rows.iter().map(|row| i16::from(known(row).is_some()));
+            w.write_batch(&values, Some(&levels.collect::<Vec<_>>()), None)?;
         }
         (ColumnWriter::FloatColumnWriter(w), "embedding.list.element") => {
             let column = ListColumn::new(rows, 2, |result| {

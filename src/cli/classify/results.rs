@@ -27,10 +27,21 @@ pub(super) enum ResultFormat {
 pub(super) struct ImageResult {
     /// The most probable classes, the most probable first.
     pub(super) predictions: Vec<Prediction>,
+    /// How well the image fits a head's classes; absent for the checkpoint's own classes.
+    pub(super) known: Option<f32>,
     /// The pooled features, if they were asked for.
     pub(super) embedding: Option<Vec<f32>>,
     /// The logits by class index, if they were asked for.
     pub(super) logits: Option<Vec<f32>>,
+}
+
+/// What a table has beside the classes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct ExtraColumns {
+    /// The pooled features, in Parquet.
+    pub(super) embeddings: bool,
+    /// How well the image fits the classes of a head, in Parquet and CSV.
+    pub(super) known: bool,
 }
 
 /// Writes results one by one.
@@ -44,15 +55,19 @@ pub(super) enum ResultWriter {
         bars: bool,
     },
     Jsonl(Box<dyn Write>),
-    Csv(Box<dyn Write>),
+    Csv {
+        out: Box<dyn Write>,
+        /// Whether there is the column [`KNOWN_COLUMN`].
+        known: bool,
+    },
     Parquet(Box<PartWriter>),
 }
 
 impl ResultWriter {
     /// Creates a writer to standard output, which draws bars if that is a terminal.
-    pub(super) fn to_stdout(format: ResultFormat) -> io::Result<Self> {
+    pub(super) fn to_stdout(format: ResultFormat, extra: ExtraColumns) -> io::Result<Self> {
         let bars = io::stdout().is_terminal();
-        Self::new(format, Box::new(io::stdout()), bars, true)
+        Self::new(format, Box::new(io::stdout()), bars, true, extra)
     }
 
     /// Creates a writer of every format but Parquet.
@@ -63,6 +78,7 @@ impl ResultWriter {
         mut out: Box<dyn Write>,
         bars: bool,
         is_new: bool,
+        extra: ExtraColumns,
     ) -> io::Result<Self> {
         Ok(match format {
             ResultFormat::Table => Self::Table {
@@ -71,10 +87,11 @@ impl ResultWriter {
             },
             ResultFormat::Jsonl => Self::Jsonl(out),
             ResultFormat::Csv => {
+                let known = extra.known;
                 if is_new {
-                    write_csv(&mut out, [COLUMNS])?;
+                    write_csv(&mut out, [csv_columns(known)])?;
                 }
-                Self::Csv(out)
+                Self::Csv { out, known }
             }
             ResultFormat::Parquet => {
                 return Err(io::Error::other("Parquet is written to a folder"));
@@ -91,7 +108,7 @@ impl ResultWriter {
         match self {
             Self::Table { out, bars } => write_table(out, file, result, *bars),
             Self::Jsonl(out) => write_json_line(out, file, result),
-            Self::Csv(out) => write_csv_rows(out, file, result),
+            Self::Csv { out, known } => write_csv_rows(out, file, result, *known),
             Self::Parquet(parts) => parts.push(file, result),
         }
     }
@@ -99,7 +116,8 @@ impl ResultWriter {
     /// Writes what is still held back.
     pub(super) fn finish(self) -> io::Result<()> {
         match self {
-            Self::Table { mut out, .. } | Self::Jsonl(mut out) | Self::Csv(mut out) => out.flush(),
+            Self::Table { mut out, .. } => out.flush(),
+            Self::Jsonl(mut out) | Self::Csv { mut out, .. } => out.flush(),
             Self::Parquet(mut parts) => parts.finish(),
         }
     }
@@ -133,6 +151,13 @@ fn write_table(
                     printable(&prediction.label)
                 )?;
             }
+            if let Some(known) = result.known {
+                let share = known * 100.0;
+                writeln!(
+                    out,
+                    "  fits better than {share:.0} % of the images of the head"
+                )?;
+            }
         }
         Err(error) => writeln!(out, "  error: {}", printable(error))?,
     }
@@ -161,6 +186,8 @@ enum JsonLine<'a> {
     Good {
         file: &'a str,
         predictions: Vec<JsonPrediction<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        known: Option<f32>,
         #[serde(skip_serializing_if = "Option::is_none")]
         embedding: Option<&'a [f32]>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -200,6 +227,7 @@ fn write_json_line(
         Ok(result) => JsonLine::Good {
             file,
             predictions: result.predictions.iter().map(Into::into).collect(),
+            known: result.known,
             embedding: result.embedding.as_deref(),
             logits: result.logits.as_deref(),
         },
@@ -214,7 +242,7 @@ fn write_json_line(
 /// The columns of CSV.
 ///
 /// `rank` counts from 1. A file that failed has one line, with only `file` and `error`.
-pub(super) const COLUMNS: [&str; 7] = [
+const COLUMNS: [&str; 7] = [
     "file",
     "rank",
     "index",
@@ -224,16 +252,27 @@ pub(super) const COLUMNS: [&str; 7] = [
     "error",
 ];
 
+/// The column that follows the others where a head classifies.
+const KNOWN_COLUMN: &str = "known";
+
+/// Returns the columns of CSV, with or without [`KNOWN_COLUMN`].
+pub(super) fn csv_columns(known: bool) -> Vec<&'static str> {
+    let extra = known.then_some(KNOWN_COLUMN);
+    COLUMNS.into_iter().chain(extra).collect()
+}
+
 fn write_csv_rows(
     out: &mut impl Write,
     file: &str,
     result: &Result<ImageResult, String>,
+    known: bool,
 ) -> io::Result<()> {
     match result {
         Ok(result) => {
+            let fit = result.known.map(|known| known.to_string());
             let rows = result.predictions.iter().enumerate();
             let rows = rows.map(|(i, prediction)| {
-                [
+                let mut row = vec![
                     guard_cell(file).into_owned(),
                     (i + 1).to_string(),
                     prediction.index.to_string(),
@@ -241,13 +280,18 @@ fn write_csv_rows(
                     guard_cell(&printable(&prediction.label)).into_owned(),
                     prediction.probability.to_string(),
                     String::new(),
-                ]
+                ];
+                row.extend(known.then(|| fit.clone().unwrap_or_default()));
+                row
             });
             write_csv(out, rows)
         }
         Err(error) => {
             let (file, error) = (guard_cell(file), printable(error));
-            write_csv(out, [[&*file, "", "", "", "", "", &*guard_cell(&error)]])
+            let error = guard_cell(&error);
+            let mut row = vec![&*file, "", "", "", "", "", &*error];
+            row.extend(known.then_some(""));
+            write_csv(out, [row])
         }
     }
 }
@@ -255,7 +299,7 @@ fn write_csv_rows(
 /// Writes rows of CSV in one piece.
 fn write_csv<T: AsRef<[u8]>>(
     out: &mut impl Write,
-    rows: impl IntoIterator<Item = [T; COLUMNS.len()]>,
+    rows: impl IntoIterator<Item = Vec<T>>,
 ) -> io::Result<()> {
     let mut text = csv::Writer::from_writer(Vec::new());
     for row in rows {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::parquet::{self, PartWriter};
-use super::results::{COLUMNS, ResultFormat, ResultWriter, csv_error};
+use super::results::{ExtraColumns, ResultFormat, ResultWriter, csv_columns, csv_error};
 use super::selection::{NameSet, Shard};
 use crate::cli::output::unguard_cell;
 
@@ -30,12 +30,12 @@ pub(super) fn open(
     format: ResultFormat,
     resume: bool,
     shard: Option<Shard>,
-    embeddings: bool,
+    extra: ExtraColumns,
 ) -> io::Result<OpenOutput> {
     if format == ResultFormat::Parquet {
-        open_parquet(path, resume, shard, embeddings)
+        open_parquet(path, resume, shard, extra)
     } else {
-        open_file(path, format, resume)
+        open_file(path, format, resume, extra)
     }
 }
 
@@ -43,7 +43,7 @@ fn open_parquet(
     folder: &Path,
     resume: bool,
     shard: Option<Shard>,
-    embeddings: bool,
+    extra: ExtraColumns,
 ) -> io::Result<OpenOutput> {
     let mut finished = NameSet::default();
     if resume && folder.exists() {
@@ -51,14 +51,19 @@ fn open_parquet(
     } else if folder.exists() && folder.read_dir()?.next().is_some() {
         return Err(exists_already());
     }
-    let parts = PartWriter::open(folder, shard, embeddings)?;
+    let parts = PartWriter::open(folder, shard, extra)?;
     Ok(OpenOutput {
         writer: ResultWriter::Parquet(Box::new(parts)),
         finished,
     })
 }
 
-fn open_file(path: &Path, format: ResultFormat, resume: bool) -> io::Result<OpenOutput> {
+fn open_file(
+    path: &Path,
+    format: ResultFormat,
+    resume: bool,
+    extra: ExtraColumns,
+) -> io::Result<OpenOutput> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -71,7 +76,7 @@ fn open_file(path: &Path, format: ResultFormat, resume: bool) -> io::Result<Open
             return Err(exists_already());
         }
         let whole = if format == ResultFormat::Csv {
-            read_finished_csv(&mut file, &mut finished)?
+            read_finished_csv(&mut file, extra.known, &mut finished)?
         } else {
             read_finished_jsonl(&mut file, &mut finished)?
         };
@@ -80,7 +85,7 @@ fn open_file(path: &Path, format: ResultFormat, resume: bool) -> io::Result<Open
     }
     let is_new = file.stream_position()? == 0;
     Ok(OpenOutput {
-        writer: ResultWriter::new(format, Box::new(file), false, is_new)?,
+        writer: ResultWriter::new(format, Box::new(file), false, is_new, extra)?,
         finished,
     })
 }
@@ -126,7 +131,8 @@ fn read_finished_jsonl(file: &mut File, finished: &mut NameSet) -> io::Result<u6
 /// The lines of one image belong together. Nothing tells whether the last image has all of its
 /// lines, so it is always done again. If the last line is cut off, its image's name may be cut off
 /// too, and look like another image; then the image before it is done again as well.
-fn read_finished_csv(file: &mut File, finished: &mut NameSet) -> io::Result<u64> {
+fn read_finished_csv(file: &mut File, known: bool, finished: &mut NameSet) -> io::Result<u64> {
+    let columns = csv_columns(known);
     file.rewind()?;
     let mut ends_with_line_end = false;
     let mut reader = csv::ReaderBuilder::new()
@@ -136,8 +142,12 @@ fn read_finished_csv(file: &mut File, finished: &mut NameSet) -> io::Result<u64>
             ends_with_line_end: &mut ends_with_line_end,
         });
     let heading = reader.headers().map_err(csv_error)?.clone();
-    if heading.iter().ne(COLUMNS) {
-        return Err(not_ours(0, "its first line has other columns"));
+    if heading.iter().ne(columns.iter().copied()) {
+        let expected = columns.join(",");
+        return Err(not_ours(
+            0,
+            &format!("its first line has other columns, expected {expected}"),
+        ));
     }
     // The last images, at most two, whose fate is open: their names, and the byte where each
     // begins.
@@ -157,7 +167,7 @@ fn read_finished_csv(file: &mut File, finished: &mut NameSet) -> io::Result<u64>
             }
             Err(error) => return Err(csv_error(error)),
         }
-        cut_off = record.len() != COLUMNS.len();
+        cut_off = record.len() != columns.len();
         let name = unguard_cell(record.get(0).unwrap_or_default());
         if open.last().is_none_or(|(last, _)| last != name) {
             open.push((name.to_owned(), start));

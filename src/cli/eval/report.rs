@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::score::{BINS, Evaluation, ScoreTally};
 use crate::cli::output::printable;
-use crate::service::Service;
+use crate::service::{Model, Service};
+use imgclass_checkpoint::Labels;
 
 /// The number of pairs of confused classes in a report.
 const PAIRS: usize = 50;
@@ -74,24 +75,31 @@ pub(super) struct FailedImage {
 }
 
 impl EvalReport {
-    /// Creates the report of an evaluation, with the class names of `service`.
-    pub(super) fn new(evaluation: &Evaluation, service: &Service) -> Self {
+    /// Creates the report of an evaluation, with the class names of `model`.
+    pub(super) fn new(evaluation: &Evaluation, service: &Service, model: &Model) -> Self {
+        let labels = service.labels_of(model);
         let all = &evaluation.all;
         let name = |index: usize| {
-            let label = service.labels().get(index);
+            let label = labels.get(index);
             label.map_or_else(|| format!("class {index}"), |label| label.name.clone())
         };
         let pairs = evaluation.most_confused().into_iter().take(PAIRS);
         Self {
-            model: service.model().checkpoint.id.clone(),
-            sha256: service.model().checkpoint.sha256.clone(),
+            model: match model.head() {
+                None => service.model().checkpoint.id.clone(),
+                Some(served) => served.path.display().to_string(),
+            },
+            sha256: match model.head() {
+                None => service.model().checkpoint.sha256.clone(),
+                Some(served) => Some(served.sha256.clone()),
+            },
             images: all.images,
             top1: all.accuracy(),
             top5: all.share(all.top5 as f64),
             mean_confidence: all.share(all.confidence),
             expected_calibration_error: evaluation.calibration_error(),
             calibration: confidence_bins(evaluation),
-            classes: class_scores(evaluation, service, &name),
+            classes: class_scores(evaluation, labels, &name),
             confusions: pairs
                 .map(|((class, taken_for), images)| Confusion {
                     class,
@@ -170,7 +178,7 @@ fn confidence_bins(evaluation: &Evaluation) -> Vec<ConfidenceBin> {
 /// Returns the scores of the classes of which there were images, the worst first.
 fn class_scores(
     evaluation: &Evaluation,
-    service: &Service,
+    labels: &Labels,
     name: &dyn Fn(usize) -> String,
 ) -> Vec<ClassScore> {
     let seen = evaluation
@@ -181,10 +189,7 @@ fn class_scores(
     let mut scores: Vec<ClassScore> = seen
         .map(|(index, tally)| ClassScore {
             index,
-            wnid: service
-                .labels()
-                .get(index)
-                .and_then(|label| label.wnid.clone()),
+            wnid: labels.get(index).and_then(|label| label.wnid.clone()),
             label: name(index),
             images: tally.images,
             top1: tally.accuracy(),

@@ -116,8 +116,19 @@ impl Running {
     /// Sends SIGTERM.
     #[cfg(unix)]
     pub(crate) fn signal(&self) {
+        self.send("-TERM");
+    }
+
+    /// Sends SIGHUP.
+    #[cfg(unix)]
+    pub(crate) fn hangup(&self) {
+        self.send("-HUP");
+    }
+
+    #[cfg(unix)]
+    fn send(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        let kill = Command::new("kill").args(["-TERM", &pid]).status();
+        let kill = Command::new("kill").args([signal, &pid]).status();
         assert!(kill.expect("kill runs").success());
     }
 

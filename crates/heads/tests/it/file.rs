@@ -167,6 +167,19 @@ fn files_of_other_kinds_are_refused() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn folders_and_fifos_are_refused_without_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo.head");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    for path in [folder.path(), &fifo, std::path::Path::new("/dev/zero")] {
+        let error = Head::read(path).unwrap_err().to_string();
+        assert!(error.contains("no regular file"), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_cut_and_no_changed_byte_panics(at in 0usize..10_000, value: u8, cut: bool) {

@@ -221,6 +221,10 @@ fn what_cannot_be_trained_on_says_why() {
             vec![picture("1", " ", &[1.0])],
             "the class of \"1\" has no name",
         ),
+        (
+            vec![picture("1", &"\u{1f319}".repeat(1001), &[1.0])],
+            "the class of \"1\" has a name of 1001 characters, and it may have 1000",
+        ),
         (vec![picture("1", "a", &[f32::NAN])], "not a finite number"),
         (
             vec![picture("1", "a", &[1.0]), picture("2", "a", &[1.0, 2.0])],

@@ -1,19 +1,17 @@
-//! Finds images whose classes are known: in folders named after classes, or in a table.
+//! Finds images whose classes are known: in folders that are named after classes, or in a table.
 //!
 //! The images themselves are read later, one after the other.
 
 use std::path::Path;
 
-use crate::cli::Failure;
-use crate::cli::inputs::{self, Input};
-use crate::service::Service;
+use super::Failure;
+use super::inputs::{self, Input};
 
-/// An image and its class.
+/// An image and the name of its class, as its folder or its table has it.
 #[derive(Debug)]
-pub(super) struct Case {
+pub(super) struct Labelled {
     pub(super) input: Input,
-    /// The index of the class, or the reason why it is not known.
-    pub(super) class: Result<usize, String>,
+    pub(super) label: String,
 }
 
 /// The columns of a table that may name the class. The first that the table has is used.
@@ -25,68 +23,68 @@ const CLASS_COLUMNS: [&str; 5] = ["class", "class_index", "wnid", "index", "labe
 ///
 /// # Errors
 ///
-/// Returns an error if a folder or the table cannot be read, if a folder's name is not a class, or
-/// if there are no images.
-pub(super) fn read(
-    labelled: &Path,
-    root: Option<&Path>,
-    service: &Service,
-) -> Result<Vec<Case>, Failure> {
-    let cases = if labelled.is_dir() {
-        read_folders(labelled, service)?
+/// Returns an error if a folder or the table cannot be read, or if there are no images.
+pub(super) fn read(labelled: &Path, root: Option<&Path>) -> Result<Vec<Labelled>, Failure> {
+    let found = if labelled.is_dir() {
+        read_folders(labelled)?
     } else {
         let folder = labelled.parent().unwrap_or(Path::new("."));
-        read_table(labelled, root.unwrap_or(folder), service)?
+        read_table(labelled, root.unwrap_or(folder))?
     };
-    if cases.is_empty() {
+    if found.is_empty() {
         return Err(format!("{}: there are no labelled images", labelled.display()).into());
     }
-    Ok(cases)
+    Ok(found)
 }
 
-/// Finds the images in folders that are named after their class.
-fn read_folders(root: &Path, service: &Service) -> Result<Vec<Case>, Failure> {
+/// Finds the images in folders that are named after their class. Folders whose names begin with a
+/// dot are left out.
+fn read_folders(root: &Path) -> Result<Vec<Labelled>, Failure> {
     let unreadable = |error| format!("{}: {error}", root.display());
     let mut folders = Vec::new();
     for entry in root.read_dir().map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        if path.is_dir() {
-            folders.push(path);
-        }
-    }
-    folders.sort();
-    let mut cases = Vec::new();
-    for folder in folders {
-        let name = folder
+        let name = path
             .file_name()
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        let class = service
-            .class(&name)
-            .map_err(|error| format!("{}: {error}", folder.display()))?;
-        let inputs = inputs::expand(&[folder.display().to_string()], &[]);
-        cases.extend(inputs.map(|input| Case {
-            input,
-            class: Ok(class),
-        }));
+        if path.is_dir() && !name.starts_with('.') {
+            folders.push((path, name));
+        }
     }
-    Ok(cases)
+    folders.sort();
+    let images = folders.into_iter().flat_map(|(folder, label)| {
+        let inputs = inputs::expand(&[folder.display().to_string()], &[]);
+        inputs.map(move |input| Labelled {
+            input,
+            label: label.clone(),
+        })
+    });
+    Ok(images.collect())
 }
 
-/// Finds the images that the lines of a table name.
-fn read_table(path: &Path, root: &Path, service: &Service) -> Result<Vec<Case>, Failure> {
+/// Finds the images that the lines of a table name. A `.csv` has commas and quotation marks; any
+/// other table has tabs and none.
+fn read_table(path: &Path, root: &Path) -> Result<Vec<Labelled>, Failure> {
     let wrong = |reason: String| format!("{}: {reason}", path.display());
+    let is_csv = path
+        .extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
     let reader = csv::ReaderBuilder::new()
-        .delimiter(b'\t')
-        .quoting(false)
+        .delimiter(if is_csv { b',' } else { b'\t' })
+        .quoting(is_csv)
         .from_path(path);
     let mut reader = reader.map_err(|error| wrong(error.to_string()))?;
     let heading = reader
         .headers()
         .map_err(|error| wrong(error.to_string()))?
         .clone();
-    let column = |name: &str| heading.iter().position(|column| column == name);
+    let column = |name: &str| {
+        heading
+            .iter()
+            .position(|column| column.trim_start_matches('\u{feff}') == name)
+    };
     let (Some(file), Some(class)) = (
         column("file"),
         CLASS_COLUMNS.iter().find_map(|name| column(name)),
@@ -97,15 +95,14 @@ fn read_table(path: &Path, root: &Path, service: &Service) -> Result<Vec<Case>, 
         ))
         .into());
     };
-    let mut cases = Vec::new();
+    let mut found = Vec::new();
     for record in reader.records() {
         let record = record.map_err(|error| wrong(error.to_string()))?;
         let name = record.get(file).unwrap_or_default().to_owned();
-        let class = service.class(record.get(class).unwrap_or_default());
-        cases.push(Case {
+        found.push(Labelled {
             input: Input::File(root.join(&name), name),
-            class: class.map_err(|error| error.to_string()),
+            label: record.get(class).unwrap_or_default().to_owned(),
         });
     }
-    Ok(cases)
+    Ok(found)
 }
