@@ -502,9 +502,7 @@ fn variables_of_kubernetes_and_sighup_end_nothing() {
     let link = ("IMGCLASS_METRICS_PORT", "tcp://10.96.0.7:9000");
     let mut server = Running::start(folder.path(), &[], &[link]);
     assert!(server.get("/metrics", "").starts_with("HTTP/1.1 200"));
-    let hangup = ["-HUP", &server.id().to_string()].map(str::to_owned);
-    let kill = std::process::Command::new("kill").args(hangup).status();
-    assert!(kill.expect("kill runs").success());
+    server.hangup();
     server.until_logged("SIGHUP: heads are read again");
     for ours in ["tcp://10.96.0.7:80", "1"] {
         let health = imgclass(folder.path())
