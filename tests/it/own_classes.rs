@@ -707,6 +707,8 @@ fn metrics_count_images_by_model() {
 
 #[test]
 fn photographs_of_coarse_classes_are_recognised() {
+    /// Four of the classes are enough: an unoptimised build takes half a second for a photograph.
+    const CLASSES: [&str; 4] = ["bird", "dog", "food", "vehicle"];
     let test = "photographs_of_coarse_classes_are_recognised";
     let Some(images) = imgclass_test_support::shared("images", test) else {
         return;
@@ -716,7 +718,7 @@ fn photographs_of_coarse_classes_are_recognised() {
     };
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
-    fs::write(at.join("coarse.tsv"), coarse::table(&images)).expect("written");
+    fs::write(at.join("coarse.tsv"), coarse::table(&images, &CLASSES)).expect("written");
     let weights = weights.display().to_string();
     let root = images.display().to_string();
     let arguments = [
@@ -735,12 +737,12 @@ fn photographs_of_coarse_classes_are_recognised() {
     assert!(trained.status.success(), "{}", text(&trained.stderr));
     let report: Value = serde_json::from_slice(&trained.stdout).expect("a report");
     let evaluation = &report["evaluation"];
-    // scikit-learn's LogisticRegressionCV reaches 0.80 on these features and folds.
-    assert!(evaluation["accuracy"].as_f64() > Some(0.77), "{report}");
+    // docs/own-classes.md has the figures of all 14 classes, and scikit-learn's.
+    assert!(evaluation["accuracy"].as_f64() > Some(0.9), "{report}");
     assert!(
         evaluation["unknown"]["auroc"].as_f64() > Some(0.8),
         "{report}"
     );
     let (head, _) = Head::read(&at.join("coarse.head")).expect("a head");
-    assert_eq!(head.labels().len(), 14);
+    assert_eq!(head.labels(), CLASSES);
 }

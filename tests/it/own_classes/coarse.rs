@@ -51,8 +51,8 @@ const LISTS: [(&str, &str); 9] = [
     ),
 ];
 
-/// Returns a table of the photographs in `folder` that belong to a class.
-pub(crate) fn table(folder: &Path) -> String {
+/// Returns a table of the photographs in `folder` that belong to one of `classes`.
+pub(crate) fn table(folder: &Path, classes: &[&str]) -> String {
     let mut table = "file\tclass\n".to_owned();
     let files = folder
         .read_dir()
@@ -64,7 +64,7 @@ pub(crate) fn table(folder: &Path) -> String {
     names.sort();
     for name in names {
         let wnid = name.strip_suffix(".jpg").unwrap_or_default();
-        if let Some(class) = class_of(wnid) {
+        if let Some(class) = class_of(wnid).filter(|class| classes.contains(class)) {
             table += &format!("{name}\t{class}\n");
         }
     }
