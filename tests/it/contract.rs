@@ -665,7 +665,10 @@ fn the_specification_says_what_the_framework_cannot_say() {
         .keys()
         .map(String::as_str)
         .collect();
-    assert_eq!(fields, ["image", "url", "class", "format", "opacity"]);
+    assert_eq!(
+        fields,
+        ["image", "url", "class", "model", "format", "opacity"]
+    );
     assert_eq!(form["schema"]["properties"]["class"]["type"], "string");
 }
 

@@ -382,7 +382,7 @@ async fn every_kind_of_bad_inference_request_is_an_error_in_the_protocols_own_fo
         (
             with("outputs", vec![json!({"name": "logits"}); 100_000].into()),
             400,
-            "outputs: more than 3 elements",
+            "outputs: more than 4 elements",
         ),
         (
             with(
