@@ -506,7 +506,7 @@ pub(in crate::api) fn fuzz(json_length: Option<&str>, bytes: Bytes) {
     let Ok(request) = json::read_object::<InferRequest<'_>>(&json, "") else {
         return;
     };
-    if let Ok(wanted) = wanted(&request, 10) {
+    if let Ok(wanted) = wanted(&request, &OUTPUTS, 10) {
         assert!((1..=OUTPUTS.len()).contains(&wanted.len()));
         assert!(
             wanted
