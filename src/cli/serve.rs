@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 use self::heads::HeadLoader;
 use super::{Failure, runtime, service};
@@ -20,6 +21,9 @@ use crate::api::{self, ApiState, Server, Stop};
 use crate::config::{AccessArgs, ConnectionArgs, HeadArgs, ServerArgs, ServiceArgs};
 use crate::metrics::Metrics;
 use crate::service::Service;
+
+/// How often free memory is given back to the system.
+const GIVE_BACK: Duration = Duration::from_secs(5);
 
 /// The arguments of `imgclass serve`.
 #[derive(Debug, Args)]
@@ -63,7 +67,9 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
     let address = listening.address;
     tracing::info!(%address, docs = %format!("http://{address}/docs"), "ready");
 
+    let giving_back = tokio::spawn(give_back_memory(service.clone()));
     let signal = signals.next().await;
+    giving_back.abort();
     // The service says that it is not ready before the log says that it is stopping, so that
     // whoever reads the log can rely on it.
     service.drain();
@@ -73,6 +79,19 @@ async fn serve(args: &ServeArgs) -> Result<ExitCode, Failure> {
         signal = signals.next() => {
             tracing::warn!(signal, "ended by a second signal");
             Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Gives memory back that a burst of requests has left free, whenever no request is under way.
+async fn give_back_memory(service: Arc<Service>) {
+    let mut ticks = tokio::time::interval(GIVE_BACK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if service.in_flight() == 0 {
+            // It fails only if the runtime ends.
+            let _ = tokio::task::spawn_blocking(imgclass_malloc::give_back).await;
         }
     }
 }

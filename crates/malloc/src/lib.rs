@@ -49,6 +49,23 @@ pub fn set_up_decode_worker() {
     }
 }
 
+/// Gives free memory within the heap back to the system, where the allocator is glibc's. By itself
+/// glibc returns only what is free at the heap's end, so that a burst of large requests would keep
+/// its memory for ever. Elsewhere nothing happens.
+///
+/// Other threads that allocate wait meanwhile. Call it when nothing is under way.
+pub fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: this is glibc's own function by its own signature. It may be called at any time,
+        // and changes no block that is in use.
+        unsafe { malloc_trim(0) };
+    }
+}
+
 /// Calls glibc's `mallopt`.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn set(parameter: std::ffi::c_int, value: std::ffi::c_int) {
