@@ -3,7 +3,8 @@
 
 Protocol, a line each way: on start it prints {"version": ..., "logits": [...]} for the given input; then, for every
 line `run N`, it does WARM_UP untimed and N timed inferences and prints {"ms": [...]}. It ends when stdin closes.
-Every engine gets what its documentation advises for latency: static shapes, all graph optimisations, float32.
+Every engine gets what its documentation advises for latency: static shapes, all graph optimisations. OpenVINO
+computes in float32 where --as-it-comes is not given, and else in the type that it chooses for this CPU.
 This module never compares or judges.
 """
 
@@ -37,13 +38,14 @@ def openvino(args: argparse.Namespace):
     core = openvino.Core()
     model = core.read_model(args.onnx)
     model.reshape([args.batch_size, CHANNELS, SIDE, SIDE])
-    # Without the precision hint a CPU that has bfloat16 instructions would compute in bfloat16.
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": str(args.threads),
-        "INFERENCE_PRECISION_HINT": "f32",
     }
+    if not args.as_it_comes:
+        # Without the hint a CPU that has bfloat16 instructions would compute in bfloat16.
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
 
@@ -60,10 +62,11 @@ ENGINES = {"onnxruntime": onnx_runtime, "openvino": openvino}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("engine", choices=ENGINES)
-    parser.add_argument("--onnx", required=True, help="the network, from resnet50_onnx.py")
+    parser.add_argument("--onnx", required=True, help="the network, from resnet50_onnx.py or quantise.py")
     parser.add_argument("--input", required=True, help="the input [batch, 3, 224, 224], raw little-endian float32")
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--as-it-comes", action="store_true", help="OpenVINO chooses its number type itself")
     args = parser.parse_args()
 
     x = np.fromfile(args.input, "<f4").reshape(args.batch_size, CHANNELS, SIDE, SIDE)

@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import math
 import os
 import platform
 import shlex
@@ -27,18 +28,39 @@ from pathlib import Path
 import onnx
 
 import formula
+import quantise
 import resnet50_onnx
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RUST_WORKER = ROOT / "target" / "peers-rust" / "release" / "peer-worker"
-PYTHON_PEERS = ("onnxruntime", "openvino")
+# Each with the number type in which it computes.
+PYTHON_PEERS = {
+    "onnxruntime": "f32",
+    "openvino": "f32",
+    "openvino-default": "as it comes",
+    "onnxruntime-int8": "int8",
+    "openvino-int8": "int8",
+}
+# Whom each of our types is compared with.
+DEFAULT_PEERS = {
+    "f32": ["onnxruntime", "openvino"],
+    "bf16": ["openvino", "openvino-default"],
+    "int8": ["openvino", "openvino-int8", "onnxruntime-int8"],
+}
 RUST_PEERS = ("candle-transformers", "rten", "tract")
 SIDE = 224
 REST_S = 0.05  # ONNX Runtime's idle threads spin for some milliseconds after a run
 BURST_S = 1.0  # the machine's own phases last about as long
 FEWEST, MOST = 3, 200  # inferences in a burst
-AGREEMENT = 1e-3  # largest difference of a logit between two peers, on logits up to about 25
+AGREEMENT = 1e-3  # largest difference of a logit between two peers in float32, on logits up to about 25
+# Cosine of the angle between the logits of a peer with shorter numbers and those of the first peer, at least. It finds
+# another network, not a poor quantisation.
+ALIKE = 0.9
+
+
+# What the kernel calls the instructions for shorter numbers.
+SHORT_NUMBERS = {"avx512_bf16": "bfloat16", "avx512_vnni": "VNNI", "avx_vnni": "AVX-VNNI", "amx_tile": "AMX"}
 
 
 class Ours:
@@ -46,8 +68,9 @@ class Ours:
 
     name = "imgclass"
 
-    def __init__(self, binary: Path, weights: Path, batch: int, threads: int):
+    def __init__(self, binary: Path, weights: Path, dtype: str, batch: int, threads: int):
         self.command = [str(binary), "bench", "--weights", str(weights), "--batch-size", str(batch)]
+        self.command += ["--dtype", dtype] if dtype != "f32" else []
         self.command += ["--threads", str(threads), "--format", "json", "--iterations"]
 
     def burst(self, count: int) -> float:
@@ -96,20 +119,25 @@ class Peer:
 
 
 class Files:
-    """What the workers read: the network as ONNX, and an input for each batch size."""
+    """What the workers read: the network as ONNX, as it is and quantised, and an input for each batch size."""
 
-    def __init__(self, folder: Path, weights: Path):
-        self.folder, self.weights = folder, weights
+    def __init__(self, folder: Path, args: argparse.Namespace):
+        self.folder, self.weights = folder, args.weights
         self.onnx = folder / "resnet50.onnx"
-        onnx.save_model(resnet50_onnx.build(resnet50_onnx.load(str(weights))), self.onnx)
+        onnx.save_model(resnet50_onnx.build(resnet50_onnx.load(str(args.weights))), self.onnx)
+        names = [name for name in args.peers if PYTHON_PEERS.get(name) == "int8"]
+        self.quantised = quantise.quantise(self.onnx, names, args.calibrate, args.quantised or folder) if names else {}
 
     def worker(self, name: str, batch: int, threads: int) -> list[str]:
         x = self.folder / f"input_{batch}.f32"
         if not x.exists():
             formula.network_input(batch, SIDE, SIDE).astype("<f4").tofile(x)
-        common = ["--onnx", str(self.onnx), "--input", str(x), "--batch-size", str(batch), "--threads", str(threads)]
+        network = self.quantised.get(name, self.onnx)
+        common = ["--onnx", str(network), "--input", str(x), "--batch-size", str(batch), "--threads", str(threads)]
         if name in PYTHON_PEERS:
-            return [sys.executable, str(HERE / "peer_worker.py"), name, *common]
+            engine = name.split("-")[0]
+            chooses = ["--as-it-comes"] if PYTHON_PEERS[name] != "f32" and engine == "openvino" else []
+            return [sys.executable, str(HERE / "peer_worker.py"), engine, *common, *chooses]
         return [str(RUST_WORKER), name, "--weights", str(self.weights), *common]
 
 
@@ -118,7 +146,7 @@ class Setting:
 
     def __init__(self, args: argparse.Namespace, files: Files, batch: int, threads: int, cleanup: contextlib.ExitStack):
         self.batch, self.threads = batch, threads
-        self.ours = Ours(args.imgclass.resolve(), args.weights, batch, threads)
+        self.ours = Ours(args.imgclass.resolve(), args.weights, args.dtype, batch, threads)
         self.peers = []
         for name in args.peers:
             peer = Peer(name, files.worker(name, batch, threads), threads)
@@ -129,6 +157,11 @@ class Setting:
     def assert_agreement(self) -> None:
         for peer in self.peers[1:]:
             first = self.peers[0]
+            types = {PYTHON_PEERS.get(name, "f32") for name in (first.name, peer.name)}
+            if types != {"f32"}:
+                if "f32" in types and cosine(first.logits, peer.logits) < ALIKE:
+                    sys.exit(f"{peer.name} and {first.name} give other logits: they do not run the same network")
+                continue
             gap = max(abs(a - b) for a, b in zip(first.logits, peer.logits, strict=True))
             if not gap < AGREEMENT:
                 sys.exit(f"{peer.name} and {first.name} differ by {gap} in a logit: they do not run the same network")
@@ -159,11 +192,17 @@ class Setting:
         return rows
 
 
+def cosine(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+
 def cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        wide = "AVX-512" if "avx512f" in fields.get("flags", "") else "no AVX-512"
+        flags = fields.get("flags", "").split()
+        wide = "AVX-512" if "avx512f" in flags else "no AVX-512"
+        wide += "".join(f", {name}" for flag, name in SHORT_NUMBERS.items() if flag in flags)
         family = f"family {fields.get('cpu family', '?')}, model {fields.get('model', '?')}"
         return f"{fields.get('model name', 'unknown')} ({family}, {wide})"
     except OSError:
@@ -174,12 +213,18 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", type=Path, required=True, help="safetensors file with torchvision's names")
     parser.add_argument("--imgclass", type=Path, default=ROOT / "target" / "release" / "imgclass", help="our binary")
-    available = PYTHON_PEERS + (RUST_PEERS if RUST_WORKER.exists() else ())
-    parser.add_argument("--peers", nargs="+", choices=PYTHON_PEERS + RUST_PEERS, default=list(available))
+    parser.add_argument("--dtype", choices=DEFAULT_PEERS, default="f32", help="our number type (default f32)")
+    choices = (*PYTHON_PEERS, *RUST_PEERS)
+    parser.add_argument("--peers", nargs="+", choices=choices, help="default: by the number type, those that are built")
+    parser.add_argument("--calibrate", type=Path, metavar="FOLDER", help="photographs for the peers' int8")
+    parser.add_argument("--quantised", type=Path, metavar="FOLDER", help="keeps the peers' networks of these weights")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 8], metavar="B")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2], metavar="T")
     parser.add_argument("--alternations", type=int, default=12, metavar="N", help="at least 2 (default 12)")
     args = parser.parse_args()
+    if args.peers is None:
+        rust = RUST_PEERS if args.dtype == "f32" and RUST_WORKER.exists() else ()
+        args.peers = [*DEFAULT_PEERS[args.dtype], *rust]
     if args.alternations < 2:
         parser.error("--alternations: quartiles need at least 2")
     if not args.imgclass.exists():
@@ -194,7 +239,7 @@ def main() -> None:
     rows: list[str] = []
     versions: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="imgclass-peers-") as folder:
-        files = Files(Path(folder), args.weights)
+        files = Files(Path(folder), args)
         for threads in args.threads:
             for batch in args.batch_sizes:
                 print(f"batch {batch}, threads {threads} ...", file=sys.stderr, flush=True)
@@ -209,7 +254,7 @@ def main() -> None:
     command = shlex.join(["benches/peers/run.py", *sys.argv[1:]])
     print(f"{datetime.date.today()}, {cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}")
     print("; ".join([ours, *(f"{name} {version}" for name, version in versions.items())]))
-    print(f"`{command}`: {args.alternations} alternations, bursts of about {BURST_S:g} s, {SIDE}x{SIDE}, float32\n")
+    print(f"`{command}`: {args.alternations} alternations, bursts of about {BURST_S:g} s, {SIDE}x{SIDE}, ours in {args.dtype}\n")
     print("| batch | threads | ours ms | peer | peer ms | ours is times as fast | middle half |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(rows))
