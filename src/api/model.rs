@@ -139,6 +139,7 @@ pub(super) struct ModelDescription {
     /// What the network computes in: `f32`, `f16`, `bf16` or `int8`. Logits and features are 32-bit floats whatever it is.
     compute_dtype: String,
     /// What computing in `int8` loses; absent for other types.
+    #[oai(skip_serializing_if_is_none)]
     quantisation: Option<QuantisationDescription>,
     /// Where the network runs: `cpu`, `candle`, `cuda:N` or `metal`.
     device: String,

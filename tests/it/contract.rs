@@ -420,6 +420,10 @@ async fn the_labels_and_the_model_say_what_is_loaded() {
         );
     }
     let (_, model) = body(client().get("/v1/model").send().await).await;
+    assert!(
+        !model.to_string().contains("null"),
+        "what is absent is left out: {model}"
+    );
     let expected = [
         ("/id", json!("random")),
         ("/trained", json!(false)),
