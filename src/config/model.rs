@@ -36,6 +36,11 @@ pub struct ModelArgs {
     #[arg(long, value_name = "TYPE", env = "IMGCLASS_DTYPE")]
     pub dtype: Option<ComputeType>,
 
+    /// A folder of pictures like those that will be classified, for `--dtype int8`: the ranges of
+    /// activations are measured on up to 64 of them, at each start, instead of on generated ones
+    #[arg(long, value_name = "DIR", env = "IMGCLASS_CALIBRATE")]
+    pub calibrate: Option<PathBuf>,
+
     /// The CPU's instruction set that is used: avx512, avx2, neon or portable [default: the best one
     /// that this processor has]
     #[arg(long, value_name = "NAME", env = "IMGCLASS_ISA")]
@@ -69,6 +74,7 @@ impl ModelArgs {
             isa: self.isa.clone(),
             threads: self.threads(),
             cache: cache_folder(|name| std::env::var_os(name)),
+            calibrate: self.calibrate.clone(),
             overrides: self.overrides.overrides(),
         }
     }

@@ -102,9 +102,10 @@ impl Algorithm {
     fn choose(shape: &ConvShape, numbers: WeightNumbers) -> Self {
         match (shape.kernel, shape.stride, shape.padding) {
             (1, 1, 0) => Self::Gemm,
-            _ if numbers != WeightNumbers::F32 => Self::ImplicitGemm,
+            // Transformed integers take two bits more than a byte has.
+            _ if numbers == WeightNumbers::I8 => Self::ImplicitGemm,
             // Fewer channels than a block would transform mostly padding.
-            (3, 1, 1) if shape.in_channels < BLOCK => Self::ImplicitGemm,
+            (3, 1, 1) if shape.in_channels < BLOCK * numbers.per_word() => Self::ImplicitGemm,
             (3, 1, 1) if shape.in_channels >= SMALL_TILE_CHANNELS => Self::Winograd2,
             (3, 1, 1) => Self::Winograd4,
             _ => Self::ImplicitGemm,
@@ -139,12 +140,14 @@ pub struct Int8Weights {
 /// Activations are slices of 32-bit words, each of which holds one, two or four channels
 /// ([`Numbers`]). For a convolution in float32 the words are the numbers themselves.
 pub struct PackedConv {
-    isa: Isa,
     shape: ConvShape,
     weights: Weights,
-    /// The type of the weights, from which the input's follows.
+    /// The type of the weights.
     numbers: WeightNumbers,
-    tiles: &'static TileKernels,
+    /// The type of the input.
+    input: Numbers,
+    /// The type of the output.
+    output: Numbers,
     /// The bias: a float for each output channel, up to the end of the last panel.
     bias: Buffer,
     /// Integers only: what the sums start from where that is not zero, as many integers as the
@@ -162,8 +165,18 @@ pub struct PackedConv {
 }
 
 enum Weights {
-    Panels(Panels),
+    /// For a matrix product, and what computes it.
+    Panels(Panels, &'static TileKernels),
     Winograd(Winograd),
+}
+
+impl Weights {
+    fn panels(&self) -> &Panels {
+        match self {
+            Self::Panels(panels, _) => panels,
+            Self::Winograd(winograd) => winograd.panels(),
+        }
+    }
 }
 
 impl PackedConv {
@@ -174,9 +187,8 @@ impl PackedConv {
     /// If a length does not match the shape, or a size in the shape other than the padding is zero.
     #[must_use]
     pub fn new(isa: Isa, shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
-        let tiles = isa.tiles(WeightNumbers::F32, Numbers::F32);
-        let numbers = WeightNumbers::F32;
-        Self::packed(isa, shape, numbers, tiles, weight, bias)
+        let types = (Numbers::F32, WeightNumbers::F32, Numbers::F32);
+        Self::packed(isa, shape, types, weight, bias)
     }
 
     /// Packs what [`Self::new`] does for a convolution in bfloat16: weights and activations are
@@ -186,16 +198,35 @@ impl PackedConv {
     /// As [`Self::new`].
     #[must_use]
     pub fn bf16(isa: Isa, shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
-        let tiles = isa.tiles(WeightNumbers::Bf16, Numbers::Bf16);
-        let numbers = WeightNumbers::Bf16;
-        Self::packed(isa, shape, numbers, tiles, weight, bias)
+        let types = (Numbers::Bf16, WeightNumbers::Bf16, Numbers::Bf16);
+        Self::packed(isa, shape, types, weight, bias)
     }
 
     /// Packs a convolution in bfloat16 whose output is float32.
     pub(crate) fn bf16_to_f32(isa: Isa, shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
-        let tiles = isa.tiles(WeightNumbers::Bf16, Numbers::F32);
-        let numbers = WeightNumbers::Bf16;
-        Self::packed(isa, shape, numbers, tiles, weight, bias)
+        let types = (Numbers::Bf16, WeightNumbers::Bf16, Numbers::F32);
+        Self::packed(isa, shape, types, weight, bias)
+    }
+
+    /// Packs a 3x3 convolution of stride 1 and padding 1 between 8-bit integers that is computed in
+    /// bfloat16 by Winograd's filtering: `weight` and `bias` are for the integers as numbers, and
+    /// the output is rounded to nearest, ties to even, and limited to 0 to 255. It takes no residual.
+    ///
+    /// F(4x4, 3x3) takes a quarter of the products, each of which takes twice the time of one of
+    /// 8-bit integers. Weights keep eight bits of precision each, whatever the largest is.
+    ///
+    /// # Panics
+    /// As [`Self::new`], or if the layer is none that Winograd's filtering computes
+    /// ([`Algorithm`]).
+    #[must_use]
+    pub fn winograd_u8(isa: Isa, shape: ConvShape, weight: &[f32], bias: &[f32]) -> Self {
+        let types = (Numbers::U8, WeightNumbers::Bf16, Numbers::U8);
+        let algorithm = Algorithm::choose(&shape, WeightNumbers::Bf16);
+        assert!(
+            matches!(algorithm, Algorithm::Winograd2 | Algorithm::Winograd4),
+            "{shape:?} is no layer for Winograd's filtering in bfloat16"
+        );
+        Self::packed(isa, shape, types, weight, bias)
     }
 
     /// Packs a convolution in 8-bit integers.
@@ -218,14 +249,14 @@ impl PackedConv {
             "a residual of {residual} beside an output of {output}"
         );
         assert_eq!(scale.len(), bias.len(), "scales for {shape:?}");
-        let tiles = isa.tiles(WeightNumbers::I8, *output);
+        let types = (Numbers::U8, WeightNumbers::I8, *output);
         let whole: Vec<f32> = weight.iter().map(|&w| f32::from(w)).collect();
-        let mut packed = Self::packed(isa, shape, WeightNumbers::I8, tiles, &whole, bias);
+        let mut packed = Self::packed(isa, shape, types, &whole, bias);
         let mut padded = Buffer::zeroed(packed.bias.len());
         padded.as_mut_slice()[..scale.len()].copy_from_slice(scale);
         packed.scale = Some(padded);
-        packed.start =
-            pack::integer_starts(weight, scale.len(), tiles.pixel_offset, packed.bias.len());
+        let offset = isa.tiles(WeightNumbers::I8, *output).pixel_offset;
+        packed.start = pack::integer_starts(weight, scale.len(), offset, packed.bias.len());
         packed.residual = (*residual, *residual_scale);
         packed
     }
@@ -233,8 +264,7 @@ impl PackedConv {
     fn packed(
         isa: Isa,
         shape: ConvShape,
-        numbers: WeightNumbers,
-        tiles: &'static TileKernels,
+        (input, numbers, output): (Numbers, WeightNumbers, Numbers),
         weight: &[f32],
         bias: &[f32],
     ) -> Self {
@@ -255,42 +285,42 @@ impl PackedConv {
             "weight length for {shape:?}"
         );
         assert_eq!(bias.len(), out_channels, "bias length for {shape:?}");
-        let width = tiles.width;
         let taps = kernel * kernel;
-        // Panels fill the last block of the output, whose lanes past the last channel are zero.
-        let outputs = out_channels.next_multiple_of(tiles.stored.block());
         let winograd = |side| {
-            Weights::Winograd(Winograd::new(
-                side,
-                width,
-                out_channels,
-                in_channels,
-                weight,
-            ))
+            let channels = (out_channels, in_channels);
+            Weights::Winograd(Winograd::new(isa, side, numbers, input, channels, weight))
         };
         let weights = match Algorithm::choose(&shape, numbers) {
             Algorithm::Winograd2 => winograd(Side::Two),
             Algorithm::Winograd4 => winograd(Side::Four),
-            Algorithm::Gemm | Algorithm::ImplicitGemm => Weights::Panels(Panels::new(
-                numbers,
-                width,
-                (1, outputs, in_channels, taps),
-                out_channels,
-                |_, output, input, tap| weight[(output * in_channels + input) * taps + tap],
-            )),
+            Algorithm::Gemm | Algorithm::ImplicitGemm => {
+                let tiles = isa.tiles(numbers, output);
+                // Panels fill the last block of the output, whose lanes past the last channel are
+                // zero.
+                let outputs = out_channels.next_multiple_of(output.block());
+                let panels = Panels::new(
+                    numbers,
+                    tiles.width,
+                    (1, outputs, in_channels, taps),
+                    out_channels,
+                    |_, output, input, tap| weight[(output * in_channels + input) * taps + tap],
+                );
+                Weights::Panels(panels, tiles)
+            }
         };
-        let mut padded_bias = Buffer::zeroed(outputs.next_multiple_of(width));
+        let panels = weights.panels();
+        let mut padded_bias = Buffer::zeroed(panels.panels * panels.width);
         padded_bias.as_mut_slice()[..out_channels].copy_from_slice(bias);
         Self {
-            isa,
             shape,
             weights,
             numbers,
-            tiles,
+            input,
+            output,
             bias: padded_bias,
             start: None,
             scale: None,
-            residual: (tiles.stored, 1.0),
+            residual: (output, 1.0),
             next: OnceLock::new(),
             offsets: Mutex::default(),
         }
@@ -299,17 +329,13 @@ impl PackedConv {
     /// Returns the type of the input.
     #[must_use]
     pub fn input_numbers(&self) -> Numbers {
-        match self.numbers {
-            WeightNumbers::F32 => Numbers::F32,
-            WeightNumbers::Bf16 => Numbers::Bf16,
-            WeightNumbers::I8 => Numbers::U8,
-        }
+        self.input
     }
 
     /// Returns the type of the output.
     #[must_use]
     pub fn output_numbers(&self) -> Numbers {
-        self.tiles.stored
+        self.output
     }
 
     /// Returns the layer's shape.
@@ -343,26 +369,19 @@ impl PackedConv {
     /// Returns how many bytes the packed weights take.
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
-        self.panels().bytes() + self.bias.len() * size_of::<f32>()
+        self.weights.panels().bytes() + self.bias.len() * size_of::<f32>()
     }
 
     /// Returns a handle on the packed weights, for the layer before this one.
     #[must_use]
     pub fn weights(&self) -> pack::Weights {
-        self.panels().weights().clone()
+        self.weights.panels().weights().clone()
     }
 
     /// Sets the weights that will be read after this layer. The layer asks them into the cache
     /// while it computes, which changes no result. Only the first call counts.
     pub fn precede(&self, next: pack::Weights) {
         self.next.get_or_init(|| next);
-    }
-
-    fn panels(&self) -> &Panels {
-        match &self.weights {
-            Weights::Panels(panels) => panels,
-            Weights::Winograd(winograd) => winograd.panels(),
-        }
     }
 
     /// Returns the layer's output for the blocked activation `x` of `input` images, rows and
@@ -452,6 +471,13 @@ impl PackedConv {
             "output length for {:?} and {input:?}",
             self.shape
         );
+        assert!(
+            matches!(skip, Residual::None)
+                || stored != Numbers::U8
+                || self.numbers == WeightNumbers::I8,
+            "{:?} takes no residual",
+            self.shape
+        );
         match skip {
             Residual::None => {}
             Residual::At(skip) => assert_eq!(
@@ -480,8 +506,6 @@ impl PackedConv {
             Residual::Output => out.as_source(),
         };
         let call = winograd::Call {
-            kernels: self.isa.kernels(),
-            tiles: self.tiles,
             input: Source::new(x),
             dims: input,
             input_blocks: self.input_numbers().blocks(in_channels),
@@ -497,7 +521,9 @@ impl PackedConv {
         // that is borrowed too; only the residual may be `out` itself.
         unsafe {
             match &self.weights {
-                Weights::Panels(panels) => self.multiply(&mut session, panels, &call, output),
+                Weights::Panels(panels, tiles) => {
+                    self.multiply(&mut session, (panels, tiles), &call, output);
+                }
                 Weights::Winograd(winograd) => winograd.run(&mut session, &call),
             }
         }
@@ -514,7 +540,7 @@ impl PackedConv {
     unsafe fn multiply(
         &self,
         session: &mut Session<'_>,
-        panels: &Panels,
+        (panels, tiles): (&Panels, &'static TileKernels),
         call: &winograd::Call<'_>,
         output: BatchDims,
     ) {
@@ -522,7 +548,7 @@ impl PackedConv {
             (self.algorithm() == Algorithm::ImplicitGemm).then(|| self.offsets(call.dims, output));
         let (skip_numbers, skip_scale) = self.residual;
         let gemm = Gemm {
-            kernels: self.tiles,
+            kernels: tiles,
             panels,
             matrix: 0,
             bias: call.bias,

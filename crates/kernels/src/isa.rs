@@ -250,6 +250,33 @@ impl Isa {
         }
     }
 
+    /// Returns Winograd's transforms of activations of type `activations`.
+    pub(crate) fn winograd(self, activations: Numbers) -> &'static WinogradKernels {
+        match (self.0, activations) {
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx512, Numbers::F32) => &AVX512_F32_WINOGRAD,
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx512, Numbers::Bf16) => &AVX512_BF16_WINOGRAD,
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx512, Numbers::U8) => &AVX512_U8_WINOGRAD,
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx2, Numbers::F32) => &AVX2_F32_WINOGRAD,
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx2, Numbers::Bf16) => &AVX2_BF16_WINOGRAD,
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx2, Numbers::U8) => &AVX2_U8_WINOGRAD,
+            #[cfg(target_arch = "aarch64")]
+            (Kind::Neon, Numbers::F32) => &NEON_F32_WINOGRAD,
+            #[cfg(target_arch = "aarch64")]
+            (Kind::Neon, Numbers::Bf16) => &NEON_BF16_WINOGRAD,
+            #[cfg(target_arch = "aarch64")]
+            (Kind::Neon, Numbers::U8) => &NEON_U8_WINOGRAD,
+            (Kind::Portable, Numbers::F32) => &PORTABLE_F32_WINOGRAD,
+            (Kind::Portable, Numbers::Bf16) => &PORTABLE_BF16_WINOGRAD,
+            (Kind::Portable, Numbers::U8) => &PORTABLE_U8_WINOGRAD,
+        }
+    }
+
     /// Returns by which instructions numbers of this type are multiplied: the best that this set
     /// and the processor have.
     fn arithmetic(self, weights: WeightNumbers) -> Arithmetic {
@@ -373,6 +400,19 @@ pub(crate) struct StemKernels {
     pub max_pool: unsafe fn(&PoolRow),
 }
 
+/// Winograd's transforms, compiled for one type of activations on one instruction set.
+pub(crate) struct WinogradKernels {
+    /// The type of the input and of the output.
+    pub activations: Numbers,
+    /// The type of the transformed input.
+    pub factors: Numbers,
+    /// [`transform::input`] of F(2x2, 3x3) and F(4x4, 3x3): each for full tiles, those a column
+    /// short, those a row short, and those short by both.
+    pub input: [[unsafe fn(&InputTile); 4]; 2],
+    /// [`transform::output`], likewise.
+    pub output: [[unsafe fn(&OutputTile); 4]; 2],
+}
+
 /// The entry points compiled for one instruction set.
 ///
 /// Calling one is `unsafe`, because its arguments carry raw pointers: each has the contract of the
@@ -381,11 +421,6 @@ pub(crate) struct StemKernels {
 pub(crate) struct Kernels {
     /// [`super::peak::chains`], which measures the peak.
     pub chains: unsafe fn() -> (f32, u64),
-    /// [`transform::input`] of F(2x2, 3x3) and F(4x4, 3x3): each for full tiles, those a column
-    /// short, those a row short, and those short by both.
-    pub winograd_input: [[unsafe fn(&InputTile); 4]; 2],
-    /// [`transform::output`], likewise.
-    pub winograd_output: [[unsafe fn(&OutputTile); 4]; 2],
     /// The pass of a resize across rows.
     pub across: resample::Pass,
     /// The pass of a resize down columns.
@@ -468,6 +503,65 @@ macro_rules! stem_kernels {
     };
 }
 
+/// Compiles Winograd's transforms of activations of one type, with products of another.
+macro_rules! winograd_kernels {
+    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $activations:ty, $factors:ty) => {
+        mod $module {
+            use super::*;
+            /// # Safety
+            /// As [`transform::input`].
+            $(#[$feature])?
+            pub(super) unsafe fn input<const S: usize, const Y: bool, const X: bool>(t: &InputTile) {
+                // SAFETY: the tile is as `transform::input` asks for, and this function enables the
+                // vector's features.
+                unsafe { transform::input::<$vector, $activations, $factors, S, Y, X>(t) }
+            }
+            /// # Safety
+            /// As [`transform::output`].
+            $(#[$feature])?
+            pub(super) unsafe fn output<const S: usize, const M: usize, const Y: bool, const X: bool>(
+                t: &OutputTile,
+            ) {
+                // SAFETY: the tile is as `transform::output` asks for, and this function enables
+                // the vector's features.
+                unsafe { transform::output::<$vector, $activations, S, M, Y, X>(t) }
+            }
+        }
+        static $name: WinogradKernels = WinogradKernels {
+            activations: <$activations as Stored>::NUMBERS,
+            factors: <$factors as Stored>::NUMBERS,
+            input: [
+                [
+                    $module::input::<4, false, false>,
+                    $module::input::<4, false, true>,
+                    $module::input::<4, true, false>,
+                    $module::input::<4, true, true>,
+                ],
+                [
+                    $module::input::<6, false, false>,
+                    $module::input::<6, false, true>,
+                    $module::input::<6, true, false>,
+                    $module::input::<6, true, true>,
+                ],
+            ],
+            output: [
+                [
+                    $module::output::<4, 2, false, false>,
+                    $module::output::<4, 2, false, true>,
+                    $module::output::<4, 2, true, false>,
+                    $module::output::<4, 2, true, true>,
+                ],
+                [
+                    $module::output::<6, 4, false, false>,
+                    $module::output::<6, 4, false, true>,
+                    $module::output::<6, 4, true, false>,
+                    $module::output::<6, 4, true, true>,
+                ],
+            ],
+        };
+    };
+}
+
 /// Compiles the other kernels for one instruction set.
 macro_rules! kernels {
     ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $across:path) => {
@@ -480,24 +574,6 @@ macro_rules! kernels {
                 // SAFETY: this function enables the vector's features, and its caller vouches for
                 // their presence.
                 unsafe { crate::peak::chains::<$vector>() }
-            }
-            /// # Safety
-            /// As [`transform::input`].
-            $(#[$feature])?
-            pub(super) unsafe fn input<const S: usize, const Y: bool, const X: bool>(t: &InputTile) {
-                // SAFETY: the tile is as `transform::input` asks for, and this function enables the
-                // vector's features.
-                unsafe { transform::input::<$vector, S, Y, X>(t) }
-            }
-            /// # Safety
-            /// As [`transform::output`].
-            $(#[$feature])?
-            pub(super) unsafe fn output<const S: usize, const M: usize, const Y: bool, const X: bool>(
-                t: &OutputTile,
-            ) {
-                // SAFETY: the tile is as `transform::output` asks for, and this function enables
-                // the vector's features.
-                unsafe { transform::output::<$vector, S, M, Y, X>(t) }
             }
             $(#[$feature])?
             #[allow(
@@ -515,34 +591,6 @@ macro_rules! kernels {
         }
         static $name: Kernels = Kernels {
             chains: $module::chains,
-            winograd_input: [
-                [
-                    $module::input::<4, false, false>,
-                    $module::input::<4, false, true>,
-                    $module::input::<4, true, false>,
-                    $module::input::<4, true, true>,
-                ],
-                [
-                    $module::input::<6, false, false>,
-                    $module::input::<6, false, true>,
-                    $module::input::<6, true, false>,
-                    $module::input::<6, true, true>,
-                ],
-            ],
-            winograd_output: [
-                [
-                    $module::output::<4, 2, false, false>,
-                    $module::output::<4, 2, false, true>,
-                    $module::output::<4, 2, true, false>,
-                    $module::output::<4, 2, true, true>,
-                ],
-                [
-                    $module::output::<6, 4, false, false>,
-                    $module::output::<6, 4, false, true>,
-                    $module::output::<6, 4, true, false>,
-                    $module::output::<6, 4, true, true>,
-                ],
-            ],
             across: $across,
             down: $module::down,
         };
@@ -572,8 +620,9 @@ tile_kernels!(PORTABLE_F32_TO_F32, portable_f32_to_f32, , Float32<simd::portable
 stem_kernels!(PORTABLE_F32_STEM, portable_f32_stem, , Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]);
 
 // Bfloat16. Where it is widened, a vector of weights takes two registers, and so does a pixel.
+// Rounding to bfloat16 takes registers too: from eleven pixels on the compiler would spill sums.
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_BF16_TO_BF16, avx512_bf16_to_bf16, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+tile_kernels!(AVX512_BF16_TO_BF16, avx512_bf16_to_bf16, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10]);
 #[cfg(target_arch = "x86_64")]
 tile_kernels!(AVX512_BF16_TO_F32, avx512_bf16_to_f32, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
 #[cfg(target_arch = "x86_64")]
@@ -650,3 +699,26 @@ tile_kernels!(NEON_INT8_TO_U8, neon_int8_to_u8, #[target_feature(enable = "neon"
 tile_kernels!(NEON_INT8_TO_BF16, neon_int8_to_bf16, #[target_feature(enable = "neon")], number::neon::WidenedInt8, StoredBf16, 4, [1 2]);
 #[cfg(target_arch = "aarch64")]
 stem_kernels!(NEON_INT8_STEM, neon_int8_stem, #[target_feature(enable = "neon")], number::neon::WidenedInt8, StoredU8, 4, [1 2]);
+
+// Winograd's transforms. Products of integers are bfloat16.
+#[cfg(target_arch = "x86_64")]
+winograd_kernels!(AVX512_F32_WINOGRAD, avx512_f32_winograd, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, StoredF32, StoredF32);
+#[cfg(target_arch = "x86_64")]
+winograd_kernels!(AVX512_BF16_WINOGRAD, avx512_bf16_winograd, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, StoredBf16, StoredBf16);
+#[cfg(target_arch = "x86_64")]
+winograd_kernels!(AVX512_U8_WINOGRAD, avx512_u8_winograd, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, StoredU8, StoredBf16);
+#[cfg(target_arch = "x86_64")]
+winograd_kernels!(AVX2_F32_WINOGRAD, avx2_f32_winograd, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, StoredF32, StoredF32);
+#[cfg(target_arch = "x86_64")]
+winograd_kernels!(AVX2_BF16_WINOGRAD, avx2_bf16_winograd, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, StoredBf16, StoredBf16);
+#[cfg(target_arch = "x86_64")]
+winograd_kernels!(AVX2_U8_WINOGRAD, avx2_u8_winograd, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, StoredU8, StoredBf16);
+winograd_kernels!(PORTABLE_F32_WINOGRAD, portable_f32_winograd, , simd::portable::F32x4, StoredF32, StoredF32);
+winograd_kernels!(PORTABLE_BF16_WINOGRAD, portable_bf16_winograd, , simd::portable::F32x4, StoredBf16, StoredBf16);
+winograd_kernels!(PORTABLE_U8_WINOGRAD, portable_u8_winograd, , simd::portable::F32x4, StoredU8, StoredBf16);
+#[cfg(target_arch = "aarch64")]
+winograd_kernels!(NEON_F32_WINOGRAD, neon_f32_winograd, #[target_feature(enable = "neon")], simd::neon::F32x4, StoredF32, StoredF32);
+#[cfg(target_arch = "aarch64")]
+winograd_kernels!(NEON_BF16_WINOGRAD, neon_bf16_winograd, #[target_feature(enable = "neon")], simd::neon::F32x4, StoredBf16, StoredBf16);
+#[cfg(target_arch = "aarch64")]
+winograd_kernels!(NEON_U8_WINOGRAD, neon_u8_winograd, #[target_feature(enable = "neon")], simd::neon::F32x4, StoredU8, StoredBf16);

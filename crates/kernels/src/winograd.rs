@@ -8,6 +8,10 @@
 //!    matrix product of tiles times channels ([`crate::gemm`]).
 //! 3. The products are transformed back into output pixels.
 //!
+//! Products are computed in float32, or in bfloat16 with float32 sums ([`Winograd::new`]). The
+//! activations are of the products' type, or 8-bit integers beside products in bfloat16. A block of
+//! channels is then longer or shorter from phase to phase ([`Numbers::block`]).
+//!
 //! Tiles pass through the phases in *chunks*, so that a chunk's intermediate numbers stay in a
 //! cache. Where there are many tiles, a chunk is small, and one thread takes it through all phases.
 //! Where there are few, all threads work on one chunk, phase by phase.
@@ -19,7 +23,7 @@ use std::ops::Range;
 
 use super::buffer::{Destination, Source};
 use super::gemm::Gemm;
-use super::isa::{Kernels, TileKernels};
+use super::isa::{Isa, TileKernels, WinogradKernels};
 use super::layout::BatchDims;
 use super::number::Numbers;
 use super::pack::{Panels, WeightNumbers};
@@ -28,9 +32,9 @@ use super::tile::BLOCK;
 use grid::{Grid, Place};
 use transform::{InputTile, OutputTile, omitted};
 
-/// The most floats of transformed inputs and products of a chunk that one thread works on alone.
+/// The most words of transformed inputs and products of a chunk that one thread works on alone.
 /// They leave room for weights in a second-level cache.
-const FUSED_FLOATS: usize = 72 << 10;
+const FUSED_WORDS: usize = 72 << 10;
 
 /// The most tiles of a chunk that all threads work on together. Their transformed inputs and
 /// products stay in a shared cache, and the weights are read once for them.
@@ -65,34 +69,38 @@ impl Side {
     }
 }
 
-/// The transformed and packed weights of one layer.
-#[derive(Debug)]
+/// The transformed and packed weights of one layer, and what computes it.
 pub(crate) struct Winograd {
     side: Side,
+    /// The transforms.
+    kernels: &'static WinogradKernels,
+    /// The micro-kernels of the products.
+    products: &'static TileKernels,
+    /// Blocks of the transformed inputs.
+    factor_blocks: usize,
+    /// Blocks of 16 channels of the products.
+    product_blocks: usize,
     panels: Panels,
     /// A zero for each output channel up to the end of the last panel: products start from nothing.
     no_bias: super::buffer::Buffer,
 }
 
-/// The operands of one layer's forward call. All lengths are in floats.
+/// The operands of one layer's forward call. All lengths are in words of 32 bits.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
-    pub kernels: &'static Kernels,
-    /// The micro-kernels of the products.
-    pub tiles: &'static TileKernels,
-    /// The blocked input: `input_blocks * dims.pixels() * 16` floats.
+    /// The blocked input: `input_blocks * dims.pixels() * 16` words.
     pub input: Source<'a>,
     /// The input's images, rows and columns.
     pub dims: BatchDims,
-    /// Input channel blocks, at least 1.
+    /// Blocks of input channels, at least 1.
     pub input_blocks: usize,
     /// The bias: a float for each output channel, up to the end of the last panel.
     pub bias: Source<'a>,
-    /// The blocked output: `output_blocks * 16` floats for each output pixel.
+    /// The blocked output: `output_blocks * 16` words for each output pixel.
     pub output: Destination<'a>,
-    /// Output channel blocks, at least 1.
+    /// Blocks of output channels, at least 1.
     pub output_blocks: usize,
-    /// The residual: as many floats as the output, in the same places. It may be nothing, or the
+    /// The residual: as many words as the output, in the same places. It may be nothing, or the
     /// output itself.
     pub skip: Source<'a>,
     /// Whether sums below zero are stored as zero.
@@ -106,7 +114,7 @@ fn kind((rows, columns): (bool, bool)) -> usize {
 }
 
 /// Some of a batch's tiles, and where their transformed inputs and products lie. All lengths are in
-/// floats.
+/// words of 32 bits.
 #[derive(Clone, Copy)]
 struct Chunk<'a> {
     grid: Grid,
@@ -114,24 +122,26 @@ struct Chunk<'a> {
     first: usize,
     /// How many tiles the chunk has, at least 1.
     tiles: usize,
-    /// The transformed inputs: `positions * stride(input_blocks, tiles)` floats. At each position
-    /// lies `[input_blocks][tiles][16]`.
+    /// The transformed inputs: `positions * stride(factor_blocks, tiles)` words. At each position
+    /// lies `[factor_blocks][tiles][16]`.
     inputs: Destination<'a>,
-    /// The products: `positions * stride(output_blocks, tiles)` floats. At each position lies
-    /// `[output_blocks][tiles][16]`.
+    /// The products: `positions * stride(product_blocks, tiles)` floats. At each position lies
+    /// `[product_blocks][tiles][16]`.
     products: Destination<'a>,
 }
 
 impl Winograd {
-    /// Transforms and packs `weight`, which is `[outputs, inputs, 3, 3]`, into panels of `width`
-    /// channels.
+    /// Transforms and packs `weight`, which is `[outputs, inputs, 3, 3]`, for products of type
+    /// `numbers` and for activations of type `activations`.
     pub(crate) fn new(
+        isa: Isa,
         side: Side,
-        width: usize,
-        outputs: usize,
-        inputs: usize,
+        numbers: WeightNumbers,
+        activations: Numbers,
+        (outputs, inputs): (usize, usize),
         weight: &[f32],
     ) -> Self {
+        let (kernels, products) = (isa.winograd(activations), isa.tiles(numbers, Numbers::F32));
         let positions = side.positions();
         let mut transformed = vec![0.0; positions * outputs * inputs];
         for (index, kernel) in weight.chunks_exact(9).enumerate() {
@@ -143,18 +153,24 @@ impl Winograd {
                 transformed[position * outputs * inputs + index] = value;
             }
         }
+        // Products fill the last block of the output.
+        let padded = outputs.next_multiple_of(activations.block());
         let panels = Panels::new(
-            WeightNumbers::F32,
-            width,
-            (positions, outputs, inputs, 1),
+            numbers,
+            products.width,
+            (positions, padded, inputs, 1),
             outputs,
             |position, output, input, _| {
                 transformed[(position * outputs + output) * inputs + input]
             },
         );
-        let no_bias = super::buffer::Buffer::zeroed(panels.panels * width);
+        let no_bias = super::buffer::Buffer::zeroed(panels.panels * products.width);
         Self {
             side,
+            kernels,
+            products,
+            factor_blocks: kernels.factors.blocks(inputs),
+            product_blocks: padded / BLOCK,
             panels,
             no_bias,
         }
@@ -175,18 +191,18 @@ impl Winograd {
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call<'_>) {
         let grid = Grid::new(call.dims, self.side.outputs());
         let tiles = grid.tiles();
-        let per_tile = self.stride(call.input_blocks, 1) + self.stride(call.output_blocks, 1);
-        let floats_per_tile = per_tile * self.side.positions();
+        let per_tile = self.stride(self.factor_blocks, 1) + self.stride(self.product_blocks, 1);
+        let words_per_tile = per_tile * self.side.positions();
         // A multiple of what one micro-kernel holds.
-        let height = call.tiles.dense.len();
-        let fused = FUSED_FLOATS / floats_per_tile / height * height;
+        let height = self.products.dense.len();
+        let fused = FUSED_WORDS / words_per_tile / height * height;
         let threads = session.threads();
         if fused > 0 && tiles >= 2 * threads * fused {
-            let size = self.chunk_floats(call, fused);
+            let size = self.chunk_words(fused);
             session.run(tiles.div_ceil(fused), |task, scratch| {
                 let tiles = fused.min(tiles - task * fused);
                 let range = task * fused..task * fused + tiles;
-                let chunk = self.chunk(call, grid, range, scratch.grow(size));
+                let chunk = self.chunk(grid, range, scratch.grow(size));
                 // SAFETY: the operands are as the caller promised. Tasks have different tiles, so
                 // they write different output pixels, and the scratch memory is this thread's own.
                 unsafe { self.alone(call, &chunk) }
@@ -194,10 +210,10 @@ impl Winograd {
         } else {
             let chunks = tiles.div_ceil(CHUNK_TILES);
             let largest = tiles.div_ceil(chunks);
-            let mut scratch = session.take_scratch(self.chunk_floats(call, largest));
+            let mut scratch = session.take_scratch(self.chunk_words(largest));
             for index in 0..chunks {
                 let (from, to) = (index * tiles / chunks, (index + 1) * tiles / chunks);
-                let chunk = self.chunk(call, grid, from..to, scratch.as_mut_slice());
+                let chunk = self.chunk(grid, from..to, scratch.as_mut_slice());
                 // SAFETY: the operands are as the caller promised, and one chunk is computed after
                 // the other, so nobody else uses the scratch memory.
                 unsafe { self.together(session, call, &chunk) }
@@ -216,11 +232,11 @@ impl Winograd {
         // have, so the pointers stay within what the caller vouches for. The phases run one after
         // the other on this thread, and nobody else uses what they write.
         unsafe {
-            for block in 0..call.input_blocks {
+            for block in 0..self.factor_blocks {
                 self.transform_inputs(call, chunk, block, 0..chunk.tiles);
             }
             for position in 0..self.side.positions() {
-                let gemm = self.product(call, chunk, position);
+                let gemm = self.product(chunk, position);
                 gemm.block(0..gemm.tiles(), 0..self.panels.panels, 1);
             }
             for block in 0..call.output_blocks {
@@ -236,13 +252,13 @@ impl Winograd {
     /// - Nobody else uses the chunk's memory, or writes to the output pixels of its tiles.
     unsafe fn together(&self, session: &mut Session<'_>, call: &Call<'_>, chunk: &Chunk<'_>) {
         // There are enough tasks to even out, and each takes a few microseconds at least.
-        let parts = if call.input_blocks < 4 * session.threads() {
+        let parts = if self.factor_blocks < 4 * session.threads() {
             chunk.tiles.clamp(1, 4)
         } else {
             1
         };
         let part = |index: usize| index * chunk.tiles / parts..(index + 1) * chunk.tiles / parts;
-        session.run(call.input_blocks * parts, |task, _| {
+        session.run(self.factor_blocks * parts, |task, _| {
             // SAFETY: the block and the tiles are among the chunk's. No two tasks have the same
             // tiles of the same block, so they write different lines of the transformed inputs.
             unsafe { self.transform_inputs(call, chunk, task / parts, part(task % parts)) }
@@ -254,7 +270,7 @@ impl Winograd {
         };
         session.run(self.side.positions() * halves, |task, _| {
             let (position, half) = (task / halves, task % halves);
-            let gemm = self.product(call, chunk, position);
+            let gemm = self.product(chunk, position);
             let all = self.panels.panels;
             let panels = half * all / halves..(half + 1) * all / halves;
             // SAFETY: the inputs of this position were written by the job before. No two tasks have
@@ -274,27 +290,21 @@ impl Winograd {
         ((blocks * tiles) | 1) * BLOCK
     }
 
-    /// Returns how many floats a chunk of `tiles` tiles needs.
-    fn chunk_floats(&self, call: &Call<'_>, tiles: usize) -> usize {
+    /// Returns how many words a chunk of `tiles` tiles needs.
+    fn chunk_words(&self, tiles: usize) -> usize {
         let strides =
-            self.stride(call.input_blocks, tiles) + self.stride(call.output_blocks, tiles);
+            self.stride(self.factor_blocks, tiles) + self.stride(self.product_blocks, tiles);
         strides * self.side.positions()
     }
 
     /// Makes the chunk of the tiles in `range`, whose numbers will lie in `scratch`.
     ///
     /// # Panics
-    /// If `scratch` is shorter than [`Self::chunk_floats`].
-    fn chunk<'a>(
-        &self,
-        call: &Call<'_>,
-        grid: Grid,
-        range: Range<usize>,
-        scratch: &'a mut [f32],
-    ) -> Chunk<'a> {
+    /// If `scratch` is shorter than [`Self::chunk_words`].
+    fn chunk<'a>(&self, grid: Grid, range: Range<usize>, scratch: &'a mut [f32]) -> Chunk<'a> {
         let (first, tiles) = (range.start, range.len());
-        let inputs = self.stride(call.input_blocks, tiles) * self.side.positions();
-        let products = self.stride(call.output_blocks, tiles) * self.side.positions();
+        let inputs = self.stride(self.factor_blocks, tiles) * self.side.positions();
+        let products = self.stride(self.product_blocks, tiles) * self.side.positions();
         let scratch = Destination::new(scratch);
         Chunk {
             grid,
@@ -306,7 +316,7 @@ impl Winograd {
     }
 
     /// Returns the product of one position, over those of the chunk's tiles that take part in it.
-    fn product<'a>(&'a self, call: &Call<'_>, chunk: &Chunk<'a>, position: usize) -> Gemm<'a> {
+    fn product<'a>(&'a self, chunk: &Chunk<'a>, position: usize) -> Gemm<'a> {
         let inputs = self.side.inputs();
         let is_omitted = |line: usize| line == omitted(inputs);
         let all = chunk
@@ -318,15 +328,15 @@ impl Winograd {
             all.end.clamp(chunk.first, end),
         );
         let first = (from - chunk.first) * BLOCK;
-        // At one position lies a line of 16 channels for each block and tile.
+        // At one position lies a line of 16 words for each block and tile.
         let lines = |of: Destination<'a>, blocks: usize| {
             let stride = self.stride(blocks, chunk.tiles);
             of.part(position * stride + first, stride - first)
         };
-        let input = lines(chunk.inputs, call.input_blocks).as_source();
-        let output = lines(chunk.products, call.output_blocks);
+        let input = lines(chunk.inputs, self.factor_blocks).as_source();
+        let output = lines(chunk.products, self.product_blocks);
         Gemm {
-            kernels: call.tiles,
+            kernels: self.products,
             panels: &self.panels,
             matrix: position,
             bias: Source::new(self.no_bias.as_slice()),
@@ -334,12 +344,12 @@ impl Winograd {
             scale: Source::NOTHING,
             input,
             input_block: chunk.tiles * BLOCK,
-            blocks: call.input_blocks,
+            blocks: self.factor_blocks,
             pixels: to - from,
             offsets: None,
             output,
             output_block: chunk.tiles * BLOCK,
-            output_blocks: call.output_blocks,
+            output_blocks: self.product_blocks,
             skip: Source::NOTHING,
             skip_numbers: Numbers::F32,
             skip_block: 0,
@@ -350,11 +360,11 @@ impl Winograd {
         }
     }
 
-    /// Transforms input channel block `block` of `tiles`, which are counted from the chunk's first.
+    /// Transforms block `block` of the factors of `tiles`, which are counted from the chunk's first.
     ///
     /// # Safety
     /// - `call.input` spans what its field says, and nobody writes to it meanwhile.
-    /// - `block` is below `call.input_blocks`, and `tiles` lie below `chunk.tiles`.
+    /// - `block` is below `self.factor_blocks`, and `tiles` lie below `chunk.tiles`.
     /// - Nobody else uses the transformed inputs of these tiles in this block meanwhile.
     unsafe fn transform_inputs(
         &self,
@@ -365,7 +375,9 @@ impl Winograd {
     ) {
         let BatchDims { h, w, .. } = call.dims;
         let (row, side) = (w * BLOCK, self.side.inputs());
-        let plane = block * call.dims.pixels() * BLOCK;
+        let channel = block * self.kernels.factors.block();
+        let (plane, word) = self.kernels.activations.place(channel);
+        let plane = plane * call.dims.pixels() * BLOCK + word;
         for tile in tiles {
             let Place { image, y, x, short } = chunk.grid.place(chunk.first + tile);
             let (height, width) = (side - usize::from(short.0), side - usize::from(short.1));
@@ -377,14 +389,14 @@ impl Winograd {
                 rows: (usize::from(y == 0), height.min(h + 1 - y)),
                 columns: (usize::from(x == 0), width.min(w + 1 - x)),
                 out: chunk.inputs.at((block * chunk.tiles + tile) * BLOCK),
-                position: self.stride(call.input_blocks, chunk.tiles),
+                position: self.stride(self.factor_blocks, chunk.tiles),
             };
             // SAFETY: `rows` and `columns` leave out the tile's pixels above, left of, below and
-            // right of the image, so what is read lies in the image's plane of this block. What is
-            // written is this tile's line in this block at each position, and each position has one
+            // right of the image, so what is read lies in the image's plane of this block, of which a
+            // block of factors is the whole or a part. What is written is this tile's line in this block at each position, and each position has one
             // for every tile and block. An `Isa` led to the kernels, so the processor has their
             // features.
-            unsafe { call.kernels.winograd_input[self.side as usize][kind(short)](&t) };
+            unsafe { self.kernels.input[self.side as usize][kind(short)](&t) };
         }
     }
 
@@ -407,14 +419,17 @@ impl Winograd {
         let BatchDims { h, w, .. } = call.dims;
         let (row, side) = (w * BLOCK, self.side.outputs());
         let plane = block * call.dims.pixels() * BLOCK;
+        let channels = self.kernels.activations.block();
         for tile in tiles {
             let Place { image, y, x, short } = chunk.grid.place(chunk.first + tile);
             let (height, width) = (side - usize::from(short.0), side - usize::from(short.1));
+            let first = block * channels / BLOCK * chunk.tiles + tile;
             let at = plane + (image * h + y) * row + x * BLOCK;
             let t = OutputTile {
-                product: chunk.products.at((block * chunk.tiles + tile) * BLOCK),
-                position: self.stride(call.output_blocks, chunk.tiles),
-                bias: call.bias.at(block * BLOCK),
+                product: chunk.products.at(first * BLOCK),
+                position: self.stride(self.product_blocks, chunk.tiles),
+                block: chunk.tiles * BLOCK,
+                bias: call.bias.at(block * channels),
                 out: call.output.at(at),
                 skip: call.skip.at(at),
                 row,
@@ -423,10 +438,10 @@ impl Winograd {
             };
             // SAFETY: `inside` leaves out the tile's pixels below and right of the image, so what
             // is read of the residual and written lies in the image's plane of this block. What is
-            // read of the products is this tile's line in this block at each position. The bias has
-            // 16 floats for each block. An `Isa` led to the kernels, so the processor has their
+            // read of the products is this tile's lines in this block at each position. The bias has
+            // a float for each channel of the block. An `Isa` led to the kernels, so the processor has their
             // features.
-            unsafe { call.kernels.winograd_output[self.side as usize][kind(short)](&t) };
+            unsafe { self.kernels.output[self.side as usize][kind(short)](&t) };
         }
     }
 }

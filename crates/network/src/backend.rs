@@ -62,8 +62,8 @@ pub struct ConvPlace {
 pub enum ConvRole {
     /// A ReLU follows ([`Backend::conv_relu`]).
     Relu,
-    /// They are a residual that is added later ([`Backend::conv`]).
-    Downsample,
+    /// They are a residual ([`Backend::conv`]) that is added to the layer of this name.
+    Downsample(String),
     /// A residual is added and a ReLU follows ([`Backend::conv_add_relu`]). It is the output of the
     /// layer of this name, or of the block's downsample convolution.
     Last {

@@ -1,43 +1,61 @@
 //! The ranges of activations for 8-bit integers, from generated pictures and without a data set.
 //!
-//! A fixed set of pictures ([`pictures`]) runs through the float32 network once. [`Recorder`] looks
-//! at each layer's output on the way. A layer's range is midway between its largest value and the
-//! limit of least squared error. The 8-bit network then runs the same pictures, and [`Fidelity`]
-//! says how far its logits are from the float network's.
+//! A fixed set of pictures ([`pictures`]), or pictures of the user's, runs through the network in
+//! bfloat16 once. Its numbers are the same bits on every processor, so the ranges are too.
+//! [`Recorder`] looks at each layer's output on the way. From what it saw follow:
 //!
-//! Ranges and fidelity are kept in a file for the next start ([`cache`]).
+//! - the factors of channels: the square root of a channel's largest value as a share of the
+//!   layer's, but no less than 0.7. A channel of small numbers keeps more of its bits. Smaller factors
+//!   lose more than they gain: what is small on a few pictures may be large on the next;
+//! - a layer's scale: between that of its largest value and that of least squared error;
+//! - the means of channels, by which the rounding of weights is made up for on average.
+//!
+//! The 8-bit network then runs the same pictures, and [`Fidelity`] says how far its logits are from
+//! those of the network in float32. Ranges and fidelity are kept in a file for the next start
+//! ([`cache`]).
 
 mod cache;
+mod folder;
 mod pictures;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use imgclass_checkpoint::CheckpointInfo;
-use imgclass_kernels::{Entered, PackedLinear};
+use imgclass_image::Preprocessor;
+use imgclass_kernels::{BLOCK, Entered, PackedLinear};
 
-use crate::backend::{Backend, ConvPlace, FoldedConv, ImagesTogether, LinearWeights, STEM};
+use crate::backend::{
+    Backend, ConvPlace, ConvRole, FoldedConv, ImagesTogether, LinearWeights, STEM,
+};
 use crate::cpu::{Activation, Conv, CpuBackend, Rows, Stem};
 use crate::error::NetworkError;
 use crate::input::Input;
-use crate::quantise::Scales;
+use crate::quantise::{LARGEST_EXPONENT, LayerRange, Scales, factor};
 use crate::resnet::ResNet;
 pub(crate) use cache::Cache;
+pub(crate) use folder::read as read_folder;
 
 /// The version of everything that ranges follow from: the pictures, and how ranges are chosen. It
 /// goes up with each change of them, so that ranges that were kept before are not taken.
-pub(crate) const RECIPE: u32 = 1;
+pub(crate) const RECIPE: u32 = 2;
 
-/// The number of pictures that ranges are measured on.
-const PICTURES: usize = 16;
+/// How many sections of a drawn scene ranges are measured on.
+const SECTIONS: usize = 16;
 
-/// How many of a layer's numbers are looked at for each picture, beside the largest.
-const SAMPLES: usize = 4096;
+/// How many pictures of shapes over noise ranges are measured on.
+const DRAWN: u64 = 8;
+
+/// How many words of a layer's output are kept for each picture, beside what is summed.
+const SAMPLES: usize = 2048;
 
 /// How many pictures run together.
 const TOGETHER: usize = 4;
+
+/// A limit is this part of the way from that of least squared error to the largest value.
+const LARGEST_SHARE: f32 = 0.75;
 
 /// The largest integer of an activation.
 const TOP: f32 = 255.0;
@@ -97,144 +115,271 @@ fn first_class(logits: &[f32]) -> Option<usize> {
         .map(|(class, _)| *class)
 }
 
-/// What the float32 network gave for the generated pictures.
-pub(crate) struct Measured {
-    pub(crate) scales: Scales,
-    logits: Vec<Vec<f32>>,
+/// The pictures on which ranges are measured, and what the float network gives for them.
+pub(crate) struct Calibration<'a> {
+    weights: &'a imgclass_checkpoint::Weights,
+    info: &'a CheckpointInfo,
+    pictures: Vec<Input>,
 }
 
-impl Measured {
-    /// Runs the generated pictures through the float32 network on `backend`.
+impl<'a> Calibration<'a> {
+    /// Draws the pictures, or takes `own` ones, which have the network's input size.
     pub(crate) fn new(
-        weights: &imgclass_checkpoint::Weights,
-        info: &CheckpointInfo,
-        backend: CpuBackend,
+        weights: &'a imgclass_checkpoint::Weights,
+        info: &'a CheckpointInfo,
+        own: Option<Vec<Input>>,
     ) -> Result<Self, NetworkError> {
-        let recorder = Recorder {
-            inner: backend,
-            seen: Mutex::default(),
+        let pictures = match own {
+            Some(own) => own,
+            None => generated(info)?,
         };
-        let (net, _) = crate::weights::build(weights, info, recorder)?;
-        let logits = run(&net, info)?;
-        let mut seen = net.backend().seen();
-        let scales = seen
-            .iter_mut()
-            .map(|(name, seen)| (name.clone(), seen.scale()));
         Ok(Self {
-            scales: Scales(scales.collect()),
-            logits,
+            weights,
+            info,
+            pictures,
         })
     }
 
-    /// Compares an 8-bit network with the float32 network.
+    /// Measures the ranges. `backend` computes in bfloat16.
+    pub(crate) fn measure(&self, backend: CpuBackend) -> Result<Scales, NetworkError> {
+        let recorder = Recorder {
+            inner: backend,
+            places: Mutex::default(),
+            seen: Mutex::default(),
+        };
+        let (net, _) = crate::weights::build(self.weights, self.info, recorder)?;
+        self.run(&net)?;
+        Ok(net.backend().scales())
+    }
+
+    /// Compares an 8-bit network with the one in float32, which `backend` computes.
     pub(crate) fn compare<B: Backend>(
         &self,
         net: &ResNet<B>,
-        info: &CheckpointInfo,
+        backend: CpuBackend,
     ) -> Result<Fidelity, NetworkError> {
-        Ok(Fidelity::of(&self.logits, &run(net, info)?))
+        let (float, _) = crate::weights::build(self.weights, self.info, backend)?;
+        Ok(Fidelity::of(&self.run(&float)?, &self.run(net)?))
+    }
+
+    /// Returns a network's logits for the pictures.
+    fn run<B: Backend>(&self, net: &ResNet<B>) -> Result<Vec<Vec<f32>>, NetworkError> {
+        let (size, classes) = (self.info.preprocessing.crop.dims(), self.info.classes);
+        let mut logits = Vec::with_capacity(self.pictures.len());
+        let _place = net.backend().enter();
+        for group in self.pictures.chunks(TOGETHER) {
+            let images: Vec<&Input> = group.iter().collect();
+            let rows = net.forward(&images, size)?.logits;
+            let rows = net.backend().rows_to_vec(rows)?;
+            logits.extend(rows.chunks_exact(classes.max(1)).map(<[f32]>::to_vec));
+        }
+        Ok(logits)
     }
 }
 
-/// Returns a network's logits for the generated pictures.
-fn run<B: Backend>(net: &ResNet<B>, info: &CheckpointInfo) -> Result<Vec<Vec<f32>>, NetworkError> {
+/// Returns the generated pictures, prepared for a network.
+fn generated(info: &CheckpointInfo) -> Result<Vec<Input>, NetworkError> {
+    let fault = |error: &dyn std::fmt::Display| {
+        NetworkError::Quantisation(format!(
+            "the generated pictures cannot be prepared: {error}"
+        ))
+    };
     let size = info.preprocessing.crop.dims();
-    let pictures: Vec<Input> = (0..PICTURES)
-        .map(|index| Input::Pixels(pictures::picture(index as u64, size)))
-        .collect();
-    let mut logits = Vec::with_capacity(PICTURES);
-    let _place = net.backend().enter();
-    for group in pictures.chunks(TOGETHER) {
-        let images: Vec<&Input> = group.iter().collect();
-        let rows = net.forward(&images, size)?.logits;
-        let rows = net.backend().rows_to_vec(rows)?;
-        logits.extend(rows.chunks_exact(info.classes.max(1)).map(<[f32]>::to_vec));
-    }
-    Ok(logits)
+    let preprocessor =
+        Preprocessor::new(info.preprocessing.clone()).map_err(|error| fault(&error))?;
+    let mut all = pictures::sections(SECTIONS, &preprocessor).map_err(|error| fault(&error))?;
+    all.extend((0..DRAWN).map(|index| pictures::picture(index, size)));
+    Ok(all.into_iter().map(Input::Pixels).collect())
 }
 
 /// What was seen of one layer's output.
 #[derive(Default)]
 struct Seen {
-    largest: f32,
-    samples: Vec<f32>,
+    /// The largest number of each channel.
+    largest: Vec<f32>,
+    /// The sum of each channel.
+    sums: Vec<f64>,
+    /// How many pixels were seen.
+    pixels: usize,
+    /// Some numbers with their channels.
+    samples: Vec<(u16, f32)>,
+}
+
+/// The two bfloat16 numbers of a word.
+fn pair(word: f32) -> [f32; 2] {
+    let bits = word.to_bits();
+    [bits << 16, bits & 0xffff_0000].map(f32::from_bits)
 }
 
 impl Seen {
-    /// Looks at the output for some images.
-    fn look(&mut self, numbers: &[f32], images: usize) {
-        self.largest = numbers
-            .iter()
-            .fold(self.largest, |largest, &x| largest.max(x));
+    /// Looks at an activation in bfloat16.
+    fn look(&mut self, activation: &Activation) {
+        let (channels, pixels) = (activation.channels(), activation.pixels());
+        self.largest.resize(channels, 0.0);
+        self.sums.resize(channels, 0.0);
+        self.pixels += pixels;
+        let words = activation.words();
+        for (block, lines) in words.chunks_exact(pixels * BLOCK).enumerate() {
+            let mut largest = [[0.0f32; 2]; BLOCK];
+            let mut sums = [[0.0f32; 2]; BLOCK];
+            for line in lines.chunks_exact(BLOCK) {
+                for ((word, largest), sums) in line.iter().zip(&mut largest).zip(&mut sums) {
+                    for ((number, largest), sum) in pair(*word).into_iter().zip(largest).zip(sums) {
+                        *largest = largest.max(number);
+                        *sum += number;
+                    }
+                }
+            }
+            let first = block * BLOCK * 2;
+            let lanes = largest
+                .into_iter()
+                .flatten()
+                .zip(sums.into_iter().flatten());
+            for (channel, (largest, sum)) in (first..channels).zip(lanes) {
+                self.largest[channel] = self.largest[channel].max(largest);
+                self.sums[channel] += f64::from(sum);
+            }
+        }
         // An odd step meets all channels of a block.
-        let step = (numbers.len() / (SAMPLES * images.max(1))) | 1;
-        self.samples.extend(numbers.iter().step_by(step));
+        let step = (words.len() / (SAMPLES * TOGETHER)) | 1;
+        for at in (0..words.len()).step_by(step) {
+            let channel = (at / (pixels * BLOCK) * BLOCK + at % BLOCK) * 2;
+            for (channel, number) in (channel..channels).zip(pair(words[at])) {
+                self.samples.push((channel as u16, number));
+            }
+        }
     }
 
-    /// Returns the scale: midway between that of the largest value and that of least squared error.
-    fn scale(&mut self) -> f32 {
-        if self.largest <= 0.0 || !self.largest.is_finite() {
-            return 1.0;
-        }
-        round_up((self.least_error() + self.largest) / (2.0 * TOP))
+    /// Returns each channel's largest number as a share of the layer's.
+    fn shares(&self) -> Vec<f32> {
+        let all = self.largest.iter().fold(0.0f32, |all, &x| all.max(x));
+        let share = |x: &f32| if all > 0.0 { x / all } else { 1.0 };
+        self.largest.iter().map(share).collect()
     }
 
-    /// Returns the upper limit by which integers have the least squared error.
-    fn least_error(&self) -> f32 {
-        const BINS: usize = 2048;
-        const LIMITS: usize = 50;
-        // A limit below a twentieth of the largest value was never the best.
-        const LEAST: f32 = 0.05;
-        let width = self.largest / BINS as f32;
-        let mut counts = [0u32; BINS];
-        for sample in &self.samples {
-            counts[((sample / width) as usize).min(BINS - 1)] += 1;
+    /// Returns the range with these factors of channels.
+    fn range(&self, exponents: &[u8]) -> LayerRange {
+        let factors: Vec<f32> = exponents.iter().map(|&e| factor(e)).collect();
+        let of = |channel: usize| factors.get(channel).copied().unwrap_or(1.0);
+        let numbers = self.largest.iter().enumerate();
+        let largest = numbers.fold(0.0f32, |largest, (channel, x)| largest.max(x / of(channel)));
+        let samples = self
+            .samples
+            .iter()
+            .map(|&(channel, x)| x / of(channel.into()));
+        let pixels = self.pixels.max(1) as f64;
+        LayerRange {
+            scale: if largest > 0.0 && largest.is_finite() {
+                (LARGEST_SHARE * largest + (1.0 - LARGEST_SHARE) * least_error(largest, samples))
+                    / TOP
+            } else {
+                1.0
+            },
+            exponents: exponents.to_vec(),
+            means: self.sums.iter().map(|sum| (sum / pixels) as f32).collect(),
         }
-        let error = |limit: f32| -> f64 {
-            let step = limit / TOP;
-            let of_bin = |(bin, &count): (usize, &u32)| {
-                let value = (bin as f32 + 0.5) * width;
-                let rounded = (value / step).round().min(TOP) * step;
-                f64::from(count) * f64::from(rounded - value).powi(2)
-            };
-            // The first bin holds the zeros, which lose nothing.
-            counts.iter().enumerate().skip(1).map(of_bin).sum()
+    }
+}
+
+/// Returns the exponent of a channel's factor, [`LayerRange::exponents`]: the factor is near the
+/// square root of `share`.
+fn exponent(share: f32) -> u8 {
+    // Factor `e` serves shares from the square of factor `e + 1/2` on, which is 2^-(e / 2 + 1 / 4).
+    let least = |e: u8| factor(2 * e + 1);
+    (0..LARGEST_EXPONENT)
+        .find(|&e| share >= least(e))
+        .unwrap_or(LARGEST_EXPONENT)
+}
+
+/// Returns the upper limit by which integers have the least squared error.
+fn least_error(largest: f32, samples: impl Iterator<Item = f32>) -> f32 {
+    const BINS: usize = 2048;
+    const LIMITS: usize = 50;
+    // A limit below a twentieth of the largest value was never the best: each is 0.94 times the one
+    // before.
+    const STEP: f32 = 0.94;
+    let width = largest / BINS as f32;
+    let mut counts = [0u32; BINS];
+    for sample in samples {
+        counts[((sample / width) as usize).min(BINS - 1)] += 1;
+    }
+    let error = |limit: f32| -> f64 {
+        let step = limit / TOP;
+        let of_bin = |(bin, &count): (usize, &u32)| {
+            let value = (bin as f32 + 0.5) * width;
+            let rounded = (value / step).round().min(TOP) * step;
+            f64::from(count) * f64::from(rounded - value).powi(2)
         };
-        let limits = (0..LIMITS).map(|i| self.largest * LEAST.powf(i as f32 / (LIMITS - 1) as f32));
-        limits
-            .map(|limit| (error(limit), limit))
-            .min_by(|a, b| a.0.total_cmp(&b.0))
-            .map_or(self.largest, |(_, limit)| limit)
-    }
+        // The first bin holds the zeros, which lose nothing.
+        counts.iter().enumerate().skip(1).map(of_bin).sum()
+    };
+    let limits = std::iter::successors(Some(largest), |limit| Some(limit * STEP)).take(LIMITS);
+    limits
+        .map(|limit| (error(limit), limit))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or(largest, |(_, limit)| limit)
 }
 
-/// Rounds a scale up to seven bits. The float32 network's last bits differ between instruction sets,
-/// and the scales should not.
-fn round_up(scale: f32) -> f32 {
-    const DROPPED: u32 = (1 << 17) - 1;
-    f32::from_bits((scale.to_bits() + DROPPED) & !DROPPED)
-}
-
-/// Computes in float32 and looks at the output of each layer that has a ReLU.
+/// Computes in bfloat16 and looks at the output of each layer that has a ReLU.
 struct Recorder {
     inner: CpuBackend,
+    /// Where each convolution is, in the network's order.
+    places: Mutex<Vec<ConvPlace>>,
     /// What was seen of each layer's output, by the layer's name.
     seen: Mutex<BTreeMap<String, Seen>>,
 }
 
+/// Locks what a recorder has seen, which is whole even where a thread panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Recorder {
-    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Seen>> {
-        // What a panicking thread has seen is whole.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn look(&self, name: &str, activation: Activation) -> Activation {
+        let mut seen = lock(&self.seen);
+        seen.entry(name.to_owned()).or_default().look(&activation);
+        activation
     }
 
-    fn look(&self, name: &str, activation: Activation) -> Activation {
-        let mut seen = self.seen();
-        let images = activation.images();
-        seen.entry(name.to_owned())
-            .or_default()
-            .look(activation.words(), images);
-        activation
+    /// Returns the ranges of all layers.
+    ///
+    /// Outputs of blocks are added to one another, from a stage's first to its last, so they have
+    /// the same factors. Those of the last stage have none, because features are read from them.
+    fn scales(&self) -> Scales {
+        let (places, seen) = (lock(&self.places), lock(&self.seen));
+        // The first layer of those that are added to one another, by their names.
+        let mut first: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut last = STEM;
+        for place in places.iter() {
+            if let ConvRole::Last { residual } = &place.role {
+                let added = residual
+                    .as_deref()
+                    .map(|name| first.get(name).copied().unwrap_or(name));
+                first.insert(&place.name, added.unwrap_or(&place.name));
+                last = &place.name;
+            }
+        }
+        let root = |name: &str| (*first.get(name).unwrap_or(&name)).to_owned();
+        let mut shares: BTreeMap<String, Vec<f32>> = BTreeMap::new();
+        for (name, seen) in seen.iter() {
+            let own = seen.shares();
+            let all = shares.entry(root(name)).or_insert_with(|| own.clone());
+            for (all, own) in all.iter_mut().zip(own) {
+                *all = all.max(own);
+            }
+        }
+        let range = |(name, seen): (&String, &Seen)| {
+            let exponents: Vec<u8> = if root(name) == root(last) {
+                Vec::new()
+            } else {
+                shares[&root(name)]
+                    .iter()
+                    .map(|&share| exponent(share))
+                    .collect()
+            };
+            (name.clone(), seen.range(&exponents))
+        };
+        Scales(seen.iter().map(range).collect())
     }
 }
 
@@ -246,6 +391,7 @@ impl Backend for Recorder {
     type Rows = Rows;
 
     fn load_conv(&self, place: ConvPlace, folded: FoldedConv) -> Result<Conv, NetworkError> {
+        lock(&self.places).push(place.clone());
         self.inner.load_conv(place, folded)
     }
 

@@ -9,7 +9,7 @@ use imgclass_checkpoint::{CheckpointInfo, Labels, OpenCheckpoint, Overrides, Wei
 use imgclass_kernels::{Isa, ThreadPool};
 
 use crate::backend::Backend;
-use crate::calibration::{Cache, Fidelity, Measured};
+use crate::calibration::{self, Cache, Calibration, Fidelity};
 use crate::candle::CandleBackend;
 use crate::cpu::{CpuBackend, CpuNumbers};
 use crate::device::{DeviceChoice, OpenDevice};
@@ -35,6 +35,9 @@ pub struct ModelOptions {
     /// The folder in which the ranges for 8-bit integers are kept from start to start. `None`
     /// measures them at each start.
     pub cache: Option<PathBuf>,
+    /// A folder of pictures on which the ranges for 8-bit integers are measured, at each start.
+    /// `None` takes generated pictures.
+    pub calibrate: Option<PathBuf>,
     /// What the operator says of the checkpoint. It takes precedence over what the checkpoint says
     /// of itself.
     pub overrides: Overrides,
@@ -92,6 +95,9 @@ impl LoadedNetwork {
         options: &ModelOptions,
     ) -> Result<Self, NetworkError> {
         let normalisation = Normalisation::of(&checkpoint.info.preprocessing);
+        if options.calibrate.is_some() && opened.dtype != ComputeType::Int8 {
+            return Err(NetworkError::NoCalibration(opened.dtype));
+        }
         if opened.name == DeviceChoice::Cpu {
             let isa = match &options.isa {
                 Some(name) => Isa::named(name)?,
@@ -139,7 +145,12 @@ impl LoadedNetwork {
             ComputeType::Int8 => {}
         }
         let info = &checkpoint.info;
-        let folder = options.cache.as_deref();
+        let own = match &options.calibrate {
+            Some(folder) => Some(calibration::read_folder(folder, &info.preprocessing)?),
+            None => None,
+        };
+        // Ranges on the user's own pictures are not kept, as the pictures may change.
+        let folder = options.cache.as_deref().filter(|_| own.is_none());
         let cache = folder.and_then(|folder| Cache::of(folder, info, &normalisation));
         let integers = |scales| backend(CpuNumbers::Int8(Arc::new(scales)));
         if let Some((scales, fidelity)) = cache.as_ref().and_then(Cache::read) {
@@ -157,13 +168,13 @@ impl LoadedNetwork {
                 Err(error) => return Err(error),
             }
         }
-        let measured = Measured::new(&checkpoint.weights, info, backend(CpuNumbers::F32))?;
-        let scales = measured.scales.clone();
-        let (net, class_weights) = build(&checkpoint.weights, info, integers(scales))?;
-        let fidelity = measured.compare(&net, info)?;
+        let calibration = Calibration::new(&checkpoint.weights, info, own)?;
+        let scales = calibration.measure(backend(CpuNumbers::Bf16))?;
+        let (net, class_weights) = build(&checkpoint.weights, info, integers(scales.clone()))?;
+        let fidelity = calibration.compare(&net, backend(CpuNumbers::F32))?;
         fidelity.check()?;
         if let Some(cache) = cache {
-            cache.write(&measured.scales, &fidelity);
+            cache.write(&scales, &fidelity);
         }
         Ok(Self {
             network: Arc::new(FixedSizeResNet::new(net, info.preprocessing.crop.dims())),

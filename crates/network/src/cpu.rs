@@ -38,8 +38,8 @@ pub enum CpuNumbers {
     F32,
     /// Weights and activations in bfloat16, sums in float32.
     Bf16,
-    /// Weights and activations in 8-bit integers, with the scale of each layer's output. The last
-    /// layer is bfloat16.
+    /// Activations in 8-bit integers, with the scale of each layer's output. So are the weights, but
+    /// those of the last layer and of layers that Winograd's filtering computes are bfloat16.
     Int8(Arc<Scales>),
 }
 
@@ -128,14 +128,19 @@ pub struct Activation {
 }
 
 impl Activation {
-    /// Returns the numbers in words, for an activation in float32 the numbers themselves.
+    /// Returns the numbers in words, `[blocks][pixels][16]`.
     pub(crate) fn words(&self) -> &[f32] {
         &self.values
     }
 
-    /// Returns how many images there are.
-    pub(crate) fn images(&self) -> usize {
-        self.dims.n
+    /// Returns how many pixels all images have together.
+    pub(crate) fn pixels(&self) -> usize {
+        self.dims.pixels()
+    }
+
+    /// Returns how many channels there are.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
     }
 }
 
@@ -198,6 +203,11 @@ impl Backend for CpuBackend {
                 let packed = PackedConv::bf16(isa, shape, &folded.weight, &folded.bias);
                 (packed, 1.0)
             }
+            CpuNumbers::Int8(scales) if quantise::multiplies_in_bf16(&place, &shape) => {
+                let (weight, bias, scale) = quantise::between_integers(&place, &folded, scales)?;
+                let packed = PackedConv::winograd_u8(isa, shape, &weight, &bias);
+                (packed, scale)
+            }
             CpuNumbers::Int8(scales) => {
                 let (weights, scale) = quantise::conv(&place, &folded, scales)?;
                 (PackedConv::int8(isa, shape, &weights), scale)
@@ -216,9 +226,9 @@ impl Backend for CpuBackend {
             CpuNumbers::F32 => (PackedStem::new(isa, weight, bias), 1.0),
             CpuNumbers::Bf16 => (PackedStem::bf16(isa, weight, bias), 1.0),
             CpuNumbers::Int8(scales) => {
-                let scale = scales.of(STEM)?;
-                let stem = quantise::stem(&folded, &self.normalisation, scale);
-                (PackedStem::int8(isa, &stem), scale)
+                let range = scales.of(STEM)?;
+                let stem = quantise::stem(&folded, &self.normalisation, range);
+                (PackedStem::int8(isa, &stem), range.scale)
             }
         };
         Ok(Stem { packed, scale })

@@ -1,5 +1,7 @@
 //! The errors between a checkpoint and its logits. Their texts are for operators.
 
+use std::path::PathBuf;
+
 use imgclass_checkpoint::CheckpointError;
 use imgclass_kernels::UnsupportedIsa;
 use thiserror::Error;
@@ -55,6 +57,17 @@ pub enum NetworkError {
          take --dtype bf16, which needs no ranges, or f32"
     )]
     Quantisation(String),
+    /// The pictures for calibration cannot be read.
+    #[error("no pictures for --calibrate in `{}`: {reason}", folder.display())]
+    CalibrationFolder {
+        /// The folder that was named.
+        folder: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Pictures for calibration were named for a type that needs none.
+    #[error("--calibrate is for --dtype int8; {0} needs no pictures")]
+    NoCalibration(ComputeType),
     /// The device has no memory for the batch. Smaller batches may pass.
     #[error(
         "the device is out of memory ({reason}); lower --max-batch-size, \

@@ -277,21 +277,24 @@ impl<B: Backend> Loader<'_, B> {
             residual: fits.then(|| input.clone()),
         };
         let (first, second) = (name("conv1"), name("conv2"));
+        let end = match block {
+            Block::Basic => second.clone(),
+            Block::Bottleneck => name("conv3"),
+        };
         let downsample = if fits {
             None
         } else {
             let shape = conv_shape(in_channels, out_channels, 1, stride);
-            let role = ConvRole::Downsample;
+            let role = ConvRole::Downsample(end.clone());
             Some(conv("downsample.0", "downsample.1", shape, input, role)?)
         };
-        let (first, middle, last, end) = match block {
+        let (first, middle, last) = match block {
             Block::Basic => {
                 let shape = conv_shape(in_channels, width, 3, stride);
                 (
                     conv("conv1", "bn1", shape, input, ConvRole::Relu)?,
                     None,
                     conv("conv2", "bn2", conv_shape(width, width, 3, 1), &first, add)?,
-                    second,
                 )
             }
             Block::Bottleneck => {
@@ -302,7 +305,6 @@ impl<B: Backend> Loader<'_, B> {
                     conv("conv1", "bn1", reduce, input, ConvRole::Relu)?,
                     Some(conv("conv2", "bn2", spread, &first, ConvRole::Relu)?),
                     conv("conv3", "bn3", expand, &second, add)?,
-                    name("conv3"),
                 )
             }
         };

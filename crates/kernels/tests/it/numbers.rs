@@ -7,7 +7,7 @@ use imgclass_kernels::{
 };
 use proptest::prelude::*;
 
-use crate::reference::{guarded_words, numbers, to_bf16};
+use crate::reference::{Case, guarded_words, numbers, to_bf16};
 use crate::{long_tables, pool, short_tables};
 
 /// Input channels, output channels, kernel, stride, padding; then images, rows, columns.
@@ -478,13 +478,167 @@ fn numbers_convert_to_words_and_back() {
     }
 }
 
+/// Returns a layer's output in double precision, NCHW.
+fn exact_nchw(case: &Case) -> Vec<f64> {
+    let output = case.shape.output_dims(case.input);
+    let (channels, plane) = (case.shape.out_channels, output.h * output.w);
+    let mut out = vec![0.0; channels * output.pixels()];
+    for pixel in 0..output.pixels() {
+        for (channel, (value, _)) in case.exact(pixel).into_iter().enumerate() {
+            out[(pixel / plane * channels + channel) * plane + pixel % plane] = value;
+        }
+    }
+    out
+}
+
+/// How far the numbers that were `got` are from the ones `expected`: the root mean square, as a share
+/// of that of the expected ones, and the most.
+fn distance(got: &[f32], expected: &[f64]) -> (f64, f64) {
+    assert_eq!(got.len(), expected.len());
+    let errors = || got.iter().zip(expected).map(|(a, b)| f64::from(*a) - b);
+    let squares: f64 = errors().map(|e| e * e).sum();
+    let size: f64 = expected.iter().map(|x| x * x).sum();
+    let most = errors().fold(0.0, |most, e| e.abs().max(most));
+    ((squares / size).sqrt(), most)
+}
+
+/// Input and output channels, images, rows and columns of layers for Winograd's filtering.
+fn winograd_rows() -> Vec<[usize; 5]> {
+    if cfg!(miri) {
+        return vec![[32, 3, 1, 2, 3]];
+    }
+    let last = if short_tables() { 4 } else { 9 };
+    let sides = (1..=last).flat_map(|h| (1..=last).map(move |w| [33, 17, 1, h, w]));
+    let mut rows: Vec<_> = sides.collect();
+    rows.extend([1, 2, 7].map(|side| [512, 70, 2, side, side + 1]));
+    // These are cut into chunks, which a thread computes alone or all threads share.
+    rows.extend([[64, 64, 3, 56, 56], [100, 130, 5, 14, 15]]);
+    rows
+}
+
+#[test]
+fn winograd_in_bfloat16_is_near_and_the_same_bits_on_every_instruction_set() {
+    for [inputs, outputs, n, h, w] in winograd_rows() {
+        let (shape, input) = shape_of(([inputs, outputs, 3, 1, 1], [n, h, w]));
+        let mut case = Case::new(shape, input, true, false);
+        case.x = case.x.into_iter().map(to_bf16).collect();
+        case.skip = case
+            .skip
+            .map(|skip| skip.into_iter().map(to_bf16).collect());
+        let expected = exact_nchw(&case);
+        let x = nchw_to_words(&case.x, inputs, input, Numbers::Bf16);
+        let skip = nchw_to_words(
+            case.skip.as_deref().expect("a residual"),
+            outputs,
+            input,
+            Numbers::Bf16,
+        );
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            let conv = PackedConv::bf16(isa, shape, &case.weight, &case.bias);
+            let allowed = match conv.algorithm() {
+                Algorithm::Winograd2 => 0.01,
+                Algorithm::Winograd4 => 0.03,
+                other => panic!("{other} for {shape:?}"),
+            };
+            for threads in [1, 3] {
+                let y = guarded_words(input.words(outputs, Numbers::Bf16), |out| {
+                    out.copy_from_slice(&skip);
+                    conv.forward_onto(&pool(threads), &x, input, false, out);
+                });
+                let y = words_to_nchw(&y, outputs, input, Numbers::Bf16, 1.0);
+                let (error, _) = distance(&y, &expected);
+                assert!(error < allowed, "{isa}, {shape:?}, {input:?}: {error}");
+                let first = first.get_or_insert_with(|| y.clone());
+                assert_same(&y, first, &format!("{isa}, {threads} threads, {shape:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn winograd_between_integers_is_near_and_the_same_on_every_instruction_set() {
+    for [inputs, outputs, n, h, w] in winograd_rows() {
+        if inputs == 512 && (h, w) != (7, 8) {
+            continue;
+        }
+        let (shape, input) = shape_of(([inputs, outputs, 3, 1, 1], [n, h, w]));
+        let mut case = Case::new(shape, input, false, true);
+        let byte = |x: &mut f32| *x = (*x * 128.0 + 128.0).floor();
+        case.x.iter_mut().for_each(byte);
+        // Outputs spread over the whole range of a byte and a little beyond it.
+        let unit = 1.0 / (2.0 * (inputs as f32).sqrt());
+        case.weight.iter_mut().for_each(|w| *w *= unit);
+        case.bias.iter_mut().for_each(|b| *b = 90.0 * *b + 90.0);
+        let expected: Vec<f64> = exact_nchw(&case)
+            .into_iter()
+            .map(|x| x.min(255.0))
+            .collect();
+        let x = nchw_to_words(&case.x, inputs, input, Numbers::U8);
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            let conv = PackedConv::winograd_u8(isa, shape, &case.weight, &case.bias);
+            assert_eq!(
+                (conv.input_numbers(), conv.output_numbers()),
+                (Numbers::U8, Numbers::U8)
+            );
+            for threads in [1, 3] {
+                let y = guarded_words(input.words(outputs, Numbers::U8), |out| {
+                    conv.forward_into(&pool(threads), &x, input, None, true, out);
+                });
+                let y = words_to_nchw(&y, outputs, input, Numbers::U8, 1.0);
+                let (error, most) = distance(&y, &expected);
+                assert!(
+                    error < 0.015 && most < 30.0,
+                    "{isa}, {shape:?}, {input:?}: {error}, {most}"
+                );
+                let first = first.get_or_insert_with(|| y.clone());
+                assert_same(&y, first, &format!("{isa}, {threads} threads, {shape:?}"));
+            }
+        }
+    }
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "large")]
-fn number_types_other_than_float32_are_computed_directly() {
-    let (shape, _) = shape_of(([32, 32, 3, 1, 1], [1, 4, 4]));
-    let weight = vec![0.5; shape.weight_len()];
-    let conv = PackedConv::bf16(Isa::detect(), shape, &weight, &[0.0; 32]);
-    assert_eq!(conv.algorithm(), Algorithm::ImplicitGemm);
+fn the_algorithm_follows_from_the_shape_and_the_number_type() {
+    let algorithm = |bf16: bool, inputs, stride| {
+        let (shape, _) = shape_of(([inputs, 32, 3, stride, 1], [1, 4, 4]));
+        let (weight, bias) = (vec![0.5; shape.weight_len()], [0.0; 32]);
+        if bf16 {
+            return PackedConv::bf16(Isa::detect(), shape, &weight, &bias).algorithm();
+        }
+        let weights = Int8Weights {
+            weight: vec![1; shape.weight_len()],
+            scale: vec![1.0; 32],
+            bias: bias.to_vec(),
+            output: Numbers::U8,
+            residual: Numbers::U8,
+            residual_scale: 1.0,
+        };
+        PackedConv::int8(Isa::detect(), shape, &weights).algorithm()
+    };
+    for (bf16, inputs, stride, expected) in [
+        (true, 64, 1, Algorithm::Winograd4),
+        (true, 512, 1, Algorithm::Winograd2),
+        (true, 31, 1, Algorithm::ImplicitGemm),
+        (true, 64, 2, Algorithm::ImplicitGemm),
+        (false, 64, 1, Algorithm::ImplicitGemm),
+        (false, 512, 1, Algorithm::ImplicitGemm),
+    ] {
+        assert_eq!(
+            algorithm(bf16, inputs, stride),
+            expected,
+            "{inputs} channels"
+        );
+    }
+}
+
+#[test]
+#[should_panic(expected = "no layer for Winograd's filtering")]
+fn winograd_between_integers_refuses_a_layer_of_another_shape() {
+    let (shape, _) = shape_of(([64, 1, 3, 2, 1], [1, 4, 4]));
+    let _ = PackedConv::winograd_u8(Isa::detect(), shape, &[0.5; 576], &[0.0]);
 }
 
 prop_compose! {

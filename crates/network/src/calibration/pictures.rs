@@ -1,6 +1,8 @@
 //! Generated pictures: coloured shapes over noise whose amplitude falls with the frequency, as in
 //! photographs. They are the same on every machine.
 
+use imgclass_image::{ImageError, Limits, Preprocessor, RgbImage, decode};
+
 /// Numbers by SplitMix64 (Steele, Lea and Flood, 2014).
 struct Random(u64);
 
@@ -16,6 +18,61 @@ impl Random {
     fn between(&mut self, from: f32, to: f32) -> f32 {
         from + (to - from) * (self.next() >> 40) as f32 / (1u64 << 24) as f32
     }
+}
+
+/// A drawn scene, which the service's page shows too.
+static SCENE: &[u8] = include_bytes!("../../../../web/example.jpg");
+
+/// Returns `count` sections of a drawn scene, some mirrored and with exchanged colours, prepared as
+/// the network's images are.
+pub(super) fn sections(
+    count: usize,
+    preprocessor: &Preprocessor,
+) -> Result<Vec<Vec<u8>>, ImageError> {
+    const LIMITS: Limits = Limits {
+        max_pixels: 1 << 20,
+        max_side: 1 << 10,
+        max_decoded_bytes: 1 << 26,
+    };
+    let scene = decode(SCENE, &LIMITS)?;
+    let mut random = Random(1);
+    let sections = (0..count).filter_map(|index| {
+        let section = section(&mut random, &scene, index)?;
+        Some(preprocessor.pixels(&section))
+    });
+    Ok(sections.collect())
+}
+
+/// Returns a square of the scene, from a third of its height to all of it.
+fn section(random: &mut Random, scene: &RgbImage, index: usize) -> Option<RgbImage> {
+    const ORDERS: [[usize; 3]; 6] = [
+        [0, 1, 2],
+        [1, 2, 0],
+        [2, 0, 1],
+        [0, 2, 1],
+        [2, 1, 0],
+        [1, 0, 2],
+    ];
+    let (width, height) = (scene.width() as usize, scene.height() as usize);
+    let least = width.min(height) as f32;
+    let side = (least * random.between(0.35, 1.0)) as usize;
+    let x = random.between(0.0, (width - side) as f32) as usize;
+    let y = random.between(0.0, (height - side) as f32) as usize;
+    // Every other section has the scene's own colours.
+    let order = match index % 4 {
+        0 | 1 => ORDERS[0],
+        _ => ORDERS[1 + (random.next() % 5) as usize],
+    };
+    let mirrored = index % 2 == 1;
+    let mut data = Vec::with_capacity(side * side * 3);
+    for row in y..y + side {
+        for column in 0..side {
+            let column = if mirrored { side - 1 - column } else { column };
+            let at = (row * width + x + column) * 3;
+            data.extend(order.map(|channel| scene.data()[at + channel]));
+        }
+    }
+    RgbImage::new(side as u32, side as u32, data)
 }
 
 /// Returns picture `seed` of `size`, height and width in pixels: interleaved `[height, width, 3]`.

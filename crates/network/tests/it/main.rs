@@ -27,6 +27,7 @@ pub(crate) fn options() -> ModelOptions {
         isa: None,
         threads: NonZeroUsize::new(2).expect("2 is not 0"),
         cache: None,
+        calibrate: None,
         overrides: Overrides::default(),
     }
 }

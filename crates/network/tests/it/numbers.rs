@@ -68,9 +68,10 @@ fn logits(classifier: &Classifier, images: &[Input], together: usize) -> Vec<u32
 #[test]
 fn logits_are_the_same_bits_on_every_instruction_set_in_any_batch_and_on_any_threads() {
     let images = Images::formula(3, 64, 64);
-    for (architecture, blocks, convs) in [
-        (Architecture::RESNET18, 2, 2),
-        (Architecture::RESNET50, 6, 3),
+    let every: &[(usize, usize)] = &[(1, 3), (3, 1)];
+    for (architecture, blocks, convs, runs) in [
+        (Architecture::RESNET18, 2, 2, every),
+        (Architecture::RESNET50, 6, 3, &every[1..]),
     ] {
         let scales = Arc::new(some_scales(blocks, convs));
         for numbers in [CpuNumbers::Bf16, CpuNumbers::Int8(scales)] {
@@ -94,7 +95,7 @@ fn logits_are_the_same_bits_on_every_instruction_set_in_any_batch_and_on_any_thr
             let expected = bits(Isa::detect(), 1, 1);
             assert!(expected.iter().any(|bits| *bits != expected[0]));
             for isa in Isa::available() {
-                for (threads, together) in [(1, 3), (3, 1)] {
+                for &(threads, together) in runs {
                     assert!(
                         bits(isa, threads, together) == expected,
                         "{numbers:?} on {isa}, {threads} threads"
@@ -225,4 +226,26 @@ fn the_reference_photographs_keep_their_classes_in_each_type() {
             "{dtype}: {same} same, {right} right"
         );
     }
+}
+
+#[test]
+fn a_folder_for_calibration_without_pictures_and_for_another_type_is_refused() {
+    let folder = std::env::temp_dir().join(format!("imgclass-calibrate-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("notes.txt"), "no picture").expect("a file");
+    for (dtype, folder, expected) in [
+        (ComputeType::Int8, folder.join("absent"), "absent"),
+        (ComputeType::Int8, folder.clone(), "it holds no picture"),
+        (ComputeType::BF16, folder.clone(), "bf16 needs no pictures"),
+    ] {
+        let options = ModelOptions {
+            dtype: Some(dtype),
+            calibrate: Some(folder),
+            ..options()
+        };
+        let loaded = Classifier::load(&WeightsSource::random(Architecture::RESNET18), &options);
+        let error = loaded.err().expect("a refusal").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    std::fs::remove_dir_all(&folder).expect("the folder");
 }
