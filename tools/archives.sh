@@ -5,6 +5,7 @@
 # zig links, against glibc 2.28 (Debian 10, RHEL 8, Ubuntu 20.04 and later), whatever this machine
 # has. zig and cargo-zigbuild come from PyPI into target/zig. Needs rustup, python3 with venv, and to
 # run the other machine's binary qemu-user with its C library (Debian: qemu-user libc6-arm64-cross).
+# Nobody has run this script to its end yet.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

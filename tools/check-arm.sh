@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# The kernels on 64-bit Arm, on a machine that is none: builds their tests for it and runs them under
-# qemu as four processors. cortex-a72 has NEON and nothing else, cortex-a76 and neoverse-n1 have dot
-# products of bytes, max has i8mm too; on the others that instruction would trap.
+# The kernels on 64-bit Arm, on a machine that is none: counts the instructions of their inner loops
+# (tools/arm_loops.py), builds their tests and runs them under qemu as four processors. cortex-a72 has
+# NEON and nothing else, cortex-a76 and neoverse-n1 have dot products of bytes, max has i8mm too; on
+# the others that instruction would trap.
 #   tools/check-arm.sh [CPU...]          default: cortex-a72 cortex-a76 neoverse-n1 max
+#   tools/check-arm.sh loops             only counts the instructions
 # Needs rustup, and as Debian's packages gcc-aarch64-linux-gnu and qemu-user, which it installs as
 # root. SHORT_TABLES is set unless LONG_TABLES is: an emulator takes some twenty times longer.
 set -euo pipefail
@@ -17,6 +19,11 @@ if ! command -v aarch64-linux-gnu-gcc qemu-aarch64 >/dev/null; then
 fi
 rustup -q target add $target
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+
+# Tests are built with checks that keep sums in memory, so the loops are those of a release.
+cargo build --locked --release -p imgclass-kernels --target $target
+python3 tools/arm_loops.py "${CARGO_TARGET_DIR:-target}/$target/release/libimgclass_kernels.rlib"
+[[ ${1:-} != loops ]] || exit 0
 
 messages="$(cargo test --locked -p imgclass-kernels --test it --target $target --no-run --message-format json)"
 tests="$(sed -n 's/.*"executable":"\([^"]*\/it-[^"]*\)".*/\1/p' <<<"$messages")"
