@@ -314,20 +314,13 @@ fn check(path: &Path, head: &Head, here: &NetworkId) -> Result<(), HeadError> {
     })
 }
 
-/// The types whose features differ in last digits only, so that heads may be trained on one and serve
-/// on another. What int8 would lose has not been measured.
-const EXCHANGEABLE_TYPES: [&str; 3] = ["f32", "f16", "bf16"];
-
-/// Whether a head can read the features of a network.
+/// Whether a head can read the features of a network. The type that computes them does not matter:
+/// docs/own-classes.md tells what 8-bit integers change.
 fn reads_features_of(head: &Head, here: &NetworkId) -> bool {
     let trained = &head.network;
-    let exchangeable = |dtype: &String| EXCHANGEABLE_TYPES.contains(&dtype.as_str());
-    let same_type = trained.compute_dtype == here.compute_dtype
-        || (exchangeable(&trained.compute_dtype) && exchangeable(&here.compute_dtype));
     trained.digest == here.digest
         && trained.architecture == here.architecture
         && trained.preprocessing == here.preprocessing
-        && same_type
 }
 
 fn describe(network: &NetworkId) -> String {
