@@ -28,6 +28,25 @@ const TASK_INPUT_BYTES: usize = 192 << 10;
 /// takes. More of them would make each panel serve fewer pixels.
 const TASKS_PER_THREAD: usize = 12;
 
+/// The fewest tiles of a thread's home. With fewer of them, the weights, which every thread then
+/// reads whole, would each serve too few pixels.
+const HOME_TILES: usize = 8;
+
+/// How a product is cut into tasks: `rows` parts of its tiles times `columns` parts of its panels.
+struct Cut {
+    rows: usize,
+    columns: usize,
+    along: Along,
+}
+
+/// What neighbouring tasks share. Threads begin with contiguous shares of the tasks.
+enum Along {
+    /// The tiles: a thread's first share is a part of the pixels.
+    Rows,
+    /// The panels: a thread's first share is a part of the output channels.
+    Columns,
+}
+
 /// One product: its operands, and what is done to the sums before they are stored. All lengths are
 /// in words of 32 bits ([`super::number`]).
 pub(crate) struct Gemm<'a> {
@@ -103,13 +122,16 @@ impl Gemm<'_> {
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>) {
         let (tiles, panels) = (self.tiles(), self.panels.panels);
         let threads = session.threads();
-        let (tiles_per_task, panels_per_task) = self.cut(threads);
-        let (rows, columns) = (
-            tiles.div_ceil(tiles_per_task),
-            panels.div_ceil(panels_per_task),
-        );
+        let Cut {
+            rows,
+            columns,
+            along,
+        } = self.cut(threads);
         session.run(rows * columns, |task, _| {
-            let (row, column) = (task % rows, task / rows);
+            let (row, column) = match along {
+                Along::Rows => (task / columns, task % columns),
+                Along::Columns => (task % rows, task / rows),
+            };
             let tiles = row * tiles / rows..(row + 1) * tiles / rows;
             let panels = column * panels / columns..(column + 1) * panels / columns;
             // SAFETY: the operands span what the caller promised. Two tasks differ in their row or
@@ -119,22 +141,44 @@ impl Gemm<'_> {
         });
     }
 
-    /// Returns how many tiles and how many panels a task has.
+    /// Returns how the product is cut into tasks.
     ///
-    /// Many pixels are split by tiles alone: a task reads its input once, and all tasks share the
-    /// weights. Few pixels are split by panels first: each weight is then read by one thread only.
-    fn cut(&self, threads: usize) -> (usize, usize) {
+    /// What all threads read should be small, and what each has for itself large. So if the input
+    /// is larger than the weights, each thread has a *home*: a contiguous part of the pixels, the
+    /// same in one layer after the other, and all threads read the weights. Otherwise each thread
+    /// has some of the panels: each weight is then read by one thread only.
+    fn cut(&self, threads: usize) -> Cut {
         let (tiles, panels) = (self.tiles(), self.panels.panels);
         let tile_bytes = self.kernels.dense.len() * self.blocks * BLOCK * size_of::<f32>();
         let fit = (TASK_INPUT_BYTES / tile_bytes).max(4);
+        let wanted = TASKS_PER_THREAD * threads;
         if tiles >= 4 * TASKS_PER_THREAD * threads.min(16) {
-            let even = tiles.div_ceil(TASKS_PER_THREAD * threads);
-            (fit.min(even), panels)
-        } else {
-            let wanted = TASKS_PER_THREAD * threads;
-            let columns = panels.min(wanted);
-            let rows = wanted.div_ceil(columns).max(tiles.div_ceil(32));
-            (tiles.div_ceil(rows), panels.div_ceil(columns))
+            let tiles_per_task = fit.min(tiles.div_ceil(wanted));
+            return Cut {
+                rows: tiles.div_ceil(tiles_per_task),
+                columns: 1,
+                along: Along::Rows,
+            };
+        }
+        let weight_words = panels * self.panels.depth * self.panels.width;
+        let input_words = self.blocks * self.input_block;
+        let has_home = tiles >= HOME_TILES * threads && weight_words <= input_words;
+        if has_home && threads > 1 {
+            // The tasks of a row read the same input, which stays in a second-level cache. They
+            // differ in their panels, so that the last tasks of a layer are short.
+            let rows = threads * (tiles / threads).div_ceil(fit.min(HOME_TILES));
+            return Cut {
+                rows,
+                columns: wanted.div_ceil(rows).min(panels),
+                along: Along::Rows,
+            };
+        }
+        let columns = panels.min(wanted);
+        let rows = wanted.div_ceil(columns).max(tiles.div_ceil(32));
+        Cut {
+            rows: tiles.div_ceil(tiles.div_ceil(rows)),
+            columns: panels.div_ceil(panels.div_ceil(columns)),
+            along: Along::Columns,
         }
     }
 

@@ -68,7 +68,9 @@ struct Seats {
     free: Mutex<Vec<usize>>,
     /// Told when a seat becomes free.
     freed: Condvar,
-    /// The memory of each seat.
+    /// The free lone seats ([`ThreadPool::for_each_alone`]), numbered after the others.
+    free_lone: Mutex<Vec<usize>>,
+    /// The memory of each seat, and then that of each lone seat.
     scratch: Box<[Mutex<Scratch>]>,
 }
 
@@ -88,6 +90,8 @@ type Seat = (*const Shared, usize);
 std::thread_local! {
     /// The seat of this thread, if it has one.
     static SEATED: Cell<Option<Seat>> = const { Cell::new(None) };
+    /// The lone seat that this thread had last. Its memory is in this core's caches.
+    static LAST_LONE: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
 #[cfg(loom)]
@@ -95,6 +99,7 @@ loom::thread_local! {
     /// The seat of this thread, if it has one. loom runs all threads of a model on one of the
     /// system's, so it needs its own kind of variable.
     static SEATED: Cell<Option<Seat>> = Cell::new(None);
+    static LAST_LONE: Cell<usize> = Cell::new(usize::MAX);
 }
 
 /// A seat among the callers that compute, until this is dropped. Helpers leave this thread its core
@@ -114,6 +119,13 @@ enum OnDrop {
     GiveSeatBack { previous: Option<Seat> },
     /// Nothing: an earlier guard of this thread holds the seat.
     Nothing,
+}
+
+/// A lone seat, until this is dropped.
+struct Alone<'a> {
+    seats: &'a Seats,
+    seat: usize,
+    previous: Option<Seat>,
 }
 
 /// The right to run jobs. It holds the seat and the seat's memory until it is dropped.
@@ -136,7 +148,7 @@ impl ThreadPool {
         let threads = threads.get();
         let shared = Arc::new(Shared::new(threads));
         let mut pool = Self {
-            seats: Seats::new(shared.seats()),
+            seats: Seats::new(shared.seats(), threads),
             shared,
             handles: Vec::with_capacity(threads - 1),
         };
@@ -178,10 +190,24 @@ impl ThreadPool {
         Entered::new(self, seat, OnDrop::GiveSeatBack { previous })
     }
 
-    /// Returns how many threads a caller can count on at this moment, its own among them.
+    /// Returns how many threads a caller can count on at this moment, its own among them. Inside
+    /// [`ThreadPool::for_each_alone`] that is one.
     #[must_use]
     pub fn available(&self) -> usize {
-        self.shared.available()
+        let pool = Arc::as_ptr(&self.shared);
+        match SEATED.with(Cell::get) {
+            Some((seated_in, seat)) if seated_in == pool => self.available_on(seat),
+            _ => self.shared.available(),
+        }
+    }
+
+    /// Returns how many threads the caller on `seat` can count on.
+    fn available_on(&self, seat: usize) -> usize {
+        if seat < self.shared.seats() {
+            self.shared.available()
+        } else {
+            1
+        }
     }
 
     /// Calls `task(index)` once for each index below `tasks`, on all available threads. Returns
@@ -191,6 +217,31 @@ impl ThreadPool {
     /// If a task panics: with the payload of the first that did. The pool stays usable.
     pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
         self.session().run(tasks, |index, _| task(index));
+    }
+
+    /// Calls `task(index)` once for each index below `tasks`, as [`ThreadPool::for_each`] does. But
+    /// jobs that a task starts in this pool run on the task's thread alone. So all that a task
+    /// writes and reads again stays in the caches of one core.
+    ///
+    /// # Panics
+    /// As [`ThreadPool::for_each`].
+    pub fn for_each_alone(&self, tasks: usize, task: impl Fn(usize) + Sync) {
+        self.session().run(tasks, |index, _| {
+            let _alone = self.sit_alone();
+            task(index);
+        });
+    }
+
+    /// Puts this thread on a lone seat, where it works without helpers.
+    fn sit_alone(&self) -> Alone<'_> {
+        let seat = self.seats.take_lone(LAST_LONE.with(Cell::get));
+        LAST_LONE.with(|last| last.set(seat));
+        let pool = Arc::as_ptr(&self.shared);
+        Alone {
+            seats: &self.seats,
+            seat,
+            previous: SEATED.with(|seated| seated.replace(Some((pool, seat)))),
+        }
     }
 
     /// Starts a session on the seat of this thread, or on one that it takes for the session.
@@ -204,7 +255,7 @@ impl ThreadPool {
         Session {
             shared: &self.shared,
             seat: entered.seat,
-            threads: self.shared.available(),
+            threads: self.available_on(entered.seat),
             scratch,
             _entered: entered,
         }
@@ -223,14 +274,17 @@ impl Drop for ThreadPool {
 }
 
 impl Seats {
-    /// Makes `seats` free seats.
-    fn new(seats: usize) -> Self {
+    /// Makes `seats` free seats, and lone seats for all that can be in a task at one time: a caller
+    /// on each seat, and the helpers of `threads` threads.
+    fn new(seats: usize, threads: usize) -> Self {
+        let all = seats + seats + threads;
         Self {
             // The first seat is given out first: a caller that is alone always has the same one,
             // with the memory that it used before.
             free: Mutex::new((0..seats).rev().collect()),
             freed: Condvar::new(),
-            scratch: (0..seats).map(|_| Mutex::new(Scratch::default())).collect(),
+            free_lone: Mutex::new((seats..all).rev().collect()),
+            scratch: (0..all).map(|_| Mutex::new(Scratch::default())).collect(),
         }
     }
 
@@ -246,6 +300,20 @@ impl Seats {
                 .wait(free)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Takes a free lone seat: `wanted` if it is free.
+    ///
+    /// # Panics
+    /// If none is free, which cannot be: there is one for each thread that may be in a task.
+    fn take_lone(&self, wanted: usize) -> usize {
+        let mut free = self
+            .free_lone
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let place = free.iter().position(|seat| *seat == wanted);
+        let place = place.unwrap_or(free.len().wrapping_sub(1));
+        free.swap_remove(place)
     }
 
     /// Makes `seat` free again.
@@ -266,6 +334,17 @@ impl<'a> Entered<'a> {
             on_drop,
             _not_send: PhantomData,
         }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        SEATED.with(|seated| seated.set(self.previous));
+        self.seats
+            .free_lone
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(self.seat);
     }
 }
 

@@ -40,6 +40,13 @@ const FUSED_WORDS: usize = 72 << 10;
 /// products stay in a shared cache, and the weights are read once for them.
 const CHUNK_TILES: usize = 128;
 
+/// The most bytes of weights with which each thread has a home. Every thread reads them all.
+const HOME_WEIGHT_BYTES: usize = 3 << 20;
+
+fn home_chunk() -> usize {
+    std::env::var("HOME_CHUNK").ok().and_then(|v| v.parse().ok()).unwrap_or(49)
+}
+
 /// The side of the output tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -197,7 +204,12 @@ impl Winograd {
         let height = self.products.dense.len();
         let fused = FUSED_WORDS / words_per_tile / height * height;
         let threads = session.threads();
-        if fused > 0 && tiles >= 2 * threads * fused {
+        let fused = if fused > 0 && tiles >= 2 * threads * fused {
+            fused
+        } else {
+            self.home_tiles(tiles, threads, height)
+        };
+        if fused > 0 {
             let size = self.chunk_words(fused);
             session.run(tiles.div_ceil(fused), |task, scratch| {
                 let tiles = fused.min(tiles - task * fused);
@@ -220,6 +232,22 @@ impl Winograd {
             }
             session.keep_scratch(scratch);
         }
+    }
+
+    /// Returns how many tiles a thread takes through all phases at once if each thread has a home,
+    /// a contiguous part of the tiles; 0 if all threads should work on one chunk together.
+    ///
+    /// Together, each thread reads what the others have just written: once between the transform of
+    /// the inputs and the products, and once between those and the transform of the outputs. At
+    /// home it reads nothing of the others', but all of the weights. That pays while the weights
+    /// are small and there are enough tiles for each thread.
+    fn home_tiles(&self, tiles: usize, threads: usize, height: usize) -> usize {
+        let each = tiles.div_ceil(threads);
+        if threads == 1 || each < height || self.panels.bytes() > HOME_WEIGHT_BYTES {
+            return 0;
+        }
+        let chunks = each.div_ceil(home_chunk());
+        tiles.div_ceil(threads * chunks)
     }
 
     /// Computes all three phases of one chunk on this thread.

@@ -82,7 +82,7 @@ pub type ImagesTogether = [usize; 5];
 /// the backend is best used.
 pub trait Backend: Send + Sync + 'static {
     /// What one layer hands to the next: some images' channels, rows and columns.
-    type Activation;
+    type Activation: Send;
     /// A convolution with its batch norm folded in.
     type Conv: Send + Sync;
     /// The first layers: 7x7 convolution of stride 2, ReLU, 3x3 max-pool of stride 2.
@@ -217,6 +217,26 @@ pub trait Backend: Send + Sync + 'static {
     /// together.
     fn images_together(&self) -> ImagesTogether {
         [usize::MAX; 5]
+    }
+
+    /// Returns how many of a batch's `images` should run through the stem and the first two stages
+    /// each by itself, several at a time ([`Backend::run_side_by_side`]). The rest runs as
+    /// [`Backend::images_together`] says. By default none do.
+    fn images_side_by_side(&self, _images: usize) -> usize {
+        0
+    }
+
+    /// Calls `run` once for each index below `images`, several calls at a time if the device can,
+    /// and returns what they returned in the order of the indices.
+    ///
+    /// # Errors
+    /// The first error that a call returned.
+    fn run_side_by_side(
+        &self,
+        images: usize,
+        run: &(dyn Fn(usize) -> Result<Self::Activation, NetworkError> + Sync),
+    ) -> Result<Vec<Self::Activation>, NetworkError> {
+        (0..images).map(run).collect()
     }
 
     /// Takes a place among the threads that compute, for the length of a forward pass. Returns

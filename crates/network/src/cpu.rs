@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use imgclass_kernels::{
     BLOCK, BatchDims, BufferPool, Entered, Isa, Numbers, PackedConv, PackedLinear, PackedStem,
@@ -448,6 +448,43 @@ impl Backend for CpuBackend {
     fn images_together(&self) -> ImagesTogether {
         let early = (self.threads.available() / 2).max(1);
         [early, early, early, 4 * early, usize::MAX]
+    }
+
+    /// Where a batch has as many images as there are threads, or more, each thread takes whole
+    /// images through the early stages, whose activations are large: so no thread reads there what
+    /// another has written. On cores without a common cache that is slow.
+    fn images_side_by_side(&self, images: usize) -> usize {
+        match self.threads.available() {
+            1 => 0,
+            threads => images / threads * threads,
+        }
+    }
+
+    fn run_side_by_side(
+        &self,
+        images: usize,
+        run: &(dyn Fn(usize) -> Result<Activation, NetworkError> + Sync),
+    ) -> Result<Vec<Activation>, NetworkError> {
+        let is_recorded = profile::is_recording();
+        let done: Vec<_> = (0..images).map(|_| Mutex::new(None)).collect();
+        self.threads.for_each_alone(images, |index| {
+            let result = if is_recorded {
+                profile::record(|| run(index))
+            } else {
+                (run(index), Vec::new())
+            };
+            *done[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        });
+        let threads = u32::try_from(self.threads.available()).unwrap_or(u32::MAX);
+        let done = done.into_iter().filter_map(|done| {
+            let done = done.into_inner();
+            done.unwrap_or_else(PoisonError::into_inner)
+        });
+        done.map(|(result, layers)| {
+            profile::add_side_by_side(layers, threads);
+            result
+        })
+        .collect()
     }
 
     fn enter(&self) -> Option<Entered<'_>> {

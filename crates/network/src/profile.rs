@@ -26,9 +26,27 @@ thread_local! {
 /// Runs `work`, and returns its result with the layers that ran on this thread meanwhile, in their
 /// order.
 pub(super) fn record<T>(work: impl FnOnce() -> T) -> (T, Vec<LayerTime>) {
-    LAYERS.with_borrow_mut(|layers| *layers = Some(Vec::new()));
+    let outer = LAYERS.replace(Some(Vec::new()));
     let result = work();
-    (result, LAYERS.take().unwrap_or_default())
+    (result, LAYERS.replace(outer).unwrap_or_default())
+}
+
+/// Returns whether this thread runs inside [`record`].
+pub(super) fn is_recording() -> bool {
+    LAYERS.with_borrow(Option::is_some)
+}
+
+/// Adds layers that ran on other threads, `threads` at one time. Each counts for the part of the
+/// time that it would take if all threads worked on it.
+pub(super) fn add_side_by_side(layers: Vec<LayerTime>, threads: u32) {
+    LAYERS.with_borrow_mut(|all| {
+        if let Some(all) = all {
+            all.extend(layers.into_iter().map(|layer| LayerTime {
+                time: layer.time / threads.max(1),
+                ..layer
+            }));
+        }
+    });
 }
 
 /// Runs one layer. `describe` returns its name, its algorithm and its operations; it is called only

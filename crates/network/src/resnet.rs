@@ -19,6 +19,9 @@ use crate::backend::{Backend, ConvPlace, ConvRole, FoldedConv, LinearWeights, ST
 use crate::error::NetworkError;
 use crate::input::Input;
 
+/// How many stages come before those in which the weights are larger than one image's activations.
+const EARLY_STAGES: usize = 2;
+
 /// A ResNet whose layers a [`Backend`] computes.
 pub struct ResNet<B: Backend> {
     backend: B,
@@ -141,13 +144,27 @@ impl<B: Backend> ResNet<B> {
     /// [`Backend::images_together`] says how many images run together through the last of them.
     /// Each such group comes from as many smaller groups through the stages before it. With 8
     /// images and `[1, 1, 1, 4, MAX]`, each image runs alone through the stem, `layer1` and
-    /// `layer2`, four images at a time through `layer3`, and all eight through `layer4`.
+    /// `layer2`, four images at a time through `layer3`, and all eight through `layer4`. Of such a
+    /// group of four, [`Backend::images_side_by_side`] may let some run through the stem, `layer1`
+    /// and `layer2` at the same time.
     fn run_stages(
         &self,
         stages: usize,
         images: &[&Input],
         size: (usize, usize),
     ) -> Result<B::Activation, NetworkError> {
+        if stages == EARLY_STAGES {
+            let alone = self.backend.images_side_by_side(images.len());
+            let (alone, rest) = images.split_at(alone.min(images.len()));
+            if !alone.is_empty() {
+                let image = |index: usize| self.run_stages(stages, &alone[index..=index], size);
+                let mut parts = self.backend.run_side_by_side(alone.len(), &image)?;
+                if !rest.is_empty() {
+                    parts.push(self.run_stages(stages, rest, size)?);
+                }
+                return self.backend.concatenate(parts);
+            }
+        }
         let together = self.backend.images_together()[stages];
         let groups = images
             .chunks(together)

@@ -76,8 +76,7 @@ pub(super) struct Board {
     job: Mutex<Option<Job>>,
     /// One range of task indices for each thread.
     shares: Box<[Share]>,
-    /// How many helpers have joined the present job, those that have left it included. It numbers
-    /// the helpers, so that each gets a share of its own.
+    /// How many helpers have joined the present job, those that have left it included.
     joined: AtomicUsize,
     /// What the first task that panicked threw.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -139,9 +138,20 @@ impl Board {
 
     /// Joins the present job and runs tasks of it until none is left or `stays` returns false.
     ///
+    /// `worker` is the helper's number, from 1. It decides which share the helper begins with, so
+    /// that a helper gets the same part of the work in each job of a caller, and finds what it
+    /// wrote in the job before in its own core's caches. Where helpers are spread over several
+    /// callers, two may begin with the same share.
+    ///
     /// `last_epoch` is the epoch of the last job that this helper joined on this board: it joins no
     /// job twice. The function returns at once if no job is open. `memory` is what the tasks get.
-    pub(super) fn help(&self, last_epoch: &mut u64, memory: &mut Buffer, stays: impl Fn() -> bool) {
+    pub(super) fn help(
+        &self,
+        worker: usize,
+        last_epoch: &mut u64,
+        memory: &mut Buffer,
+        stays: impl Fn() -> bool,
+    ) {
         // Relaxed: the value is only a guess that the exchange below confirms.
         let mut word = self.word.load(Ordering::Relaxed);
         loop {
@@ -163,9 +173,10 @@ impl Board {
         *last_epoch = word >> 32;
         let job = *self.job.lock().unwrap_or_else(PoisonError::into_inner);
         // Relaxed: only that each helper gets another number matters.
-        let share = 1 + self.joined.fetch_add(1, Ordering::Relaxed);
+        let members = 1 + self.joined.fetch_add(1, Ordering::Relaxed);
         // A job is cut for no more threads than the caller could count on when it began.
-        if let Some(job) = job.filter(|job| share < job.threads) {
+        if let Some(job) = job.filter(|job| members < job.threads) {
+            let share = 1 + (worker - 1) % (job.threads - 1);
             self.work(share, job, memory, stays);
         }
         // Release: what the tasks wrote happens before `close` sees that this member has left.

@@ -229,8 +229,8 @@ impl Shared {
             // Helpers begin at different boards, so that they spread over the callers.
             for seat in (0..self.boards.len()).map(|i| (worker + i) % self.boards.len()) {
                 if self.wants(worker) {
-                    self.boards[seat]
-                        .help(&mut last_epochs[seat], &mut memory, || self.wants(worker));
+                    let stays = || self.wants(worker);
+                    self.boards[seat].help(worker, &mut last_epochs[seat], &mut memory, stays);
                 }
             }
         }
