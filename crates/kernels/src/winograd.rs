@@ -44,7 +44,10 @@ const CHUNK_TILES: usize = 128;
 const HOME_WEIGHT_BYTES: usize = 3 << 20;
 
 fn home_chunk() -> usize {
-    std::env::var("HOME_CHUNK").ok().and_then(|v| v.parse().ok()).unwrap_or(49)
+    std::env::var("HOME_CHUNK")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(49)
 }
 
 /// The side of the output tile.

@@ -14,6 +14,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::BenchFormat;
+use super::cores::{self, CoreRoundTrip};
 use crate::cli::{Failure, block_on, output, progress, service};
 use crate::config::ModelArgs;
 use imgclass_kernels::{self, Isa, ThreadPool};
@@ -81,6 +82,9 @@ struct ForwardReport {
     min_ms: f64,
     p99_ms: f64,
     images_per_second: f64,
+    /// How far the cores are apart; absent where that cannot be measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    core_round_trip: Option<CoreRoundTrip>,
     #[serde(skip_serializing_if = "Option::is_none")]
     layers: Option<LayerReports>,
 }
@@ -242,6 +246,7 @@ fn report(
         min_ms: ms(quantile(times, 0.0)),
         p99_ms: ms(quantile(times, 0.99)),
         images_per_second: images / median.as_secs_f64().max(1e-9),
+        core_round_trip: cores::measure(),
         layers,
     }
 }
@@ -288,6 +293,13 @@ fn table(report: &ForwardReport) -> Result<String, Failure> {
         report.images_per_second,
         report.load_ms
     )?;
+    if let Some(round_trip) = &report.core_round_trip {
+        writeln!(
+            text,
+            "a cache line takes {round_trip} from core to core and back; compare only figures with \
+             about the same"
+        )?;
+    }
     let Some(layers) = &report.layers else {
         return Ok(text);
     };
