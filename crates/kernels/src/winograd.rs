@@ -36,19 +36,13 @@ use transform::{InputTile, OutputTile, omitted};
 /// They leave room for weights in a second-level cache.
 const FUSED_WORDS: usize = 72 << 10;
 
-/// The most tiles of a chunk that all threads work on together. Their transformed inputs and
+/// The most tiles of a chunk that all threads work on together, and of one that a thread works on
+/// at home. Their transformed inputs and
 /// products stay in a shared cache, and the weights are read once for them.
 const CHUNK_TILES: usize = 128;
 
 /// The most bytes of weights with which each thread has a home. Every thread reads them all.
 const HOME_WEIGHT_BYTES: usize = 3 << 20;
-
-fn home_chunk() -> usize {
-    std::env::var("HOME_CHUNK")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(49)
-}
 
 /// The side of the output tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,7 +243,7 @@ impl Winograd {
         if threads == 1 || each < height || self.panels.bytes() > HOME_WEIGHT_BYTES {
             return 0;
         }
-        let chunks = each.div_ceil(home_chunk());
+        let chunks = each.div_ceil(CHUNK_TILES);
         tiles.div_ceil(threads * chunks)
     }
 

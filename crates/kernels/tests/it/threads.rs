@@ -1,6 +1,7 @@
 //! The thread pool: every task runs once, panics reach the caller, and callers share the threads.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use imgclass_kernels::ThreadPool;
@@ -179,5 +180,93 @@ fn workers_that_went_to_sleep_wake_for_the_next_job() {
             seen.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(seen.load(Ordering::Relaxed), 100);
+    }
+}
+
+#[test]
+fn jobs_inside_a_lone_task_run_on_its_thread_alone() {
+    for threads in 1..=4 {
+        let pool = pool(threads);
+        let inner = AtomicUsize::new(0);
+        for _ in 0..if cfg!(miri) { 2 } else { 50 } {
+            inner.store(0, Ordering::Relaxed);
+            pool.for_each_alone(7, |_| {
+                assert_eq!(pool.available(), 1);
+                let this = std::thread::current().id();
+                pool.for_each(5, |_| {
+                    assert_eq!(std::thread::current().id(), this);
+                    inner.fetch_add(1, Ordering::Relaxed);
+                });
+                // A lone task may start lone tasks too.
+                pool.for_each_alone(2, |_| {
+                    assert_eq!(std::thread::current().id(), this);
+                    inner.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            assert_eq!(inner.load(Ordering::Relaxed), 7 * 7, "{threads} threads");
+            assert_eq!(pool.available(), threads);
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_a_lone_task_leaves_the_pool_with_all_its_threads() {
+    let pool = pool(3);
+    for _ in 0..20 {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.for_each_alone(6, |index| {
+                pool.for_each(2, |_| assert!(index % 2 == 0, "on purpose"));
+            });
+        }));
+        assert!(result.is_err());
+        assert_eq!(pool.available(), 3);
+    }
+}
+
+#[test]
+fn callers_that_run_lone_tasks_at_the_same_time_do_not_disturb_each_other() {
+    let pool = pool(2);
+    let total = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                for _ in 0..if cfg!(miri) { 2 } else { 100 } {
+                    pool.for_each_alone(4, |_| {
+                        pool.for_each(3, |index| {
+                            total.fetch_add(index, Ordering::Relaxed);
+                        });
+                    });
+                }
+            });
+        }
+    });
+    let rounds = if cfg!(miri) { 2 } else { 100 };
+    assert_eq!(total.load(Ordering::Relaxed), 3 * rounds * 4 * 3);
+}
+
+#[test]
+fn a_thread_begins_every_job_with_the_same_part_of_the_tasks() {
+    for threads in 2..=4 {
+        let pool = pool(threads);
+        let _seat = pool.enter();
+        let mut first = None;
+        for _ in 0..if cfg!(miri) { 3 } else { 100 } {
+            // Nobody ends a task before everybody has one, so nobody can take another's.
+            let all_have_one = std::sync::Barrier::new(threads);
+            let runs: Vec<_> = (0..threads).map(|_| Mutex::new(None)).collect();
+            pool.for_each(threads, |index| {
+                *runs[index].lock().unwrap() = Some(std::thread::current().id());
+                all_have_one.wait();
+            });
+            let runs: Vec<_> = runs
+                .into_iter()
+                .map(|run| run.into_inner().unwrap())
+                .collect();
+            assert_eq!(
+                *first.get_or_insert(runs.clone()),
+                runs,
+                "{threads} threads"
+            );
+        }
     }
 }
