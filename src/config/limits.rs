@@ -129,8 +129,7 @@ const GPU_BATCH: usize = 64;
 
 /// The least default of `--queue-capacity`, in images.
 ///
-/// A prepared image takes 0.6 MB, or 0.15 MB for a GPU, so 64 take 38 MB. On the CPU they are 16
-/// full batches.
+/// A prepared image takes 0.15 MB, so 64 take 10 MB. On the CPU they are 16 full batches.
 const QUEUE_CAPACITY: usize = 64;
 
 /// The time after which a batch may count as stuck.

@@ -250,8 +250,8 @@ pub trait Backend: Send + Sync + 'static {
         NonZeroUsize::MIN
     }
 
-    /// Whether images should come as [`Input::Pixels`], which are a quarter of the bytes on the way
-    /// to a device at the end of a bus. Every backend takes both kinds.
+    /// Whether images should come as [`Input::Pixels`], which are a quarter of the bytes in the queue
+    /// and on the way to a device at the end of a bus. Every backend takes both kinds.
     fn prefers_pixels(&self) -> bool {
         false
     }

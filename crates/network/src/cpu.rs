@@ -487,6 +487,11 @@ impl Backend for CpuBackend {
         .collect()
     }
 
+    /// A quarter of the bytes wait in the queue, and each pass normalises its own images.
+    fn prefers_pixels(&self) -> bool {
+        true
+    }
+
     fn enter(&self) -> Option<Entered<'_>> {
         Some(self.threads.enter())
     }

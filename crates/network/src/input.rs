@@ -5,10 +5,10 @@ use imgclass_image::{Channels, Preprocessing};
 /// One image as the network takes it, of the network's height and width.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
-    /// Planar `[3, height, width]` and normalised. Our CPU kernels read this.
+    /// Planar `[3, height, width]` and normalised.
     Planar(Vec<f32>),
-    /// Interleaved `[height, width, 3]`, red, green, blue. This is a quarter of the bytes, for a
-    /// device at the end of a bus.
+    /// Interleaved `[height, width, 3]`, red, green, blue. This is a quarter of the bytes, in the
+    /// queue and on the way to a device at the end of a bus.
     Pixels(Vec<u8>),
 }
 
@@ -53,6 +53,9 @@ pub struct Normalisation {
     pub addend: [f32; 3],
     /// Whether the network's planes are blue, green, red.
     pub reversed: bool,
+    /// The normalised value of each byte, for each plane, to the last bit as torchvision computes
+    /// it.
+    values: Box<[[f32; 256]; 3]>,
 }
 
 impl Normalisation {
@@ -75,19 +78,28 @@ impl Normalisation {
             factor: per_plane(&|_, std| 1.0 / (top * std)),
             addend: per_plane(&|mean, std| -mean / std),
             reversed: preprocessing.channels == Channels::Bgr,
+            values: Box::new(std::array::from_fn(|i| {
+                let divisor = 255.0 / f32::from(preprocessing.scale.maximum());
+                let (mean, std) = (preprocessing.mean[i], preprocessing.std[i]);
+                std::array::from_fn(|byte| (byte as f32 / divisor - mean) / std)
+            })),
         }
     }
 
     /// Returns an image, interleaved `[height, width, 3]`, as normalised planes `[3, height,
     /// width]`.
     pub(crate) fn planar(&self, pixels: &[u8]) -> Vec<f32> {
-        let plane = |plane: usize| {
+        let (pixels, _) = pixels.as_chunks::<3>();
+        let mut planes = Vec::with_capacity(3 * pixels.len());
+        for (plane, values) in self.values.iter().enumerate() {
             let channel = if self.reversed { 2 - plane } else { plane };
-            let (factor, addend) = (self.factor[plane], self.addend[plane]);
-            let bytes = pixels.iter().skip(channel).step_by(3);
-            bytes.map(move |&byte| f32::from(byte) * factor + addend)
-        };
-        (0..3).flat_map(plane).collect()
+            planes.extend(
+                pixels
+                    .iter()
+                    .map(|pixel| values[usize::from(pixel[channel])]),
+            );
+        }
+        planes
     }
 
     /// Returns an image as bytes in the network's planes, `[3, height, width]`. Numbers that came
@@ -115,6 +127,24 @@ impl Normalisation {
                 }
                 bytes
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use imgclass_image::Preprocessor;
+
+    #[test]
+    fn pixels_become_the_numbers_that_the_preprocessor_makes_of_them() {
+        let pixels: Vec<u8> = (0..3 * 256).map(|i| (i * 7 % 256) as u8).collect();
+        for preprocessing in [Preprocessing::default(), Preprocessing::caffe()] {
+            let found = Normalisation::of(&preprocessing).planar(&pixels);
+            let expected = Preprocessor::new(preprocessing)
+                .expect("valid settings")
+                .normalise(&pixels);
+            assert_eq!(found, expected);
         }
     }
 }
