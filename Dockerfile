@@ -16,6 +16,7 @@ WORKDIR /src
 # cargo would take the products for up to date.
 COPY Cargo.toml Cargo.lock ./
 COPY crates/checkpoint/Cargo.toml crates/checkpoint/
+COPY crates/cuda/Cargo.toml crates/cuda/
 COPY crates/decode/Cargo.toml crates/decode/
 COPY crates/engine/Cargo.toml crates/engine/
 COPY crates/fetch/Cargo.toml crates/fetch/

@@ -98,6 +98,10 @@ check-cuda *capabilities="90 75":
 check-arm *cpus:
     tools/check-arm.sh {{ cpus }}
 
+# the network over cuDNN with a stand-in for the GPU's libraries; needs a C++ compiler and nothing of NVIDIA's
+check-fake-gpu *arguments:
+    tools/check-fake-gpu.sh {{ arguments }}
+
 # type-checks for macOS with Metal and for 64-bit Arm Linux; needs rustup, and zig from PyPI for C dependencies
 check-targets *targets="metal arm":
     tools/check-targets.sh {{ targets }}

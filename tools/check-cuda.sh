@@ -49,6 +49,12 @@ try() {
     says "%" env LD_LIBRARY_PATH="$loaded" "${classify[@]}" --device auto
 }
 
+# Our own kernels for each generation.
+for capability in 75 80 90 100; do
+    nvcc -ptx "-arch=compute_$capability" -o "$scratch/kernels.ptx" crates/cuda/src/kernels.cu
+    echo "ok: our kernels compile for compute_$capability"
+done
+
 for capability in "$@"; do
     CUDA_COMPUTE_CAP=$capability CARGO_TARGET_DIR=target/cuda \
         cargo build --release --locked --features cuda,cudnn --bin imgclass

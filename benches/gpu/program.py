@@ -27,7 +27,9 @@ TOOLKIT = ROOT / "target" / "cuda-toolkit" / "wheels" / "nvidia" / "cu13" / "lib
 # Where NVIDIA's installers put what is not always on the PATH.
 USUAL_FOLDERS = "/usr/local/nvidia/bin:/usr/local/cuda/bin:/opt/cuda/bin"
 # Ways through the network on a device, by name, with the options that choose each.
-PATHS = {"candle": []}
+PATHS = {"candle": ["--gpu-path", "candle"], "fused": ["--gpu-path", "fused"]}
+# The types that a path does not compute in.
+NOT_IN = {"fused": ["f32"]}
 # Our kernels on the CPU, which every path is compared with.
 KERNELS = "kernels"
 

@@ -29,7 +29,7 @@ import peers
 import photographs
 import process
 import tables
-from program import KERNELS, PATHS, ROOT, Program, card, query_card
+from program import KERNELS, NOT_IN, PATHS, ROOT, Program, card, query_card
 from store import Store
 
 PARTS = ["logits", "speed", "peers", "memory", "service", "sanitizer"]
@@ -129,7 +129,9 @@ class Run:
         self.failures, self.not_run = {}, []
         # Images per second by (column, type, batch size), or the reason why there are none.
         self.speeds = {}
-        self.paths = [KERNELS] if options.device == "cpu" else list(PATHS)
+        # Without a GPU there is one path.
+        others = {"cpu": [KERNELS], "candle": ["candle"]}
+        self.paths = others.get(options.device, list(PATHS))
         # Logits of our CPU kernels, which every path and type is compared with.
         self.expected = None
 
@@ -137,6 +139,10 @@ class Run:
     def dtype(self) -> str:
         """The type of the parts that measure only one."""
         return self.options.dtypes[0]
+
+    def paths_of(self, dtype: str) -> list:
+        """The paths that compute in a type."""
+        return [path for path in self.paths if dtype not in NOT_IN.get(path, [])]
 
     def reason(self, name: str) -> str:
         """Returns why a measurement has no figure."""
@@ -214,6 +220,8 @@ def part_logits(run: Run) -> None:
     rows = []
     for path in run.paths:
         for dtype in run.options.dtypes:
+            if path not in run.paths_of(dtype):
+                continue
             given = {"photographs": len(run.reference), "pictures": len(run.pictures)}
             key = run.key("logits", path, dtype, **given)
             value = run.measure(
@@ -265,7 +273,7 @@ def within(value: dict, dtype: str) -> bool:
 def part_speed(run: Run) -> None:
     """Measures images per second of every path, type and batch size of ours."""
     for dtype in run.options.dtypes:
-        for path in run.paths:
+        for path in run.paths_of(dtype):
             for batch in run.options.batch_sizes:
                 value = speed(run, path, dtype, batch)
                 cell = (
@@ -370,7 +378,7 @@ def peer(run: Run, engine: str, dtype: str, timeout: float) -> None:
 def part_memory(run: Run) -> None:
     """Measures what the card's memory holds while ours computes batches of 64."""
     rows = []
-    for path in run.paths:
+    for path in run.paths_of(run.dtype):
         name = f"memory, {path}, {run.dtype}, batch of {MEMORY_BATCH}"
         # nvidia-smi answers about ten times a second: the passes have to last longer than that.
         iterations = 4 * run.options.iterations
@@ -387,7 +395,7 @@ def part_memory(run: Run) -> None:
 def part_service(run: Run) -> None:
     """Measures a saturated service as a share of `imgclass bench` at the service's batch size."""
     rows = []
-    for path in run.paths:
+    for path in run.paths_of(run.dtype):
         name = f"service, {path}, {run.dtype}"
         key = run.key(
             "service",
@@ -416,7 +424,7 @@ def part_service(run: Run) -> None:
 def part_sanitizer(run: Run) -> None:
     """Looks for wrong memory accesses in one pass."""
     rows = []
-    for path in run.paths:
+    for path in run.paths_of(run.dtype):
         name = f"sanitizer, {path}, {run.dtype}"
         key = run.key("sanitizer", path, run.dtype)
         value = run.measure(

@@ -143,6 +143,10 @@ pub(super) struct ModelDescription {
     quantisation: Option<QuantisationDescription>,
     /// Where the network runs: `cpu`, `candle`, `cuda:N` or `metal`.
     device: String,
+    /// What computes there: `kernels` (our own, on the CPU), `fused` (our own network over cuDNN) or `candle`.
+    compute_path: String,
+    /// Why a faster path is not taken, such as logits that differ from the CPU's; absent where there is none.
+    compute_path_note: Option<String>,
     /// The CPU kernels' instruction set; absent on other devices.
     #[oai(skip_serializing_if_is_none)]
     instruction_set: Option<String>,
@@ -260,6 +264,8 @@ fn describe(name: &str, service: &Service, limits: Limits) -> ModelDescription {
             logit_error: fidelity.logit_error,
         }),
         device: info.device.clone(),
+        compute_path: info.compute_path.to_string(),
+        compute_path_note: info.compute_path_note.clone(),
         instruction_set: info.isa.clone(),
         threads: info.threads,
         classes: info.checkpoint.classes,

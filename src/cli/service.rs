@@ -61,6 +61,7 @@ fn log_loaded(classifier: &Classifier) {
         revision = info.checkpoint.revision,
         device = info.device,
         dtype = %info.compute_dtype,
+        path = %info.compute_path,
         instruction_set = info.isa,
         threads = info.threads,
         ms = u64::try_from(info.load_time.as_millis()).unwrap_or(u64::MAX),

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::values::whole_number_parser;
 use super::weights::{OverrideArgs, WeightsArgs};
-use imgclass_network::{ComputeType, DeviceChoice, ModelOptions};
+use imgclass_network::{ComputeType, DeviceChoice, GpuPath, ModelOptions};
 
 /// The options of the model and the device that runs it.
 #[derive(Debug, Clone, Args)]
@@ -41,6 +41,14 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DIR", env = "IMGCLASS_CALIBRATE")]
     pub calibrate: Option<PathBuf>,
 
+    /// The way through the network on a GPU: auto, fused or candle.
+    ///
+    /// `fused` is our own network over cuDNN, for NVIDIA's GPUs in f16 and bf16. `candle` runs
+    /// candle's operations. `auto` takes the first of both whose logits agree with the CPU's when
+    /// the model is loaded.
+    #[arg(long, value_name = "PATH", default_value_t = GpuPath::Auto, env = "IMGCLASS_GPU_PATH")]
+    pub gpu_path: GpuPath,
+
     /// The CPU's instruction set that is used: avx512, avx2, neon or portable [default: the best one
     /// that this processor has]
     #[arg(long, value_name = "NAME", env = "IMGCLASS_ISA")]
@@ -71,6 +79,7 @@ impl ModelArgs {
         ModelOptions {
             device: self.device,
             dtype: self.dtype,
+            gpu_path: self.gpu_path,
             isa: self.isa.clone(),
             threads: self.threads(),
             cache: cache_folder(|name| std::env::var_os(name)),

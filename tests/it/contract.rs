@@ -429,6 +429,7 @@ async fn the_labels_and_the_model_say_what_is_loaded() {
         ("/trained", json!(false)),
         ("/status", json!("untrained")),
         ("/device", json!("cpu")),
+        ("/compute_path", json!("kernels")),
         ("/classes", json!(1000)),
         ("/preprocessing/resize", json!([256])),
         ("/preprocessing/crop", json!([224, 224])),

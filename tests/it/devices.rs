@@ -17,8 +17,8 @@ use imgclass::service::NotReady;
 use imgclass_checkpoint::{Architecture, Overrides, Preset, WeightsSource};
 use imgclass_image::{Filter, Limits, Preprocessing, Preprocessor, Resize, RgbImage, Size, decode};
 use imgclass_network::{
-    Classifier, ComputeType, DeviceChoice, Input, ModelOptions, Network, NetworkError, Output,
-    Want, head,
+    Classifier, ComputePath, ComputeType, DeviceChoice, GpuPath, Input, ModelOptions, Network,
+    NetworkError, Output, Want, head,
 };
 use imgclass_test_support::shared;
 
@@ -94,6 +94,7 @@ fn candles_path_gives_our_kernels_logits_and_features_in_every_type() {
     for (dtype, tolerance) in TOLERANCES {
         let classifier = untrained(DeviceChoice::Candle, Some(dtype));
         assert_eq!(classifier.info().compute_dtype, dtype);
+        assert_eq!(classifier.info().compute_path, ComputePath::Candle);
         let found = classifier
             .run_prepared(&inputs, want)
             .expect("a forward pass");
@@ -292,6 +293,10 @@ fn devices_and_types_are_written_as_they_are_read() {
             text
         );
     }
+    for text in ["auto", "fused", "candle"] {
+        assert_eq!(text.parse::<GpuPath>().expect("a path").to_string(), text);
+    }
+    assert!("cudnn".parse::<GpuPath>().is_err());
     for text in ["", "float16", "F16", "int8"] {
         assert!(text.parse::<ComputeType>().is_err(), "{text}");
     }

@@ -6,20 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use imgclass_checkpoint::{CheckpointInfo, Labels, OpenCheckpoint, Overrides, WeightsSource};
-use imgclass_kernels::{Isa, ThreadPool};
 
-use crate::backend::Backend;
-use crate::calibration::{self, Cache, Calibration, Fidelity};
-use crate::candle::CandleBackend;
-use crate::cpu::{CpuBackend, CpuNumbers};
-use crate::device::{DeviceChoice, OpenDevice};
+use crate::calibration::Fidelity;
+use crate::choice::LoadedNetwork;
+use crate::device::DeviceChoice;
 use crate::dtype::ComputeType;
 use crate::error::NetworkError;
 use crate::head;
-use crate::input::{Input, Normalisation};
-use crate::network::{FixedSizeResNet, Network, Output, Want};
+use crate::input::Input;
+use crate::network::{Network, Output, Want};
+use crate::path::{ComputePath, GpuPath};
 use crate::profile::{self, LayerTime};
-use crate::weights::build;
 
 /// Says how to run the network.
 #[derive(Debug, Clone)]
@@ -28,6 +25,8 @@ pub struct ModelOptions {
     pub device: DeviceChoice,
     /// The type to compute in. `None` takes the type that suits the device best.
     pub dtype: Option<ComputeType>,
+    /// The way through the network on a GPU. It changes nothing on the CPU.
+    pub gpu_path: GpuPath,
     /// The CPU's instruction set by name. `None` takes the best one that the processor has.
     pub isa: Option<String>,
     /// How many threads the CPU's forward pass takes.
@@ -54,6 +53,10 @@ pub struct ModelInfo {
     pub fidelity: Option<Fidelity>,
     /// The device that computes, such as `cpu` or `cuda:0`.
     pub device: String,
+    /// What computes there.
+    pub compute_path: ComputePath,
+    /// Why a faster path is not taken, where there is one.
+    pub compute_path_note: Option<String>,
     /// Whether the device is a GPU. Batches are larger there, and images cross a bus.
     pub accelerated: bool,
     /// The instruction set of the CPU's kernels; absent on other devices.
@@ -61,7 +64,8 @@ pub struct ModelInfo {
     /// How many threads compute on the CPU; 0 on other devices.
     pub threads: usize,
     /// How many forward passes make the best of the device at one time: one worker runs each. On
-    /// the CPU there are as many as threads, up to eight; a GPU has one.
+    /// the CPU there are as many as threads, up to eight. A GPU has one, or two where the next batch is
+    /// uploaded while one computes.
     pub passes: usize,
     /// How long reading, checking, folding and packing the weights took.
     pub load_time: Duration,
@@ -76,148 +80,6 @@ pub struct Classifier {
     class_weights: Vec<f32>,
 }
 
-/// What a backend's choice gives: the network, and what `ModelInfo` says of it.
-struct LoadedNetwork {
-    network: Arc<dyn Network>,
-    class_weights: Vec<f32>,
-    /// The CPU's instruction set and threads; `None` on other devices.
-    cpu: Option<(Isa, usize)>,
-    /// What 8-bit integers lose.
-    fidelity: Option<Fidelity>,
-}
-
-impl LoadedNetwork {
-    /// Chooses what computes the layers, and builds the network on it: our kernels for
-    /// `--device cpu`, and candle for all other devices.
-    fn load(
-        checkpoint: &OpenCheckpoint,
-        opened: OpenDevice,
-        options: &ModelOptions,
-    ) -> Result<Self, NetworkError> {
-        let normalisation = Normalisation::of(&checkpoint.info.preprocessing);
-        if options.calibrate.is_some() && opened.dtype != ComputeType::Int8 {
-            return Err(NetworkError::NoCalibration(opened.dtype));
-        }
-        if opened.name == DeviceChoice::Cpu {
-            let isa = match &options.isa {
-                Some(name) => Isa::named(name)?,
-                None => Isa::detect(),
-            };
-            let threads = ThreadPool::new(options.threads).map_err(NetworkError::Threads)?;
-            Self::load_on_cpu(checkpoint, opened.dtype, isa, Arc::new(threads), options)
-        } else {
-            let Some(dtype) = opened.dtype.candle() else {
-                return Err(NetworkError::ComputeType {
-                    device: opened.name.to_string(),
-                    dtype: opened.dtype,
-                    reason: "only our kernels do; take --device cpu".to_owned(),
-                });
-            };
-            let backend = CandleBackend::new(opened.device, dtype, &normalisation)?;
-            Self::build(checkpoint, backend)
-        }
-    }
-
-    /// Builds the network on our kernels, in any of their number types.
-    fn load_on_cpu(
-        checkpoint: &OpenCheckpoint,
-        dtype: ComputeType,
-        isa: Isa,
-        threads: Arc<ThreadPool>,
-        options: &ModelOptions,
-    ) -> Result<Self, NetworkError> {
-        let cpu = Some((isa, threads.threads()));
-        let normalisation = Normalisation::of(&checkpoint.info.preprocessing);
-        let backend = |numbers| {
-            let (threads, normalisation) = (Arc::clone(&threads), normalisation.clone());
-            CpuBackend::with_numbers(isa, threads, normalisation, numbers)
-        };
-        advise(dtype, isa);
-        match dtype {
-            ComputeType::BF16 => {
-                let loaded = Self::build(checkpoint, backend(CpuNumbers::Bf16))?;
-                return Ok(Self { cpu, ..loaded });
-            }
-            ComputeType::F32 | ComputeType::F16 => {
-                let loaded = Self::build(checkpoint, backend(CpuNumbers::F32))?;
-                return Ok(Self { cpu, ..loaded });
-            }
-            ComputeType::Int8 => {}
-        }
-        let info = &checkpoint.info;
-        let own = match &options.calibrate {
-            Some(folder) => Some(calibration::read_folder(folder, &info.preprocessing)?),
-            None => None,
-        };
-        // Ranges on the user's own pictures are not kept, as the pictures may change.
-        let folder = options.cache.as_deref().filter(|_| own.is_none());
-        let cache = folder.and_then(|folder| Cache::of(folder, info, &normalisation));
-        let integers = |scales| backend(CpuNumbers::Int8(Arc::new(scales)));
-        if let Some((scales, fidelity)) = cache.as_ref().and_then(Cache::read) {
-            fidelity.check()?;
-            match Self::build(checkpoint, integers(scales)) {
-                Ok(loaded) => {
-                    return Ok(Self {
-                        cpu,
-                        fidelity: Some(fidelity),
-                        ..loaded
-                    });
-                }
-                // The file lacks a layer.
-                Err(NetworkError::Quantisation(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let calibration = Calibration::new(&checkpoint.weights, info, own)?;
-        let scales = calibration.measure(backend(CpuNumbers::Bf16))?;
-        let (net, class_weights) = build(&checkpoint.weights, info, integers(scales.clone()))?;
-        let fidelity = calibration.compare(&net, backend(CpuNumbers::F32))?;
-        fidelity.check()?;
-        if let Some(cache) = cache {
-            cache.write(&scales, &fidelity);
-        }
-        Ok(Self {
-            network: Arc::new(FixedSizeResNet::new(net, info.preprocessing.crop.dims())),
-            class_weights,
-            cpu,
-            fidelity: Some(fidelity),
-        })
-    }
-
-    fn build<B: Backend>(checkpoint: &OpenCheckpoint, backend: B) -> Result<Self, NetworkError> {
-        let (net, class_weights) = build(&checkpoint.weights, &checkpoint.info, backend)?;
-        let input_size = checkpoint.info.preprocessing.crop.dims();
-        Ok(Self {
-            network: Arc::new(FixedSizeResNet::new(net, input_size)),
-            class_weights,
-            cpu: None,
-            fidelity: None,
-        })
-    }
-}
-
-/// Says in the log where another number type would be faster on this processor, or where this one
-/// is slow.
-fn advise(dtype: ComputeType, isa: Isa) {
-    match dtype {
-        ComputeType::BF16 if !isa.multiplies_bf16() => tracing::warn!(
-            "--dtype bf16 is slower than f32 here: there is no AVX512_BF16; the answers are the same"
-        ),
-        ComputeType::Int8 if !isa.multiplies_int8() => tracing::warn!(
-            "--dtype int8 is no faster than f32 here: there is no AVX512_VNNI or AVX-VNNI; \
-             the answers are the same"
-        ),
-        ComputeType::F32 if isa.multiplies_bf16() && isa.multiplies_int8() => tracing::info!(
-            "this processor is faster with --dtype bf16, and fastest with --dtype int8, which \
-             changes a few answers in a hundred"
-        ),
-        ComputeType::F32 if isa.multiplies_int8() => tracing::info!(
-            "this processor is faster with --dtype int8, which changes a few answers in a hundred"
-        ),
-        _ => {}
-    }
-}
-
 impl Classifier {
     /// Reads, checks and packs the weights. This takes well under a second on the CPU.
     ///
@@ -226,20 +88,25 @@ impl Classifier {
     pub fn load(source: &WeightsSource, options: &ModelOptions) -> Result<Self, NetworkError> {
         let start = Instant::now();
         let opened = options.device.open(options.dtype)?;
-        let (name, dtype, accelerated) = (opened.name, opened.dtype, !opened.device.is_cpu());
         let checkpoint = OpenCheckpoint::open(source, &options.overrides)?;
         let LoadedNetwork {
             network,
             class_weights,
             cpu,
             fidelity,
+            device,
+            dtype,
+            path,
+            note,
         } = LoadedNetwork::load(&checkpoint, opened, options)?;
         let info = ModelInfo {
             checkpoint: checkpoint.info,
             compute_dtype: dtype,
             fidelity,
-            device: name.to_string(),
-            accelerated,
+            device: device.to_string(),
+            compute_path: path,
+            compute_path_note: note,
+            accelerated: matches!(device, DeviceChoice::Cuda(_) | DeviceChoice::Metal),
             isa: cpu.map(|(isa, _)| isa.to_string()),
             threads: cpu.map_or(0, |(_, threads)| threads),
             passes: network.passes().get(),

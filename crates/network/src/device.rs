@@ -138,7 +138,7 @@ impl DeviceChoice {
     }
 
     /// Returns the error for a device that cannot be used.
-    fn absent(self, reason: &str) -> NetworkError {
+    pub(super) fn absent(self, reason: &str) -> NetworkError {
         NetworkError::Device {
             asked: self.to_string(),
             reason: reason.to_owned(),
@@ -170,7 +170,8 @@ impl DeviceChoice {
 
     /// Returns the type that suits the device best.
     ///
-    /// On CUDA this is bf16, because candle has cuDNN sum bf16 convolutions in f32. It sums f16
+    /// On CUDA this is bf16, because candle has cuDNN sum bf16 convolutions in f32, and a network
+    /// that falls back to candle should keep its type. It sums f16
     /// convolutions in f16, where sums of up to 4608 products lose digits and end at 65504. GPUs
     /// without bf16 compute in f32. On Metal it is f16, which candle's kernels sum in f32 there.
     fn default_type(self, device: &Device) -> ComputeType {

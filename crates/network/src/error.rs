@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use imgclass_checkpoint::CheckpointError;
+use imgclass_cuda::DeviceError;
 use imgclass_kernels::UnsupportedIsa;
 use thiserror::Error;
 
@@ -96,9 +97,17 @@ pub enum NetworkError {
         /// The device's own words.
         reason: String,
     },
-    /// Candle failed in another way. On an accelerator this is the device's own error.
+    /// The computation failed in another way. On an accelerator this is the device's own error.
     #[error("the computation failed: {0}")]
     Compute(candle_core::Error),
+}
+
+impl From<DeviceError> for NetworkError {
+    fn from(error: DeviceError) -> Self {
+        let text = error.to_string();
+        crate::fault::classify_text(&text)
+            .unwrap_or_else(|| Self::Compute(candle_core::Error::msg(text)))
+    }
 }
 
 impl From<candle_core::Error> for NetworkError {

@@ -56,18 +56,23 @@ const OTHER_GPU: &[&str] = &[
 
 /// Returns the network's error for one of candle's.
 pub(super) fn classify(error: candle_core::Error) -> NetworkError {
-    let text = error.to_string();
+    classify_text(&error.to_string()).unwrap_or(NetworkError::Compute(error))
+}
+
+/// Returns the network's error for the text of a device's error, if a status in it says more than
+/// that something failed.
+pub(super) fn classify_text(text: &str) -> Option<NetworkError> {
     let names = |statuses: &[&str]| statuses.iter().any(|status| text.contains(status));
     // Candle appends a backtrace where one is asked for; what people want is the first line.
     let reason = || text.lines().next().unwrap_or_default().to_owned();
     if names(OUT_OF_MEMORY) {
-        NetworkError::OutOfDeviceMemory { reason: reason() }
+        Some(NetworkError::OutOfDeviceMemory { reason: reason() })
     } else if names(LOST) {
-        NetworkError::DeviceLost { reason: reason() }
+        Some(NetworkError::DeviceLost { reason: reason() })
     } else if names(OTHER_GPU) {
-        NetworkError::OtherGpu { reason: reason() }
+        Some(NetworkError::OtherGpu { reason: reason() })
     } else {
-        NetworkError::Compute(error)
+        None
     }
 }
 

@@ -7,11 +7,12 @@
 //! - [`resnet`] says which layers a ResNet has, once for all devices.
 //! - [`Backend`] is the trait that computes a layer. [`CpuBackend`] does so with our own kernels,
 //!   [`CandleBackend`] with candle on other devices.
-//! - [`Classifier`] is what `load` returns: the network with its labels and its description. It
-//!   chooses the backend.
+//! - [`gpu`] is the whole network on an NVIDIA GPU as one plan. It does without a backend.
+//! - [`Classifier`] is what `load` returns: the network with its labels and its description.
+//!   `choice.rs` chooses what computes, and checks a GPU's logits against the CPU's.
 //! - [`head`] makes answers of logits.
 //!
-//! A new device is a new [`Backend`]; its choice is one more branch in `classifier.rs`. A new number
+//! A new device is a new [`Backend`]; its choice is one more branch in `choice.rs`. A new number
 //! type on the CPU is a variant of [`CpuNumbers`].
 
 #![forbid(unsafe_code)]
@@ -24,15 +25,18 @@
 mod backend;
 mod calibration;
 mod candle;
+mod choice;
 mod classifier;
 mod cpu;
 mod device;
 mod dtype;
 mod error;
 mod fault;
+pub mod gpu;
 pub mod head;
 mod input;
 mod network;
+mod path;
 mod profile;
 mod quantise;
 pub mod resnet;
@@ -48,6 +52,7 @@ pub use dtype::ComputeType;
 pub use error::NetworkError;
 pub use input::{Input, Normalisation};
 pub use network::{FixedSizeResNet, Network, Output, Want};
+pub use path::{ComputePath, GpuPath};
 pub use profile::LayerTime;
 pub use quantise::Scales;
 pub use weights::variables;

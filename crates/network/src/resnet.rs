@@ -104,6 +104,11 @@ impl<B: Backend> ResNet<B> {
         &self.backend
     }
 
+    /// Returns the backend alone.
+    pub(crate) fn into_backend(self) -> B {
+        self.backend
+    }
+
     /// Runs images of the given height and width. There must be at least one, each of `3 * height *
     /// width` numbers.
     ///

@@ -3,13 +3,14 @@
 use std::num::NonZeroUsize;
 
 use imgclass_checkpoint::{Architecture, Overrides, WeightsSource};
-use imgclass_network::{Classifier, DeviceChoice, ModelOptions};
+use imgclass_network::{Classifier, DeviceChoice, GpuPath, ModelOptions};
 
 /// Returns options for two threads on the CPU.
 pub(crate) fn options() -> ModelOptions {
     ModelOptions {
         device: DeviceChoice::Cpu,
         dtype: None,
+        gpu_path: GpuPath::Auto,
         isa: None,
         threads: NonZeroUsize::new(2).expect("2 is not 0"),
         cache: None,

@@ -1,6 +1,9 @@
 //! Networks against others' logits and against each other: parity, architectures, backends.
 
 mod architectures;
+#[cfg(feature = "fake-gpu")]
+mod fake_gpu;
+mod gpu;
 mod numbers;
 mod parity;
 
@@ -15,7 +18,7 @@ use imgclass_image::Preprocessing;
 use imgclass_kernels::{Isa, ThreadPool};
 use imgclass_network::resnet::{Forward, ResNet};
 use imgclass_network::{
-    Backend, CandleBackend, Classifier, CpuBackend, DeviceChoice, Input, ModelOptions,
+    Backend, CandleBackend, Classifier, CpuBackend, DeviceChoice, GpuPath, Input, ModelOptions,
     NetworkError, Normalisation,
 };
 
@@ -24,6 +27,7 @@ pub(crate) fn options() -> ModelOptions {
     ModelOptions {
         device: DeviceChoice::Cpu,
         dtype: None,
+        gpu_path: GpuPath::Auto,
         isa: None,
         threads: NonZeroUsize::new(2).expect("2 is not 0"),
         cache: None,
