@@ -50,7 +50,7 @@ impl LayerRange {
 /// Returns 2 to the power of minus a quarter of `exponent`, which is below 64.
 pub(crate) fn factor(exponent: u8) -> f32 {
     // 2^-0.25, 2^-0.5 and 2^-0.75.
-    const PARTS: [f32; 4] = [1.0, 0.840_896_43, 0.707_106_77, 0.594_603_54];
+    const PARTS: [f32; 4] = [1.0, 0.840_896_4, 0.707_106_77, 0.594_603_54];
     PARTS[usize::from(exponent % 4)] / f32::from(1u16 << (exponent / 4))
 }
 
