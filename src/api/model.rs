@@ -146,6 +146,7 @@ pub(super) struct ModelDescription {
     /// What computes there: `kernels` (our own, on the CPU), `fused` (our own network over cuDNN) or `candle`.
     compute_path: String,
     /// Why a faster path is not taken, such as logits that differ from the CPU's; absent where there is none.
+    #[oai(skip_serializing_if_is_none)]
     compute_path_note: Option<String>,
     /// The CPU kernels' instruction set; absent on other devices.
     #[oai(skip_serializing_if_is_none)]

@@ -150,8 +150,8 @@ impl DeviceChoice {
     fn check_type(self, dtype: ComputeType, device: &Device) -> Result<(), NetworkError> {
         let reason = match (self, dtype) {
             (Self::Cpu, ComputeType::F16) => {
-                "our kernels compute in f32, bf16 and int8; take one of these, or ask for a GPU \
-                 with --device"
+                "our kernels compute in f32, bf16 and int8; choose one of these by \
+                 --dtype, or ask for a GPU by --device"
             }
             (Self::Candle | Self::Cuda(_) | Self::Metal, ComputeType::Int8) => {
                 "only our kernels do; take --device cpu, or f32, f16 or bf16"
