@@ -7,7 +7,7 @@
 //!   backend that computes nothing (`record.rs`). It knows no batch size and no GPU.
 //! - [`Plan`] is a program at one batch size: the operations with their shapes, and a place for
 //!   every activation (`plan.rs`). Activations whose times do not meet share memory (`arena.rs`).
-//! - [`GpuNet`] runs plans on a [`Driver`](imgclass_cuda::Driver) (`net.rs`): weights are uploaded
+//! - [`GpuNet`] runs plans on a [`Driver`] (`net.rs`): weights are uploaded
 //!   once (`weights.rs`), batches are padded to powers of two, and each of these sizes is a CUDA
 //!   graph.
 //!
