@@ -91,7 +91,9 @@ def main():
 
     config = client.get_model_config(MODEL, "1")
     check("the configuration names the outputs", [t["name"] for t in config["output"]] == ["logits", "probabilities", "features"], config)
-    check("the repository's index has the model", [m["state"] for m in client.get_model_repository_index()] == ["READY"])
+    # The heads of the service stand there too.
+    index = {m["name"]: m["state"] for m in client.get_model_repository_index()}
+    check("the repository's index has the model", MODEL in index and set(index.values()) == {"READY"}, index)
     counted = [client.get_inference_statistics(*model)["model_stats"][0]["inference_count"] for model in ((), (MODEL,), (MODEL, "1"))]
     check("the statistics count images", min(counted) > 8, counted)
     shared = triton.InferInput("image", [1], "BYTES")
