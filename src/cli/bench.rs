@@ -1,8 +1,9 @@
 //! `imgclass bench` measures how fast forward passes are on this machine, or, with `--url`, how a
 //! running service behaves under load.
 //!
-//! `forward` measures passes and `cores` how far the cores are apart. `url` describes the load on a service and its results, `generator`
-//! sends the requests, and `files` serves the images that the service is asked to fetch.
+//! `forward` measures passes and `cores` how far the cores are apart. `url` describes the load on a
+//! service and its results, `generator` sends the requests, and `files` serves the images that the
+//! service is asked to fetch.
 
 mod cores;
 mod files;

@@ -212,7 +212,10 @@ fn description(metadata: &Metadata) -> Result<Description, String> {
         .as_ref()
         .and_then(|entries| entries.get(KEY));
     let json = json.ok_or_else(|| {
-        format!("it is a safetensors file, but no head: its metadata has no entry {KEY:?}; `imgclass train` writes heads")
+        format!(
+            "it is a safetensors file, but no head: its metadata has no entry {KEY:?}; \
+             `imgclass train` writes heads"
+        )
     })?;
     /// The part that every version has.
     #[derive(Deserialize)]

@@ -432,7 +432,10 @@ pub(crate) struct Kernels {
 /// accumulators (`$vectors` times that number), `$vectors` vectors of weights and a broadcast word
 /// must fit the registers.
 macro_rules! tile_kernels {
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+]) => {
+    (
+        $name:ident, $module:ident, $(#[$feature:meta])?,
+        $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+]
+    ) => {
         mod $module {
             use super::*;
             /// # Safety
@@ -465,13 +468,28 @@ macro_rules! tile_kernels {
 /// Compiles the kernels of the stem, with tiles as [`tile_kernels`] has them. `by lane` takes those
 /// of [`crate::stem::tile_by_lane`].
 macro_rules! stem_kernels {
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, $rows:tt) => {
-        stem_kernels!(@ $name, $module, $(#[$feature])?, $operands, $stored, $vectors, $rows, tile, $operands);
+    (
+        $name:ident, $module:ident, $(#[$feature:meta])?,
+        $operands:ty, $stored:ty, $vectors:literal, $rows:tt
+    ) => {
+        stem_kernels!(
+            @ $name, $module, $(#[$feature])?, $operands, $stored, $vectors, $rows,
+            tile, $operands
+        );
     };
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, $rows:tt, by lane) => {
-        stem_kernels!(@ $name, $module, $(#[$feature])?, $operands, $stored, $vectors, $rows, tile_by_lane, <$operands as number::Operands>::Floats);
+    (
+        $name:ident, $module:ident, $(#[$feature:meta])?,
+        $operands:ty, $stored:ty, $vectors:literal, $rows:tt, by lane
+    ) => {
+        stem_kernels!(
+            @ $name, $module, $(#[$feature])?, $operands, $stored, $vectors, $rows,
+            tile_by_lane, <$operands as number::Operands>::Floats
+        );
     };
-    (@ $name:ident, $module:ident, $(#[$feature:meta])?, $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+], $tile:ident, $of:ty) => {
+    (
+        @ $name:ident, $module:ident, $(#[$feature:meta])?,
+        $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+], $tile:ident, $of:ty
+    ) => {
         mod $module {
             use super::*;
             /// # Safety
@@ -505,7 +523,10 @@ macro_rules! stem_kernels {
 
 /// Compiles Winograd's transforms of activations of one type, with products of another.
 macro_rules! winograd_kernels {
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $activations:ty, $factors:ty) => {
+    (
+        $name:ident, $module:ident, $(#[$feature:meta])?,
+        $vector:ty, $activations:ty, $factors:ty
+    ) => {
         mod $module {
             use super::*;
             /// # Safety
@@ -598,9 +619,15 @@ macro_rules! kernels {
 }
 
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX512, avx512, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, resample::avx512::across);
+kernels!(
+    AVX512, avx512, #[target_feature(enable = "avx512f")],
+    simd::avx512::F32x16, resample::avx512::across
+);
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX2, avx2, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, resample::avx2::across);
+kernels!(
+    AVX2, avx2, #[target_feature(enable = "avx2,fma")],
+    simd::avx2::F32x8, resample::avx2::across
+);
 kernels!(PORTABLE, portable, , simd::portable::F32x4, resample::across);
 #[cfg(target_arch = "aarch64")]
 kernels!(NEON, neon, #[target_feature(enable = "neon")], simd::neon::F32x4, resample::neon::across);
@@ -609,116 +636,281 @@ kernels!(NEON, neon, #[target_feature(enable = "neon")], simd::neon::F32x4, resa
 // 12 accumulators, 2 weights and a pixel take 15 of 16. Portable, 8 accumulators, 4 weights, a pixel
 // and a product take 14 of SSE2's 16: three rows would spill, and lose a third of the speed.
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_F32_TO_F32, avx512_f32_to_f32, #[target_feature(enable = "avx512f")], Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+tile_kernels!(
+    AVX512_F32_TO_F32, avx512_f32_to_f32, #[target_feature(enable = "avx512f")],
+    Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+);
 #[cfg(target_arch = "x86_64")]
-stem_kernels!(AVX512_F32_STEM, avx512_f32_stem, #[target_feature(enable = "avx512f")], Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+stem_kernels!(
+    AVX512_F32_STEM, avx512_f32_stem, #[target_feature(enable = "avx512f")],
+    Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_F32_TO_F32, avx2_f32_to_f32, #[target_feature(enable = "avx2,fma")], Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]);
+tile_kernels!(
+    AVX2_F32_TO_F32, avx2_f32_to_f32, #[target_feature(enable = "avx2,fma")],
+    Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "x86_64")]
-stem_kernels!(AVX2_F32_STEM, avx2_f32_stem, #[target_feature(enable = "avx2,fma")], Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]);
-tile_kernels!(PORTABLE_F32_TO_F32, portable_f32_to_f32, , Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]);
-stem_kernels!(PORTABLE_F32_STEM, portable_f32_stem, , Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]);
+stem_kernels!(
+    AVX2_F32_STEM, avx2_f32_stem, #[target_feature(enable = "avx2,fma")],
+    Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]
+);
+tile_kernels!(
+    PORTABLE_F32_TO_F32, portable_f32_to_f32, ,
+    Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]
+);
+stem_kernels!(
+    PORTABLE_F32_STEM, portable_f32_stem, ,
+    Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]
+);
 
 // Bfloat16. Where it is widened, a vector of weights takes two registers, and so does a pixel.
 // Rounding to bfloat16 takes registers too: from eleven pixels on the compiler would spill sums.
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_BF16_TO_BF16, avx512_bf16_to_bf16, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10]);
+tile_kernels!(
+    AVX512_BF16_TO_BF16, avx512_bf16_to_bf16, #[target_feature(enable = "avx512f,avx512bf16")],
+    number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_BF16_TO_F32, avx512_bf16_to_f32, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+tile_kernels!(
+    AVX512_BF16_TO_F32, avx512_bf16_to_f32, #[target_feature(enable = "avx512f,avx512bf16")],
+    number::avx512::Bf16, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+);
 #[cfg(target_arch = "x86_64")]
-stem_kernels!(AVX512_BF16_STEM, avx512_bf16_stem, #[target_feature(enable = "avx512f,avx512bf16")], number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+stem_kernels!(
+    AVX512_BF16_STEM, avx512_bf16_stem, #[target_feature(enable = "avx512f,avx512bf16")],
+    number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_WIDENED_TO_BF16, avx512_widened_to_bf16, #[target_feature(enable = "avx512f")], WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tile_kernels!(
+    AVX512_WIDENED_TO_BF16, avx512_widened_to_bf16, #[target_feature(enable = "avx512f")],
+    WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_WIDENED_TO_F32, avx512_widened_to_f32, #[target_feature(enable = "avx512f")], WidenedBf16<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+tile_kernels!(
+    AVX512_WIDENED_TO_F32, avx512_widened_to_f32, #[target_feature(enable = "avx512f")],
+    WidenedBf16<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12]
+);
 #[cfg(target_arch = "x86_64")]
-stem_kernels!(AVX512_WIDENED_STEM, avx512_widened_stem, #[target_feature(enable = "avx512f")], WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]);
+stem_kernels!(
+    AVX512_WIDENED_STEM, avx512_widened_stem, #[target_feature(enable = "avx512f")],
+    WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_BF16_TO_BF16, avx2_bf16_to_bf16, #[target_feature(enable = "avx2,fma")], WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]);
+tile_kernels!(
+    AVX2_BF16_TO_BF16, avx2_bf16_to_bf16, #[target_feature(enable = "avx2,fma")],
+    WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_BF16_TO_F32, avx2_bf16_to_f32, #[target_feature(enable = "avx2,fma")], WidenedBf16<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4]);
+tile_kernels!(
+    AVX2_BF16_TO_F32, avx2_bf16_to_f32, #[target_feature(enable = "avx2,fma")],
+    WidenedBf16<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4]
+);
 #[cfg(target_arch = "x86_64")]
-stem_kernels!(AVX2_BF16_STEM, avx2_bf16_stem, #[target_feature(enable = "avx2,fma")], WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]);
-tile_kernels!(PORTABLE_BF16_TO_BF16, portable_bf16_to_bf16, , WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]);
-tile_kernels!(PORTABLE_BF16_TO_F32, portable_bf16_to_f32, , WidenedBf16<simd::portable::F32x4>, StoredF32, 4, [1 2]);
-stem_kernels!(PORTABLE_BF16_STEM, portable_bf16_stem, , WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]);
+stem_kernels!(
+    AVX2_BF16_STEM, avx2_bf16_stem, #[target_feature(enable = "avx2,fma")],
+    WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]
+);
+tile_kernels!(
+    PORTABLE_BF16_TO_BF16, portable_bf16_to_bf16, ,
+    WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]
+);
+tile_kernels!(
+    PORTABLE_BF16_TO_F32, portable_bf16_to_f32, ,
+    WidenedBf16<simd::portable::F32x4>, StoredF32, 4, [1 2]
+);
+stem_kernels!(
+    PORTABLE_BF16_STEM, portable_bf16_stem, ,
+    WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]
+);
 
 // Integers. With AVX-512 a tile is 64 channels wide, so that it writes whole cache lines: 24
 // accumulators, 4 weights and a pixel take 29 registers. Widened integers take two registers for a
 // vector of weights, as widened bfloat16 does.
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_INT8_TO_U8, avx512_int8_to_u8, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]);
+tile_kernels!(
+    AVX512_INT8_TO_U8, avx512_int8_to_u8, #[target_feature(enable = "avx512f,avx512vnni")],
+    number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX512_INT8_TO_BF16, avx512_int8_to_bf16, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredBf16, 4, [1 2 3 4 5 6]);
+tile_kernels!(
+    AVX512_INT8_TO_BF16, avx512_int8_to_bf16, #[target_feature(enable = "avx512f,avx512vnni")],
+    number::avx512::Int8, StoredBf16, 4, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "x86_64")]
-stem_kernels!(AVX512_INT8_STEM, avx512_int8_stem, #[target_feature(enable = "avx512f,avx512vnni")], number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]);
+stem_kernels!(
+    AVX512_INT8_STEM, avx512_int8_stem, #[target_feature(enable = "avx512f,avx512vnni")],
+    number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVXVNNI_INT8_TO_U8, avxvnni_int8_to_u8, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]);
+tile_kernels!(
+    AVXVNNI_INT8_TO_U8, avxvnni_int8_to_u8, #[target_feature(enable = "avx2,fma,avxvnni")],
+    number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVXVNNI_INT8_TO_BF16, avxvnni_int8_to_bf16, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredBf16, 2, [1 2 3 4 5 6]);
+tile_kernels!(
+    AVXVNNI_INT8_TO_BF16, avxvnni_int8_to_bf16, #[target_feature(enable = "avx2,fma,avxvnni")],
+    number::avx2::VnniInt8, StoredBf16, 2, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "x86_64")]
-stem_kernels!(AVXVNNI_INT8_STEM, avxvnni_int8_stem, #[target_feature(enable = "avx2,fma,avxvnni")], number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]);
+stem_kernels!(
+    AVXVNNI_INT8_STEM, avxvnni_int8_stem, #[target_feature(enable = "avx2,fma,avxvnni")],
+    number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_INT8_TO_U8, avx2_int8_to_u8, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredU8, 2, [1 2 3 4]);
+tile_kernels!(
+    AVX2_INT8_TO_U8, avx2_int8_to_u8, #[target_feature(enable = "avx2,fma")],
+    number::avx2::Int8, StoredU8, 2, [1 2 3 4]
+);
 #[cfg(target_arch = "x86_64")]
-tile_kernels!(AVX2_INT8_TO_BF16, avx2_int8_to_bf16, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredBf16, 2, [1 2 3 4]);
+tile_kernels!(
+    AVX2_INT8_TO_BF16, avx2_int8_to_bf16, #[target_feature(enable = "avx2,fma")],
+    number::avx2::Int8, StoredBf16, 2, [1 2 3 4]
+);
 #[cfg(target_arch = "x86_64")]
-stem_kernels!(AVX2_INT8_STEM, avx2_int8_stem, #[target_feature(enable = "avx2,fma")], number::avx2::Int8, StoredU8, 2, [1 2 3 4]);
-tile_kernels!(PORTABLE_INT8_TO_U8, portable_int8_to_u8, , number::portable::Int8, StoredU8, 4, [1 2]);
-tile_kernels!(PORTABLE_INT8_TO_BF16, portable_int8_to_bf16, , number::portable::Int8, StoredBf16, 4, [1 2]);
+stem_kernels!(
+    AVX2_INT8_STEM, avx2_int8_stem, #[target_feature(enable = "avx2,fma")],
+    number::avx2::Int8, StoredU8, 2, [1 2 3 4]
+);
+tile_kernels!(
+    PORTABLE_INT8_TO_U8, portable_int8_to_u8, ,
+    number::portable::Int8, StoredU8, 4, [1 2]
+);
+tile_kernels!(
+    PORTABLE_INT8_TO_BF16, portable_int8_to_bf16, ,
+    number::portable::Int8, StoredBf16, 4, [1 2]
+);
 stem_kernels!(PORTABLE_INT8_STEM, portable_int8_stem, , number::portable::Int8, StoredU8, 4, [1 2]);
 
 // 64-bit Arm multiplies by a lane of a register, so that four words of each pixel stay loaded. 24
 // accumulators, 6 pixels and a vector of weights take 31 of 32 registers. `sdot` needs one more for
 // what turns bytes into signed ones, and widened numbers take two for each vector.
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(NEON_F32_TO_F32, neon_f32_to_f32, #[target_feature(enable = "neon")], number::neon::Float32, StoredF32, 4, [1 2 3 4 5 6]);
+tile_kernels!(
+    NEON_F32_TO_F32, neon_f32_to_f32, #[target_feature(enable = "neon")],
+    number::neon::Float32, StoredF32, 4, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "aarch64")]
-stem_kernels!(NEON_F32_STEM, neon_f32_stem, #[target_feature(enable = "neon")], number::neon::Float32, StoredF32, 4, [1 2 3 4 5 6], by lane);
+stem_kernels!(
+    NEON_F32_STEM, neon_f32_stem, #[target_feature(enable = "neon")],
+    number::neon::Float32, StoredF32, 4, [1 2 3 4 5 6], by lane
+);
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(NEON_BF16_TO_BF16, neon_bf16_to_bf16, #[target_feature(enable = "neon")], number::neon::Bf16, StoredBf16, 4, [1 2 3]);
+tile_kernels!(
+    NEON_BF16_TO_BF16, neon_bf16_to_bf16, #[target_feature(enable = "neon")],
+    number::neon::Bf16, StoredBf16, 4, [1 2 3]
+);
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(NEON_BF16_TO_F32, neon_bf16_to_f32, #[target_feature(enable = "neon")], number::neon::Bf16, StoredF32, 4, [1 2 3]);
+tile_kernels!(
+    NEON_BF16_TO_F32, neon_bf16_to_f32, #[target_feature(enable = "neon")],
+    number::neon::Bf16, StoredF32, 4, [1 2 3]
+);
 #[cfg(target_arch = "aarch64")]
-stem_kernels!(NEON_BF16_STEM, neon_bf16_stem, #[target_feature(enable = "neon")], number::neon::Bf16, StoredBf16, 4, [1 2 3]);
+stem_kernels!(
+    NEON_BF16_STEM, neon_bf16_stem, #[target_feature(enable = "neon")],
+    number::neon::Bf16, StoredBf16, 4, [1 2 3]
+);
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(I8MM_INT8_TO_U8, i8mm_int8_to_u8, #[target_feature(enable = "neon,i8mm")], number::neon::MixedInt8, StoredU8, 4, [1 2 3 4 5 6]);
+tile_kernels!(
+    I8MM_INT8_TO_U8, i8mm_int8_to_u8, #[target_feature(enable = "neon,i8mm")],
+    number::neon::MixedInt8, StoredU8, 4, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(I8MM_INT8_TO_BF16, i8mm_int8_to_bf16, #[target_feature(enable = "neon,i8mm")], number::neon::MixedInt8, StoredBf16, 4, [1 2 3 4 5 6]);
+tile_kernels!(
+    I8MM_INT8_TO_BF16, i8mm_int8_to_bf16, #[target_feature(enable = "neon,i8mm")],
+    number::neon::MixedInt8, StoredBf16, 4, [1 2 3 4 5 6]
+);
 #[cfg(target_arch = "aarch64")]
-stem_kernels!(I8MM_INT8_STEM, i8mm_int8_stem, #[target_feature(enable = "neon,i8mm")], number::neon::MixedInt8, StoredU8, 4, [1 2 3 4 5]);
+stem_kernels!(
+    I8MM_INT8_STEM, i8mm_int8_stem, #[target_feature(enable = "neon,i8mm")],
+    number::neon::MixedInt8, StoredU8, 4, [1 2 3 4 5]
+);
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(DOTPROD_INT8_TO_U8, dotprod_int8_to_u8, #[target_feature(enable = "neon,dotprod")], number::neon::SignedInt8, StoredU8, 4, [1 2 3 4 5]);
+tile_kernels!(
+    DOTPROD_INT8_TO_U8, dotprod_int8_to_u8, #[target_feature(enable = "neon,dotprod")],
+    number::neon::SignedInt8, StoredU8, 4, [1 2 3 4 5]
+);
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(DOTPROD_INT8_TO_BF16, dotprod_int8_to_bf16, #[target_feature(enable = "neon,dotprod")], number::neon::SignedInt8, StoredBf16, 4, [1 2 3 4 5]);
+tile_kernels!(
+    DOTPROD_INT8_TO_BF16, dotprod_int8_to_bf16, #[target_feature(enable = "neon,dotprod")],
+    number::neon::SignedInt8, StoredBf16, 4, [1 2 3 4 5]
+);
 #[cfg(target_arch = "aarch64")]
-stem_kernels!(DOTPROD_INT8_STEM, dotprod_int8_stem, #[target_feature(enable = "neon,dotprod")], number::neon::SignedInt8, StoredU8, 4, [1 2 3 4 5]);
+stem_kernels!(
+    DOTPROD_INT8_STEM, dotprod_int8_stem, #[target_feature(enable = "neon,dotprod")],
+    number::neon::SignedInt8, StoredU8, 4, [1 2 3 4 5]
+);
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(NEON_INT8_TO_U8, neon_int8_to_u8, #[target_feature(enable = "neon")], number::neon::WidenedInt8, StoredU8, 4, [1 2]);
+tile_kernels!(
+    NEON_INT8_TO_U8, neon_int8_to_u8, #[target_feature(enable = "neon")],
+    number::neon::WidenedInt8, StoredU8, 4, [1 2]
+);
 #[cfg(target_arch = "aarch64")]
-tile_kernels!(NEON_INT8_TO_BF16, neon_int8_to_bf16, #[target_feature(enable = "neon")], number::neon::WidenedInt8, StoredBf16, 4, [1 2]);
+tile_kernels!(
+    NEON_INT8_TO_BF16, neon_int8_to_bf16, #[target_feature(enable = "neon")],
+    number::neon::WidenedInt8, StoredBf16, 4, [1 2]
+);
 #[cfg(target_arch = "aarch64")]
-stem_kernels!(NEON_INT8_STEM, neon_int8_stem, #[target_feature(enable = "neon")], number::neon::WidenedInt8, StoredU8, 4, [1 2]);
+stem_kernels!(
+    NEON_INT8_STEM, neon_int8_stem, #[target_feature(enable = "neon")],
+    number::neon::WidenedInt8, StoredU8, 4, [1 2]
+);
 
 // Winograd's transforms. Products of integers are bfloat16.
 #[cfg(target_arch = "x86_64")]
-winograd_kernels!(AVX512_F32_WINOGRAD, avx512_f32_winograd, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, StoredF32, StoredF32);
+winograd_kernels!(
+    AVX512_F32_WINOGRAD, avx512_f32_winograd, #[target_feature(enable = "avx512f")],
+    simd::avx512::F32x16, StoredF32, StoredF32
+);
 #[cfg(target_arch = "x86_64")]
-winograd_kernels!(AVX512_BF16_WINOGRAD, avx512_bf16_winograd, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, StoredBf16, StoredBf16);
+winograd_kernels!(
+    AVX512_BF16_WINOGRAD, avx512_bf16_winograd, #[target_feature(enable = "avx512f")],
+    simd::avx512::F32x16, StoredBf16, StoredBf16
+);
 #[cfg(target_arch = "x86_64")]
-winograd_kernels!(AVX512_U8_WINOGRAD, avx512_u8_winograd, #[target_feature(enable = "avx512f")], simd::avx512::F32x16, StoredU8, StoredBf16);
+winograd_kernels!(
+    AVX512_U8_WINOGRAD, avx512_u8_winograd, #[target_feature(enable = "avx512f")],
+    simd::avx512::F32x16, StoredU8, StoredBf16
+);
 #[cfg(target_arch = "x86_64")]
-winograd_kernels!(AVX2_F32_WINOGRAD, avx2_f32_winograd, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, StoredF32, StoredF32);
+winograd_kernels!(
+    AVX2_F32_WINOGRAD, avx2_f32_winograd, #[target_feature(enable = "avx2,fma")],
+    simd::avx2::F32x8, StoredF32, StoredF32
+);
 #[cfg(target_arch = "x86_64")]
-winograd_kernels!(AVX2_BF16_WINOGRAD, avx2_bf16_winograd, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, StoredBf16, StoredBf16);
+winograd_kernels!(
+    AVX2_BF16_WINOGRAD, avx2_bf16_winograd, #[target_feature(enable = "avx2,fma")],
+    simd::avx2::F32x8, StoredBf16, StoredBf16
+);
 #[cfg(target_arch = "x86_64")]
-winograd_kernels!(AVX2_U8_WINOGRAD, avx2_u8_winograd, #[target_feature(enable = "avx2,fma")], simd::avx2::F32x8, StoredU8, StoredBf16);
-winograd_kernels!(PORTABLE_F32_WINOGRAD, portable_f32_winograd, , simd::portable::F32x4, StoredF32, StoredF32);
-winograd_kernels!(PORTABLE_BF16_WINOGRAD, portable_bf16_winograd, , simd::portable::F32x4, StoredBf16, StoredBf16);
-winograd_kernels!(PORTABLE_U8_WINOGRAD, portable_u8_winograd, , simd::portable::F32x4, StoredU8, StoredBf16);
+winograd_kernels!(
+    AVX2_U8_WINOGRAD, avx2_u8_winograd, #[target_feature(enable = "avx2,fma")],
+    simd::avx2::F32x8, StoredU8, StoredBf16
+);
+winograd_kernels!(
+    PORTABLE_F32_WINOGRAD, portable_f32_winograd, ,
+    simd::portable::F32x4, StoredF32, StoredF32
+);
+winograd_kernels!(
+    PORTABLE_BF16_WINOGRAD, portable_bf16_winograd, ,
+    simd::portable::F32x4, StoredBf16, StoredBf16
+);
+winograd_kernels!(
+    PORTABLE_U8_WINOGRAD, portable_u8_winograd, ,
+    simd::portable::F32x4, StoredU8, StoredBf16
+);
 #[cfg(target_arch = "aarch64")]
-winograd_kernels!(NEON_F32_WINOGRAD, neon_f32_winograd, #[target_feature(enable = "neon")], simd::neon::F32x4, StoredF32, StoredF32);
+winograd_kernels!(
+    NEON_F32_WINOGRAD, neon_f32_winograd, #[target_feature(enable = "neon")],
+    simd::neon::F32x4, StoredF32, StoredF32
+);
 #[cfg(target_arch = "aarch64")]
-winograd_kernels!(NEON_BF16_WINOGRAD, neon_bf16_winograd, #[target_feature(enable = "neon")], simd::neon::F32x4, StoredBf16, StoredBf16);
+winograd_kernels!(
+    NEON_BF16_WINOGRAD, neon_bf16_winograd, #[target_feature(enable = "neon")],
+    simd::neon::F32x4, StoredBf16, StoredBf16
+);
 #[cfg(target_arch = "aarch64")]
-winograd_kernels!(NEON_U8_WINOGRAD, neon_u8_winograd, #[target_feature(enable = "neon")], simd::neon::F32x4, StoredU8, StoredBf16);
+winograd_kernels!(
+    NEON_U8_WINOGRAD, neon_u8_winograd, #[target_feature(enable = "neon")],
+    simd::neon::F32x4, StoredU8, StoredBf16
+);

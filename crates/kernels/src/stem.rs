@@ -800,9 +800,9 @@ impl Band<'_> {
                     };
                     // SAFETY: the tile's pixels `from..to` are in the convolution's row, and a
                     // padded row holds the `(w - 1) * 2 + 7` columns that all `w` pixels of it
-                    // read, and those that fill the last word. The slot holds `w` pixels in each block. The tile has at least one
-                    // pixel and at most the tallest tile's. An `Isa` led to the kernels, so the
-                    // processor has their features.
+                    // read, and those that fill the last word. The slot holds `w` pixels in each
+                    // block. The tile has at least one pixel and at most the tallest tile's. An
+                    // `Isa` led to the kernels, so the processor has their features.
                     unsafe { kernels.tiles[to - from - 1](&t) };
                 }
             }

@@ -417,10 +417,10 @@ impl Winograd {
                 position: self.stride(self.factor_blocks, chunk.tiles),
             };
             // SAFETY: `rows` and `columns` leave out the tile's pixels above, left of, below and
-            // right of the image, so what is read lies in the image's plane of this block, of which a
-            // block of factors is the whole or a part. What is written is this tile's line in this block at each position, and each position has one
-            // for every tile and block. An `Isa` led to the kernels, so the processor has their
-            // features.
+            // right of the image, so what is read lies in the image's plane of this block, of which
+            // a block of factors is the whole or a part. What is written is this tile's line in this
+            // block at each position, and each position has one for every tile and block. An `Isa`
+            // led to the kernels, so the processor has their features.
             unsafe { self.kernels.input[self.side as usize][kind(short)](&t) };
         }
     }

@@ -35,19 +35,44 @@ pub(super) fn page(report: &TrainReport) -> String {
                     }
                 }
                 @for note in &e.notes { p { (note) } }
-                (table("Classes, the worst first", &["class", "images", "recall", "95 % interval", "precision"], classes(report)))
+                (table(
+                    "Classes, the worst first",
+                    &["class", "images", "recall", "95 % interval", "precision"],
+                    classes(report),
+                ))
                 (table("Most confused", &["class", "taken for", "images"], e.confusions.iter().map(|c| {
                     vec![c.label.clone(), c.taken_for.clone(), c.pictures.to_string()]
                 }).collect()))
-                (table("Perhaps mislabelled", &["image", "class", "looks like", "probability", "of its class"], e.suspects.iter().map(|s| {
-                    vec![s.name.clone(), s.label.clone(), s.looks_like.clone(), percent(s.probability), percent(s.probability_of_label)]
-                }).collect()))
-                (table("Nearly the same image in two classes", &["image", "class", "other image", "its class", "similarity"], e.near_duplicates.iter().map(|d| {
-                    vec![d.first.clone(), d.first_label.clone(), d.second.clone(), d.second_label.clone(), format!("{:.3}", d.similarity)]
-                }).collect()))
-                (table("Accuracy by the number of images", &["images of a class", "accuracy"], e.curve.iter().map(|point| {
-                    vec![format!("{:.1}", point.pictures_per_class), percent(point.accuracy)]
-                }).collect()))
+                (table(
+                    "Perhaps mislabelled",
+                    &["image", "class", "looks like", "probability", "of its class"],
+                    e.suspects.iter().map(|s| vec![
+                        s.name.clone(),
+                        s.label.clone(),
+                        s.looks_like.clone(),
+                        percent(s.probability),
+                        percent(s.probability_of_label),
+                    ]).collect(),
+                ))
+                (table(
+                    "Nearly the same image in two classes",
+                    &["image", "class", "other image", "its class", "similarity"],
+                    e.near_duplicates.iter().map(|d| vec![
+                        d.first.clone(),
+                        d.first_label.clone(),
+                        d.second.clone(),
+                        d.second_label.clone(),
+                        format!("{:.3}", d.similarity),
+                    ]).collect(),
+                ))
+                (table(
+                    "Accuracy by the number of images",
+                    &["images of a class", "accuracy"],
+                    e.curve.iter().map(|point| vec![
+                        format!("{:.1}", point.pictures_per_class),
+                        percent(point.accuracy),
+                    ]).collect(),
+                ))
                 (table("Values of C", &["C", "log loss", "accuracy"], e.tried.iter().map(|tried| {
                     vec![format!("{:.3e}", tried.c), format!("{:.4}", tried.log_loss), percent(tried.accuracy)]
                 }).collect()))
