@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         program: "example".to_owned(),
     };
     let start = Instant::now();
-    let training = train(examples, &options, &|_| {});
+    let training = train(examples, &options, &|_| {})?;
     let seconds = start.elapsed().as_secs_f64();
     let report = serde_json::json!({
         "seconds": seconds,

@@ -1,20 +1,21 @@
 //! The temperature: one number by which logits are divided so that probabilities are deserved
 //! (<https://arxiv.org/abs/1706.04599>).
 
+use crate::softmax::scaled_loss;
+
 /// Returns the temperature with the least logistic loss on held-out pictures, from 1/2 to 20.
 ///
 /// `logits` is `[pictures, classes]`. The search is by golden section over the logarithm; the loss
-/// has one minimum. Where there are very many logits, the first ten million tell enough.
+/// has one minimum.
 pub(crate) fn temperature(logits: &[f32], labels: &[usize], classes: usize) -> f64 {
-    let pictures = labels.len().min(10_000_000 / classes.max(1));
-    let labels = &labels[..pictures];
-    let loss = |log: f64| mean_loss(logits, labels, classes, log.exp());
+    let mut space = Vec::with_capacity(classes);
+    let mut loss = |log: f64| mean_loss(logits, labels, classes, log.exp(), &mut space);
     // Where every held-out picture is right, the loss falls for ever: certainty without evidence.
     let (mut low, mut high) = (0.5f64.ln(), 20f64.ln());
     let ratio = (5f64.sqrt() - 1.0) / 2.0;
     let mut inner = [high - ratio * (high - low), low + ratio * (high - low)];
-    let mut values = inner.map(loss);
-    for _ in 0..40 {
+    let mut values = inner.map(&mut loss);
+    for _ in 0..30 {
         if values[0] <= values[1] {
             high = inner[1];
             inner = [high - ratio * (high - low), inner[0]];
@@ -28,15 +29,17 @@ pub(crate) fn temperature(logits: &[f32], labels: &[usize], classes: usize) -> f
     ((low + high) / 2.0).exp()
 }
 
-/// Returns the mean logistic loss at a temperature.
-fn mean_loss(logits: &[f32], labels: &[usize], classes: usize, temperature: f64) -> f64 {
+/// Returns the mean logistic loss at a temperature. `space` is overwritten.
+fn mean_loss(
+    logits: &[f32],
+    labels: &[usize],
+    classes: usize,
+    temperature: f64,
+    space: &mut Vec<f32>,
+) -> f64 {
+    let scale = (1.0 / temperature) as f32;
     let rows = logits.chunks_exact(classes.max(1)).zip(labels);
-    let losses = rows.map(|(row, &label)| {
-        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let scaled = |x: f32| f64::from(x - max) / temperature;
-        let sum: f64 = row.iter().map(|&x| scaled(x).exp()).sum();
-        sum.ln() - scaled(row[label])
-    });
+    let losses = rows.map(|(row, &label)| scaled_loss(row, label, scale, space));
     losses.sum::<f64>() / labels.len().max(1) as f64
 }
 

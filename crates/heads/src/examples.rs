@@ -248,6 +248,16 @@ impl Examples {
         &self.features[picture * self.dims..][..self.dims]
     }
 
+    /// Returns the features of one picture or, where there are any, of its mirrored form.
+    pub(crate) fn form(&self, picture: usize, mirrored: bool) -> &[f32] {
+        let values = if mirrored {
+            &self.mirrored
+        } else {
+            &self.features
+        };
+        &values[picture * self.dims..][..self.dims]
+    }
+
     /// Whether there are features of mirrored pictures.
     pub(crate) fn has_mirrored(&self) -> bool {
         !self.mirrored.is_empty()
@@ -262,20 +272,5 @@ impl Examples {
                 }
             }
         }
-    }
-
-    /// Returns the rows that are learned from for some pictures: the pictures, and their mirrored
-    /// forms where there are any. Each comes with its class.
-    pub(crate) fn training_rows(&self, pictures: &[usize]) -> (Vec<&[f32]>, Vec<usize>) {
-        let forms = if self.has_mirrored() { 2 } else { 1 };
-        let mut rows = Vec::with_capacity(forms * pictures.len());
-        let mut classes = Vec::with_capacity(forms * pictures.len());
-        for values in [&self.features, &self.mirrored].into_iter().take(forms) {
-            for &picture in pictures {
-                rows.push(&values[picture * self.dims..][..self.dims]);
-                classes.push(self.classes[picture]);
-            }
-        }
-        (rows, classes)
     }
 }

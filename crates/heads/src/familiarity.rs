@@ -10,7 +10,7 @@
 //! So 0.05 means that 95 % of the pictures of the trained classes fit better than this one.
 
 use crate::examples::Examples;
-use crate::product::{Dots, dot};
+use crate::product::{dot, dots};
 
 /// How many quantiles of the held-out scores are kept at most.
 const QUANTILES: usize = 1001;
@@ -73,17 +73,9 @@ pub(crate) fn quantiles(mut scores: Vec<f32>) -> Vec<f32> {
 }
 
 /// Returns the cosines between a vector and some unit vectors.
-pub(crate) fn cosines(vector: &[f32], directions: &[f32]) -> Vec<f32> {
+fn cosines(vector: &[f32], directions: &[f32]) -> Vec<f32> {
     let length = dot(vector, vector).sqrt().max(f64::from(f32::MIN_POSITIVE)) as f32;
-    let mut out = vec![0f32; directions.len() / vector.len().max(1)];
-    let rows: [&[f32]; 1] = [vector];
-    Dots {
-        rows: &rows,
-        matrix: directions,
-        dims: vector.len(),
-        out: &mut out,
-    }
-    .run();
+    let mut out = dots(vector, directions);
     for cosine in &mut out {
         *cosine = (*cosine / length).clamp(-1.0, 1.0);
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluation::Evaluation;
 use crate::familiarity::Familiarity;
-use crate::product::Dots;
+use crate::product::dots;
 
 /// A linear classifier on a network's features, with what it knows of its training.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,15 +95,7 @@ impl Head {
         if features.len() != self.dims {
             return None;
         }
-        let mut logits = vec![0f32; self.bias.len()];
-        let rows: [&[f32]; 1] = [features];
-        Dots {
-            rows: &rows,
-            matrix: &self.weights,
-            dims: self.dims,
-            out: &mut logits,
-        }
-        .run();
+        let mut logits = dots(features, &self.weights);
         for (logit, bias) in logits.iter_mut().zip(&self.bias) {
             *logit += bias;
         }

@@ -16,7 +16,8 @@
 //! |---|---|
 //! | `examples` | the features with their classes, and what makes them unusable |
 //! | `training` | the whole training: folds, the choice of `C`, calibration, evaluation |
-//! | `logistic`, `lbfgs`, `product` | logistic regression, its optimiser, its two products |
+//! | `logistic`, `lbfgs` | logistic regression, and its optimiser |
+//! | `rows`, `softmax`, `product` | what they compute with: matrices, losses, vectors |
 //! | `folds`, `duplicates` | which pictures are held out together |
 //! | `calibration`, `familiarity` | what a probability means, and what is unknown |
 //! | `evaluation`, `statistics` | what people need in order to decide |
@@ -40,6 +41,8 @@ mod head;
 mod lbfgs;
 mod logistic;
 mod product;
+mod rows;
+mod softmax;
 pub mod statistics;
 mod training;
 

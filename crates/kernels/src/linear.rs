@@ -68,6 +68,26 @@ impl PackedLinear {
         blocked_to_nchw(&y, self.conv.shape().out_channels, dims)
     }
 
+    /// Computes what [`Self::forward`] does for `n` rows that are blocked already, and writes it
+    /// over every element of `out`. `x` is `[inputs/16][n][16]` and `out` `[outputs/16][n][16]`,
+    /// both in words, with zeros past the last input.
+    ///
+    /// # Panics
+    /// If a length does not match.
+    pub fn blocked_into(&self, pool: &ThreadPool, x: &[f32], n: usize, out: &mut [f32]) {
+        let dims = BatchDims { n, h: 1, w: 1 };
+        self.conv.forward_into(pool, x, dims, None, false, out);
+    }
+
+    /// Computes what [`Self::blocked_into`] does, and adds it to `out`.
+    ///
+    /// # Panics
+    /// If a length does not match.
+    pub fn add_blocked_onto(&self, pool: &ThreadPool, x: &[f32], n: usize, out: &mut [f32]) {
+        let dims = BatchDims { n, h: 1, w: 1 };
+        self.conv.forward_onto(pool, x, dims, false, out);
+    }
+
     /// Returns the multiplications and additions for `n` rows.
     #[must_use]
     pub fn flops(&self, n: usize) -> u64 {

@@ -8,7 +8,9 @@ use safetensors::{Dtype, SafeTensors};
 use crate::data::{balanced, options};
 
 fn head() -> Head {
-    train(balanced(30, 3, 8, 0.5), &options(), &|_| {}).head
+    train(balanced(30, 3, 8, 0.5), &options(), &|_| {})
+        .unwrap()
+        .head
 }
 
 /// The parts of a head's file, for tests that change them.

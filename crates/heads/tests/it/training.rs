@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::data::{balanced, mix, options, pictures};
 
 fn trained(examples: Examples, options: &TrainingOptions) -> Training {
-    train(examples, options, &|_| {})
+    train(examples, options, &|_| {}).unwrap()
 }
 
 #[test]
