@@ -9,6 +9,7 @@ mod html;
 mod report;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -127,7 +128,7 @@ async fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
         network: service.network_id(),
         program: format!("imgclass {}", env!("CARGO_PKG_VERSION")),
     };
-    let training = tokio::task::spawn_blocking(move || fit(examples, &options)).await?;
+    let training = tokio::task::spawn_blocking(move || fit(examples, &options)).await??;
     let bytes = training.head.to_bytes()?;
     write_in_one_step(&args.output, &bytes)?;
     file.finish(args.resume)?;
@@ -153,7 +154,7 @@ async fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Trains with a progress bar.
-fn fit(examples: Examples, options: &TrainingOptions) -> Training {
+fn fit(examples: Examples, options: &TrainingOptions) -> io::Result<Training> {
     let bar = progress::pass_bar(1);
     let training = imgclass_heads::train(examples, options, &|Progress { done, of }| {
         bar.set_length(of as u64);

@@ -38,7 +38,10 @@ fn normal(seed: u64) -> impl Iterator<Item = f32> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let mut argument = |name: &str| -> Result<usize, Box<dyn std::error::Error>> {
-        Ok(arguments.next().ok_or(format!("{name} is missing"))?.parse()?)
+        Ok(arguments
+            .next()
+            .ok_or(format!("{name} is missing"))?
+            .parse()?)
     };
     let (classes, per_class) = (argument("CLASSES")?, argument("PICTURES_PER_CLASS")?);
     let threads = argument("THREADS").unwrap_or(2);
@@ -67,7 +70,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let start = Instant::now();
     let head = train(examples, &options, &|progress| {
-        eprintln!("{:?} after {:.1} s", progress, start.elapsed().as_secs_f64());
+        eprintln!(
+            "{:?} after {:.1} s",
+            progress,
+            start.elapsed().as_secs_f64()
+        );
     })?
     .head;
     println!("{:.1} s", start.elapsed().as_secs_f64());

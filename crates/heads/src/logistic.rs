@@ -68,6 +68,8 @@ impl Problem<'_> {
     /// Returns the sum of the weights of all examples.
     fn total_weight(&self) -> f64 {
         let classes = self.rows.iter().flat_map(|rows| rows.classes());
-        classes.map(|class| f64::from(self.class_weights[class])).sum()
+        classes
+            .map(|class| f64::from(self.class_weights[class]))
+            .sum()
     }
 }

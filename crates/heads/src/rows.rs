@@ -213,7 +213,9 @@ impl<'a> Rows<'a> {
                     }
                 }
                 let onto = &mut *weights_gradient;
-                packed.by_feature.add_blocked_onto(pool, errors, classes, onto);
+                packed
+                    .by_feature
+                    .add_blocked_onto(pool, errors, classes, onto);
             });
         }
         for (gradient, sum) in bias_gradient.iter_mut().zip(bias_sums) {
@@ -238,7 +240,9 @@ impl<'a> Rows<'a> {
             chunk.with_packed(self.examples, |packed| {
                 let blocks = chunk.pictures.len().div_ceil(BLOCK);
                 space.resize(blocks * BLOCK * classes, 0.0);
-                packed.by_row.blocked_into(pool, weights, classes, &mut space);
+                packed
+                    .by_row
+                    .blocked_into(pool, weights, classes, &mut space);
                 let work = space.chunks_exact(BLOCK * classes);
                 let work = work.zip(chunk.pictures.chunks(BLOCK));
                 let of_blocks = each_on_pool(pool, work, |(block, pictures)| {

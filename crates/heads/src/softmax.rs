@@ -40,7 +40,11 @@ impl WithSimd for BlockErrors<'_> {
         for (row, bias) in rows.iter_mut().zip(self.bias) {
             for lane in 0..BLOCK {
                 row[lane] += bias;
-                max[lane] = if row[lane] > max[lane] { row[lane] } else { max[lane] };
+                max[lane] = if row[lane] > max[lane] {
+                    row[lane]
+                } else {
+                    max[lane]
+                };
             }
         }
         let mut own = max;
@@ -163,7 +167,7 @@ mod tests {
             let x = i as f32 * -1e-4;
             let exact = f64::from(x).exp();
             let off = (f64::from(exp(x)) / exact - 1.0).abs();
-            assert!(off < 4.0 / f64::from(1 << 24), "{x}: {off}");
+            assert!(off < 6.0 / f64::from(1 << 24), "{x}: {off}");
         }
         assert!(exp(f32::NEG_INFINITY) < 2e-38 && exp(f32::NAN).is_nan());
     }

@@ -9,6 +9,9 @@ use super::report::{TrainReport, percent};
 /// The style sheet of the page, which is that of `eval`.
 const STYLE: &str = include_str!("../eval/report.css");
 
+/// The most rows of a table: a page of 10,000 would be slow to open and read by nobody.
+const SHOWN: usize = 200;
+
 /// Builds the whole page.
 pub(super) fn page(report: &TrainReport) -> String {
     let title = format!("Training of {}", report.head);
@@ -40,6 +43,7 @@ pub(super) fn page(report: &TrainReport) -> String {
                     &["class", "images", "recall", "95 % interval", "precision"],
                     classes(report),
                 ))
+                (more_than_shown(e.class_scores.len(), "classes"))
                 (table("Most confused", &["class", "taken for", "images"], e.confusions.iter().map(|c| {
                     vec![c.label.clone(), c.taken_for.clone(), c.pictures.to_string()]
                 }).collect()))
@@ -76,9 +80,10 @@ pub(super) fn page(report: &TrainReport) -> String {
                 (table("Values of C", &["C", "log loss", "accuracy"], e.tried.iter().map(|tried| {
                     vec![format!("{:.3e}", tried.c), format!("{:.4}", tried.log_loss), percent(tried.accuracy)]
                 }).collect()))
-                (table("Left out", &["image", "why"], report.left_out.iter().map(|left_out| {
+                (table("Left out", &["image", "why"], report.left_out.iter().take(SHOWN).map(|left_out| {
                     vec![left_out.file.clone(), left_out.error.clone()]
                 }).collect()))
+                (more_than_shown(report.left_out.len(), "images"))
             }
         }
     };
@@ -98,7 +103,18 @@ fn classes(report: &TrainReport) -> Vec<Vec<String>> {
             class.precision.map_or_else(|| "-".to_owned(), percent),
         ]
     };
-    classes.iter().map(row).collect()
+    classes.iter().take(SHOWN).map(row).collect()
+}
+
+/// Says how many rows a table does not show.
+fn more_than_shown(rows: usize, of: &str) -> Markup {
+    html! {
+        @if rows > SHOWN {
+            p .soft {
+                "The other " (rows - SHOWN) " " (of) " are in the JSON (" code { "--report FILE.json" } ")."
+            }
+        }
+    }
 }
 
 /// Draws a table under a heading, or nothing if it has no rows.
@@ -124,6 +140,31 @@ fn table(heading: &str, columns: &[&str], rows: Vec<Vec<String>>) -> Markup {
 mod tests {
     use super::super::report::LeftOut;
     use super::*;
+
+    #[test]
+    fn a_page_of_ten_thousand_classes_shows_the_worst_and_says_how_many_there_are_more() {
+        let class = |i: usize| imgclass_heads::ClassScore {
+            label: format!("class {i}"),
+            pictures: 2,
+            recall: i as f64 / 10_000.0,
+            recall_interval: [0.0, 1.0],
+            precision: None,
+        };
+        let page = page(&TrainReport {
+            head: "a.head".to_owned(),
+            bytes: 1,
+            network: Default::default(),
+            recipe: Default::default(),
+            evaluation: imgclass_heads::Evaluation {
+                class_scores: (0..10_000).rev().map(class).collect(),
+                ..Default::default()
+            },
+            left_out: Vec::new(),
+        });
+        assert!(page.contains("<td>class 199</td>") && !page.contains("<td>class 200</td>"));
+        assert!(page.contains("The other 9800 classes are in the JSON"));
+        assert!(page.len() < 100_000, "{}", page.len());
+    }
 
     #[test]
     fn names_from_outside_are_shown_as_text() {

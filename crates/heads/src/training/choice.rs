@@ -138,7 +138,11 @@ impl Trainer<'_> {
             let label = self.examples.classes()[picture];
             let is_right = most_probable(logits) == label;
             let weight = f64::from(self.class_weights[label]);
-            (weight, weight * loss_to_probabilities(logits, label), is_right)
+            (
+                weight,
+                weight * loss_to_probabilities(logits, label),
+                is_right,
+            )
         });
         let mut judgement = Judgement::default();
         for (weight, loss, is_right) in losses {

@@ -97,20 +97,22 @@ impl Trainer<'_> {
                 .collect();
             let directions = mean_directions(self.examples, &others);
             let directions = Parameters::of_weights(&directions, self.examples.dims());
-            let of_fold = fold.plain.look_at_logits(self.pool, &directions, |picture, products| {
-                let row = self.examples.row(picture);
-                let length = dot(row, row).sqrt().max(f64::from(f32::MIN_POSITIVE)) as f32;
-                let class = self.examples.classes()[picture];
-                let (mut known, mut unknown) = (-1f32, -1f32);
-                for (i, product) in products.iter().enumerate() {
-                    let cosine = (product / length).clamp(-1.0, 1.0);
-                    known = known.max(cosine);
-                    if i != class {
-                        unknown = unknown.max(cosine);
+            let of_fold = fold
+                .plain
+                .look_at_logits(self.pool, &directions, |picture, products| {
+                    let row = self.examples.row(picture);
+                    let length = dot(row, row).sqrt().max(f64::from(f32::MIN_POSITIVE)) as f32;
+                    let class = self.examples.classes()[picture];
+                    let (mut known, mut unknown) = (-1f32, -1f32);
+                    for (i, product) in products.iter().enumerate() {
+                        let cosine = (product / length).clamp(-1.0, 1.0);
+                        known = known.max(cosine);
+                        if i != class {
+                            unknown = unknown.max(cosine);
+                        }
                     }
-                }
-                (known, unknown)
-            });
+                    (known, unknown)
+                });
             scores.extend(fold.pictures.iter().copied().zip(of_fold));
         }
         scores.sort_by_key(|(picture, _)| *picture);

@@ -179,8 +179,7 @@ pub(super) fn notes(
 
 /// Names the pairs of classes that share many pictures.
 fn same_pictures(examples: &Examples, pairs: &[SimilarPair]) -> Vec<String> {
-    let mut shared =
-        BTreeMap::<(usize, usize), BTreeSet<usize>>::new();
+    let mut shared = BTreeMap::<(usize, usize), BTreeSet<usize>>::new();
     let mut counts = vec![0usize; examples.labels().len()];
     for &class in examples.classes() {
         counts[class] += 1;

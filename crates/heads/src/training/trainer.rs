@@ -109,8 +109,7 @@ impl<'a> Trainer<'a> {
             expected_fits: 0,
         };
         let curve = if trainer.is_large() { 0 } else { SHARES.len() };
-        trainer.expected_fits =
-            trainer.search(options.c).most_fits() + (1 + curve) * folds + 1;
+        trainer.expected_fits = trainer.search(options.c).most_fits() + (1 + curve) * folds + 1;
         trainer
     }
 
