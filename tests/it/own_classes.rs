@@ -237,6 +237,7 @@ fn made_up_head(service: &Service, seed: usize, labels: [&str; 2]) -> Vec<u8> {
         program: "test".to_owned(),
     };
     train(examples, &options, &|_| {})
+        .unwrap()
         .head
         .to_bytes()
         .expect("bytes")

@@ -19,6 +19,9 @@ pub(super) const ROUGH: f64 = 1e-3;
 /// The same for the fits that the evaluation and the head are made of.
 const FINE: f64 = 5e-5;
 
+/// The same for the head itself where there is very much to compute.
+const LARGE_FINE: f64 = 5e-4;
+
 /// The most steps of a fit.
 const STEPS: usize = 400;
 
@@ -182,7 +185,8 @@ impl<'a> Trainer<'a> {
     pub(super) fn fit_folds(&self, c: f64) -> Vec<Parameters> {
         self.each_fold(self.folds.len(), |fold| {
             let mut parameters = self.zero();
-            self.fit_others(fold, c, FINE, &mut parameters);
+            let precision = if self.is_large() { ROUGH } else { FINE };
+            self.fit_others(fold, c, precision, &mut parameters);
             parameters
         })
     }
@@ -208,7 +212,8 @@ impl<'a> Trainer<'a> {
             }
         }
         let rows = self.folds.iter().flat_map(Fold::rows).collect();
-        self.fit(rows, c, FINE, &mut parameters);
+        let precision = if self.is_large() { LARGE_FINE } else { FINE };
+        self.fit(rows, c, precision, &mut parameters);
         parameters
     }
 
