@@ -213,6 +213,9 @@ impl ThreadPool {
     /// Calls `task(index)` once for each index below `tasks`, on all available threads. Returns
     /// when all calls have returned.
     ///
+    /// A task must not start a job in the same pool: its thread would wait for the seat's memory,
+    /// which the job around it holds. Tasks of [`ThreadPool::for_each_alone`] may.
+    ///
     /// # Panics
     /// If a task panics: with the payload of the first that did. The pool stays usable.
     pub fn for_each(&self, tasks: usize, task: impl Fn(usize) + Sync) {
@@ -226,10 +229,23 @@ impl ThreadPool {
     /// # Panics
     /// As [`ThreadPool::for_each`].
     pub fn for_each_alone(&self, tasks: usize, task: impl Fn(usize) + Sync) {
+        if self.is_alone() {
+            // The thread keeps its lone seat. So no thread has two of them, however deep lone tasks
+            // start lone tasks.
+            (0..tasks).for_each(task);
+            return;
+        }
         self.session().run(tasks, |index, _| {
             let _alone = self.sit_alone();
             task(index);
         });
+    }
+
+    /// Returns whether this thread is on a lone seat of this pool.
+    fn is_alone(&self) -> bool {
+        let pool = Arc::as_ptr(&self.shared);
+        let seated = SEATED.with(Cell::get);
+        seated.is_some_and(|(seated_in, seat)| seated_in == pool && seat >= self.shared.seats())
     }
 
     /// Puts this thread on a lone seat, where it works without helpers.

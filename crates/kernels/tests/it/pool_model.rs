@@ -166,3 +166,89 @@ fn two_callers_at_the_same_time_each_run_all_their_tasks() {
         other.join().unwrap();
     });
 }
+
+/// Each of the two lone tasks starts a job whose task waits for the other's, so the tasks are done
+/// only if the helper comes, and if each thread has a lone seat to itself. The caller then runs a
+/// job that needs the helper: it is back on its own seat.
+#[test]
+fn a_helper_comes_to_lone_tasks_and_to_the_job_after_them() {
+    explore(2, || {
+        let pool = pool(2);
+        let _seat = pool.enter();
+        let meeting = Meeting::of(2);
+        pool.for_each_alone(2, |_| pool.for_each(1, |_| meeting.meet()));
+        let meeting = Meeting::of(2);
+        pool.for_each(2, |_| meeting.meet());
+    });
+}
+
+/// The jobs of lone tasks run on one thread, and their results are those of the job around them:
+/// loom reports a read that does not happen after the write, and two writes at the same time.
+#[test]
+fn every_task_of_a_lone_tasks_job_runs_once_on_one_thread() {
+    explore(2, || {
+        let pool = pool(2);
+        let runs = Counters((0..4).map(|_| UnsafeCell::new(0)).collect());
+        let on_one_thread = Counters((0..2).map(|_| UnsafeCell::new(0)).collect());
+        pool.for_each_alone(2, |lone| {
+            assert_eq!(pool.available(), 1);
+            pool.for_each(2, |task| {
+                runs.count(2 * lone + task);
+                on_one_thread.count(lone);
+            });
+            // A lone task may start lone tasks too, which stay on its thread.
+            pool.for_each_alone(2, |_| pool.for_each(2, |_| on_one_thread.count(lone)));
+        });
+        for task in 0..4 {
+            assert_eq!(runs.read(task), 1);
+        }
+        for lone in 0..2 {
+            assert_eq!(on_one_thread.read(lone), 6);
+        }
+    });
+}
+
+#[test]
+fn no_lone_task_runs_after_its_job_has_ended() {
+    explore(1, || {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let pool = pool(2);
+        for _ in 0..2 {
+            let ended = Arc::new(AtomicBool::new(false));
+            pool.for_each_alone(2, |_| {
+                pool.for_each(2, |_| {
+                    assert!(!ended.load(Ordering::Relaxed), "the job has ended");
+                    runs.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            ended.store(true, Ordering::Relaxed);
+        }
+        drop(pool);
+        assert_eq!(runs.load(Ordering::Relaxed), 8);
+    });
+}
+
+/// Two callers with lone tasks, and one helper that may come to either of them.
+#[test]
+fn two_callers_with_lone_tasks_each_run_all_of_them() {
+    let mut exploration = exploration(1);
+    exploration.max_permutations = Some(100_000);
+    exploration.check(|| {
+        let pool = Arc::new(pool(2));
+        let call = |pool: &ThreadPool| {
+            let runs = AtomicUsize::new(0);
+            pool.for_each_alone(2, |_| {
+                pool.for_each(2, |_| {
+                    runs.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            assert_eq!(runs.load(Ordering::Relaxed), 4);
+        };
+        let other = {
+            let pool = Arc::clone(&pool);
+            loom::thread::spawn(move || call(&pool))
+        };
+        call(&pool);
+        other.join().unwrap();
+    });
+}

@@ -210,6 +210,33 @@ fn jobs_inside_a_lone_task_run_on_its_thread_alone() {
 }
 
 #[test]
+fn lone_tasks_may_start_lone_tasks_to_any_depth() {
+    fn descend(pool: &ThreadPool, depth: usize, leaves: &AtomicUsize) {
+        if depth == 0 {
+            pool.for_each(2, |_| {
+                leaves.fetch_add(1, Ordering::Relaxed);
+            });
+        } else {
+            pool.for_each_alone(2, |_| descend(pool, depth - 1, leaves));
+        }
+    }
+    let depth = if cfg!(miri) { 3 } else { 8 };
+    for threads in 1..=3 {
+        let (pool, leaves) = (pool(threads), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| descend(&pool, depth, &leaves));
+            }
+        });
+        assert_eq!(
+            leaves.load(Ordering::Relaxed),
+            2 << (depth + 1),
+            "{threads} threads"
+        );
+    }
+}
+
+#[test]
 fn a_panic_in_a_lone_task_leaves_the_pool_with_all_its_threads() {
     let pool = pool(3);
     for _ in 0..20 {
