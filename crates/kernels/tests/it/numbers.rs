@@ -7,11 +7,9 @@ use imgclass_kernels::{
 };
 use proptest::prelude::*;
 
+use crate::convolution::{MIRI_WINDOWS, Row};
 use crate::reference::{Case, guarded_words, numbers, to_bf16};
-use crate::{long_tables, pool, short_tables};
-
-/// Input channels, output channels, kernel, stride, padding; then images, rows, columns.
-type Row = ([usize; 5], [usize; 3]);
+use crate::{long_tables, pool, short_tables, thread_counts};
 
 fn shape_of((shape, dims): Row) -> (ConvShape, BatchDims) {
     let [in_channels, out_channels, kernel, stride, padding] = shape;
@@ -184,8 +182,8 @@ fn assert_same(got: &[f32], expected: &[f32], what: &str) {
 }
 
 fn check_int8(rows: &[Row]) {
-    let threads: &[usize] = if cfg!(miri) { &[2] } else { &[1, 3] };
-    let pools: Vec<_> = threads.iter().map(|&threads| pool(threads)).collect();
+    let threads = thread_counts(&[1, 3]).iter();
+    let pools: Vec<_> = threads.map(|&threads| pool(threads)).collect();
     // Each epilogue meets each kind of shape as the rows go by.
     let epilogues = [
         (Numbers::U8, Residual::None, true),
@@ -211,16 +209,18 @@ fn check_int8(rows: &[Row]) {
 
 #[test]
 fn integers_are_exact_for_every_count_of_pixels_around_a_tile() {
-    let last = if cfg!(miri) { 4 } else { 30 };
-    let rows: Vec<Row> = (1..=last).map(|w| ([64, 64, 1, 1, 0], [1, 1, w])).collect();
+    let (channels, last) = if cfg!(miri) { (5, 5) } else { (64, 30) };
+    let row = |w| ([channels, channels, 1, 1, 0], [1, 1, w]);
+    let rows: Vec<Row> = (1..=last).map(row).collect();
     check_int8(&rows);
 }
 
 #[test]
 fn integers_are_exact_for_channels_around_words_blocks_and_panels() {
-    let channels: &[usize] = if cfg!(miri) {
-        &[3, 65]
-    } else if short_tables() {
+    if cfg!(miri) {
+        return check_int8(&[([3, 65, 1, 1, 0], [1, 1, 2]), ([65, 3, 1, 1, 0], [1, 3, 1])]);
+    }
+    let channels: &[usize] = if short_tables() {
         &[1, 17, 64, 65]
     } else if long_tables() {
         &[1, 2, 3, 4, 5, 15, 16, 17, 31, 33, 63, 64, 65, 127, 130]
@@ -236,24 +236,24 @@ fn integers_are_exact_for_channels_around_words_blocks_and_panels() {
 
 #[test]
 fn integers_are_exact_for_every_kernel_stride_and_padding() {
+    if cfg!(miri) {
+        return check_int8(MIRI_WINDOWS);
+    }
     let mut rows: Vec<Row> = Vec::new();
-    let (kernels, sides): (&[usize], &[[usize; 2]]) = if cfg!(miri) {
-        (&[3], &[[4, 3]])
-    } else if short_tables() {
+    let (kernels, sides): (&[usize], &[[usize; 2]]) = if short_tables() {
         (&[1, 3], &[[8, 9]])
     } else if long_tables() {
         (&[1, 2, 3, 5, 9], &[[9, 9], [10, 11], [15, 13], [9, 30]])
     } else {
         (&[1, 2, 3, 5], &[[9, 9], [9, 30]])
     };
-    let (inputs, outputs, images) = if cfg!(miri) { (3, 5, 1) } else { (19, 35, 2) };
     for &kernel in kernels {
         for stride in [1, 2, 3] {
             for padding in 0..=kernel / 2 + 1 {
                 rows.extend(
-                    sides.iter().map(|&[h, w]| {
-                        ([inputs, outputs, kernel, stride, padding], [images, h, w])
-                    }),
+                    sides
+                        .iter()
+                        .map(|&[h, w]| ([19, 35, kernel, stride, padding], [2, h, w])),
                 );
             }
         }
@@ -262,8 +262,8 @@ fn integers_are_exact_for_every_kernel_stride_and_padding() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "large, and its accesses are those of other tests")]
 fn integers_at_their_extremes_do_not_saturate_between() {
-    let (inputs, side) = if cfg!(miri) { (5, 1) } else { (512, 3) };
     for (pixel, weight, scale, expected) in [
         (255.0, -128, -1.0, 255.0),
         (255.0, -128, 1.0, 0.0),
@@ -271,7 +271,7 @@ fn integers_at_their_extremes_do_not_saturate_between() {
         (255.0, 127, 1e38, 255.0),
         (255.0, -128, 1e38, 0.0),
     ] {
-        let row = ([inputs, 16, 3, 1, 1], [1, side, side]);
+        let row = ([512, 16, 3, 1, 1], [1, 3, 3]);
         let mut case = Int8Case::new(row, Numbers::U8, Residual::None, false);
         case.x.fill(pixel);
         case.weights.weight.fill(weight);
@@ -401,8 +401,8 @@ impl Bf16Case {
 }
 
 fn check_bf16(rows: &[Row]) {
-    let threads: &[usize] = if cfg!(miri) { &[2] } else { &[1, 3] };
-    let pools: Vec<_> = threads.iter().map(|&threads| pool(threads)).collect();
+    let threads = thread_counts(&[1, 3]).iter();
+    let pools: Vec<_> = threads.map(|&threads| pool(threads)).collect();
     for (index, &row) in rows.iter().enumerate() {
         let case = Bf16Case::new(row, index % 2 == 0, index % 3 != 0);
         let expected = case.model();
@@ -416,11 +416,11 @@ fn check_bf16(rows: &[Row]) {
 
 #[test]
 fn bfloat16_gives_the_bits_of_its_model_around_tiles_blocks_and_panels() {
-    let last = if cfg!(miri) { 3 } else { 30 };
-    let mut rows: Vec<Row> = (1..=last).map(|w| ([32, 32, 1, 1, 0], [1, 1, w])).collect();
-    let channels: &[usize] = if cfg!(miri) {
-        &[3, 33]
-    } else if short_tables() {
+    if cfg!(miri) {
+        return check_bf16(&[([3, 33, 1, 1, 0], [1, 1, 2]), ([33, 3, 1, 1, 0], [1, 3, 1])]);
+    }
+    let mut rows: Vec<Row> = (1..=30).map(|w| ([32, 32, 1, 1, 0], [1, 1, w])).collect();
+    let channels: &[usize] = if short_tables() {
         &[1, 31, 33]
     } else if long_tables() {
         &[1, 2, 15, 16, 17, 31, 32, 33, 63, 65, 100]
@@ -437,20 +437,19 @@ fn bfloat16_gives_the_bits_of_its_model_around_tiles_blocks_and_panels() {
 
 #[test]
 fn bfloat16_gives_the_bits_of_its_model_for_strides_and_paddings() {
+    if cfg!(miri) {
+        return check_bf16(MIRI_WINDOWS);
+    }
     let mut rows: Vec<Row> = Vec::new();
-    let kernels: &[usize] = if cfg!(miri) { &[2] } else { &[1, 2, 5, 7] };
-    let (inputs, outputs) = if cfg!(miri) { (3, 5) } else { (37, 35) };
-    for &kernel in kernels {
+    for kernel in [1, 2, 5, 7] {
         for stride in [1, 2, 3] {
             for padding in 0..=kernel / 2 + 1 {
                 // A 1x1 kernel of stride 1 is among the rows of the other test.
-                rows.push(([inputs, outputs, kernel, stride, padding], [2, 8, 9]));
+                rows.push(([37, 35, kernel, stride, padding], [2, 8, 9]));
             }
         }
     }
-    if !cfg!(miri) {
-        rows.push(([64, 64, 3, 2, 1], [2, 15, 30]));
-    }
+    rows.push(([64, 64, 3, 2, 1], [2, 15, 30]));
     check_bf16(&rows);
 }
 
@@ -505,7 +504,7 @@ fn distance(got: &[f32], expected: &[f64]) -> (f64, f64) {
 /// Input and output channels, images, rows and columns of layers for Winograd's filtering.
 fn winograd_rows() -> Vec<[usize; 5]> {
     if cfg!(miri) {
-        return vec![[32, 3, 1, 2, 3]];
+        return vec![[32, 1, 1, 2, 3]];
     }
     let last = if short_tables() { 4 } else { 9 };
     let sides = (1..=last).flat_map(|h| (1..=last).map(move |w| [33, 17, 1, h, w]));
@@ -541,7 +540,7 @@ fn winograd_in_bfloat16_is_near_and_the_same_bits_on_every_instruction_set() {
                 Algorithm::Winograd4 => 0.03,
                 other => panic!("{other} for {shape:?}"),
             };
-            for threads in [1, 3] {
+            for &threads in thread_counts(&[1, 3]) {
                 let y = guarded_words(input.words(outputs, Numbers::Bf16), |out| {
                     out.copy_from_slice(&skip);
                     conv.forward_onto(&pool(threads), &x, input, false, out);
@@ -582,7 +581,7 @@ fn winograd_between_integers_is_near_and_the_same_on_every_instruction_set() {
                 (conv.input_numbers(), conv.output_numbers()),
                 (Numbers::U8, Numbers::U8)
             );
-            for threads in [1, 3] {
+            for &threads in thread_counts(&[1, 3]) {
                 let y = guarded_words(input.words(outputs, Numbers::U8), |out| {
                     conv.forward_into(&pool(threads), &x, input, None, true, out);
                 });

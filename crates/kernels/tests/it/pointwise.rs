@@ -5,8 +5,8 @@ use imgclass_kernels::{
     global_average_pool, nchw_to_blocked, nchw_to_words,
 };
 
-use crate::pool;
 use crate::reference::{numbers, to_bf16};
+use crate::{pool, thread_counts};
 
 #[test]
 fn the_fully_connected_layer_is_right_for_every_size() {
@@ -31,7 +31,7 @@ fn the_fully_connected_layer_is_right_for_every_size() {
         );
         for isa in Isa::available() {
             let linear = PackedLinear::new(isa, inputs, &weight, &bias);
-            for threads in [1, 3] {
+            for &threads in thread_counts(&[1, 3]) {
                 let y = linear.forward(&pool(threads), &x, n);
                 assert_eq!(y.len(), n * outputs);
                 for (at, got) in y.iter().enumerate() {
@@ -72,7 +72,7 @@ fn the_average_pool_is_right_for_every_size() {
         let dims = BatchDims { n, h, w };
         let x = numbers(1, channels * dims.pixels());
         let blocked = nchw_to_blocked(&x, channels, dims);
-        for threads in [1, 4] {
+        for &threads in thread_counts(&[1, 4]) {
             let y = global_average_pool(&pool(threads), &blocked, channels, dims);
             let plane = h * w;
             assert_eq!(y.len(), n * channels);
@@ -116,7 +116,7 @@ fn the_fully_connected_layer_in_bfloat16_gives_the_bits_of_its_model() {
             .collect();
         for isa in Isa::available() {
             let linear = PackedLinear::bf16(isa, inputs, &weight, &bias);
-            for threads in [1, 3] {
+            for &threads in thread_counts(&[1, 3]) {
                 let y = linear.forward(&pool(threads), &x, n);
                 assert!(y == expected, "{isa}, [{n}, {inputs}, {outputs}]");
             }
