@@ -2,35 +2,34 @@
 //!
 //! The connection is watched for clients that send a request head slowly, stay without a request,
 //! or do not read their answers. [`Watched`] records in an [`Activity`] what passes through the
-//! socket, [`Unsent`] what becomes of each answer, and [`too_long`] ends the connection when the
+//! socket, [`answer::Unsent`] what becomes of each answer, and [`too_long`] ends the connection when the
 //! activity has a deadline that passes.
 //!
 //! On HTTP/2 a client can keep a connection busy with PINGs and settings and take no byte of its
 //! answers. So only data that leave count as progress, for each answer by itself.
 
-use std::future::Future;
-use std::io;
+mod answer;
+mod socket;
+
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use poem::http::uri::{Authority, Scheme};
 use poem::http::{self, HeaderMap, Version, header};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Request, Response};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use super::context::{AnswerMemory, WrongHost};
+use super::context::WrongHost;
 use crate::config::ConnectionLimits;
+use answer::{Busy, PIECE};
+use socket::Watched;
 
 /// The most requests on one HTTP/2 connection at one time.
 const MAX_STREAMS: u32 = 64;
@@ -48,13 +47,6 @@ const MAX_RESET_STREAMS: usize = 20;
 /// 2.5 MB/s for a stream at 100 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
-
-/// How much of an answer is handed to the connection at one time.
-const PIECE: usize = 16 * 1024;
-
-/// How many bytes of answers may wait for one client. While more wait, its further requests wait
-/// too.
-const MAX_UNSENT: u64 = 256 * 1024;
 
 /// How long a connection that was told to end may take for its last bytes.
 const LAST_BYTES: Duration = Duration::from_secs(1);
@@ -164,11 +156,7 @@ pub(super) async fn serve<E>(
             }
         }
     });
-    let socket = TokioIo::new(Watched {
-        stream,
-        activity: activity.clone(),
-        closing: Closing::No,
-    });
+    let socket = TokioIo::new(Watched::new(stream, activity.clone()));
     let builder = builder();
     let connection = builder.serve_connection(socket, service);
     tokio::pin!(connection);
@@ -270,264 +258,5 @@ pub(super) fn wrong_host(headers: &HeaderMap, version: Version) -> Option<WrongH
             let fits = text.is_empty() || text.parse().is_ok_and(is_host);
             (!fits).then_some(WrongHost::Malformed)
         }
-    }
-}
-
-/// Counts a request in the activity until it has its answer.
-struct Busy(Shared);
-
-impl Busy {
-    fn new(activity: Shared, version: Version) -> Self {
-        activity.send_modify(|now| {
-            now.requests += 1;
-            now.in_head = false;
-            now.multiplexed = version == Version::HTTP_2;
-        });
-        Self(activity)
-    }
-
-    /// Waits until the client has read enough of its earlier answers.
-    async fn wait_for_the_client(&self) {
-        if self.0.borrow().unsent() > MAX_UNSENT {
-            until(&mut self.0.subscribe(), |now| now.unsent() <= MAX_UNSENT).await;
-        }
-    }
-
-    /// Makes an answer whose way to the client is watched.
-    fn answered(
-        self,
-        response: Response,
-    ) -> http::Response<Unsent<impl Body<Data = Bytes, Error = io::Error> + Unpin + 'static>> {
-        let mut response = response;
-        let memory = response.extensions_mut().remove::<AnswerMemory>();
-        let (parts, body) = http::Response::from(response).into_parts();
-        let bytes = match memory {
-            Some(_) => body.size_hint().lower(),
-            None => 0,
-        };
-        let mut answer = 0;
-        self.0.send_modify(|now| {
-            answer = now.next_answer;
-            now.next_answer += 1;
-            let since = Instant::now();
-            now.answers.push(Unread {
-                answer,
-                since,
-                bytes,
-            });
-        });
-        let unsent = Unsent {
-            body,
-            piece: Bytes::new(),
-            answer,
-            activity: self.0.clone(),
-            _memory: memory,
-        };
-        http::Response::from_parts(parts, unsent)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.send_modify(|now| {
-            now.requests = now.requests.saturating_sub(1);
-            now.since = Instant::now();
-        });
-    }
-}
-
-/// The body of an answer, which leaves piece by piece.
-///
-/// The connection takes a piece when the one before it has left, or nearly so, because the client
-/// has opened its window on HTTP/2 and because the socket has taken it on HTTP/1. So a piece that is
-/// taken is progress.
-struct Unsent<B> {
-    body: B,
-    /// What is left of the last part of the body.
-    piece: Bytes,
-    answer: u64,
-    activity: Shared,
-    _memory: Option<AnswerMemory>,
-}
-
-impl<B: Body<Data = Bytes, Error = io::Error> + Unpin> Body for Unsent<B> {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        if self.piece.is_empty() {
-            match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.piece = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                other => return Poll::Ready(other),
-            }
-        }
-        let length = self.piece.len().min(PIECE);
-        let piece = self.piece.split_to(length);
-        let answer = self.answer;
-        self.activity.send_if_modified(|now| {
-            let unread = now
-                .answers
-                .iter_mut()
-                .find(|unread| unread.answer == answer);
-            if let Some(unread) = unread {
-                unread.since = Instant::now();
-                unread.bytes = unread.bytes.saturating_sub(length as u64);
-            }
-            // Requests may wait for this.
-            now.requests > 0
-        });
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.piece.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, piece) = (self.body.size_hint(), self.piece.len() as u64);
-        let mut hint = SizeHint::new();
-        hint.set_lower(rest.lower() + piece);
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + piece);
-        }
-        hint
-    }
-}
-
-impl<B> Drop for Unsent<B> {
-    fn drop(&mut self) {
-        let answer = self.answer;
-        self.activity.send_modify(|now| {
-            now.answers.retain(|unread| unread.answer != answer);
-            now.since = Instant::now();
-        });
-    }
-}
-
-/// The socket of a connection. It records in the activity what passes through it, and it closes in
-/// such a way that the last answer arrives.
-struct Watched {
-    stream: TcpStream,
-    activity: Shared,
-    closing: Closing,
-}
-
-/// How far the closing of a socket has come.
-enum Closing {
-    /// The socket is open.
-    No,
-    /// Our side is closed.
-    Sent,
-    /// Our side is closed and the client was still sending; what comes is thrown away until this
-    /// time is up.
-    Discarding(Pin<Box<Sleep>>),
-}
-
-impl Watched {
-    /// Reads and discards what a client still sends although it has its answer, for example after
-    /// its body was refused. Ends at once where nothing is unread.
-    ///
-    /// A socket that is closed with unread bytes is reset, and the client can lose the answer by
-    /// that.
-    fn discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let mut unread = [0; 16 * 1024];
-        loop {
-            if let Closing::Discarding(time) = &mut self.closing
-                && time.as_mut().poll(context).is_ready()
-            {
-                return Poll::Ready(());
-            }
-            let mut buffer = ReadBuf::new(&mut unread);
-            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    if matches!(self.closing, Closing::Sent) {
-                        let time = Box::pin(tokio::time::sleep(LAST_BYTES));
-                        self.closing = Closing::Discarding(time);
-                    }
-                }
-                // The client has closed its side too, in one way or another.
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending if matches!(self.closing, Closing::Sent) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-
-    /// Records that bytes of an answer were written. On HTTP/2 bytes need not be of an answer.
-    fn wrote(&self, progress: &Poll<io::Result<usize>>) {
-        if matches!(progress, Poll::Ready(Ok(1..))) {
-            self.activity.send_if_modified(|now| {
-                if !now.in_head && !now.multiplexed {
-                    now.since = Instant::now();
-                }
-                false
-            });
-        }
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before {
-            self.activity.send_if_modified(|now| {
-                let begins = now.requests == 0 && !now.in_head && !now.multiplexed;
-                if begins {
-                    now.in_head = true;
-                    now.since = Instant::now();
-                }
-                begins
-            });
-        }
-        outcome
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.wrote(&progress);
-        progress
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if matches!(self.closing, Closing::No) {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
-            self.closing = Closing::Sent;
-        }
-        self.discard(context).map(Ok)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let progress = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.wrote(&progress);
-        progress
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
