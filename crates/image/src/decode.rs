@@ -9,6 +9,8 @@ use crate::format::Format;
 use crate::orientation::Orientation;
 use crate::pixels::RgbImage;
 use crate::reduction::Reduction;
+#[cfg(feature = "avif")]
+use crate::avif;
 use crate::{bmp, gif, jpeg, png, tiff, webp};
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -161,6 +163,8 @@ enum Header {
     Gif(gif::Header),
     Bmp(bmp::Header),
     Tiff(tiff::Header),
+    #[cfg(feature = "avif")]
+    Avif(avif::Header),
 }
 
 impl Header {
@@ -172,6 +176,11 @@ impl Header {
             Format::Gif => gif::Header::read(bytes).map(Self::Gif),
             Format::Bmp => bmp::Header::read(bytes).map(Self::Bmp),
             Format::Tiff => tiff::Header::read(bytes).map(Self::Tiff),
+            #[cfg(feature = "avif")]
+            Format::Avif => avif::Header::read(bytes).map(Self::Avif),
+            // No file is found to be AVIF.
+            #[cfg(not(feature = "avif"))]
+            Format::Avif => Err(Refusal::Unsupported("an AVIF image".to_owned())),
         }
     }
 
@@ -184,6 +193,8 @@ impl Header {
             Self::Gif(header) => header.size(),
             Self::Bmp(header) => header.size(),
             Self::Tiff(header) => header.size(),
+            #[cfg(feature = "avif")]
+            Self::Avif(header) => header.size(),
         }
     }
 
@@ -193,6 +204,8 @@ impl Header {
             Self::Png(header) => header.orientation(),
             Self::WebP(header) => header.orientation(),
             Self::Tiff(header) => header.orientation(),
+            #[cfg(feature = "avif")]
+            Self::Avif(header) => header.orientation(),
             Self::Gif(_) | Self::Bmp(_) => Orientation::Upright,
         }
     }
@@ -206,6 +219,8 @@ impl Header {
             Self::Gif(header) => header.working_bytes(),
             Self::Bmp(header) => header.working_bytes(),
             Self::Tiff(header) => header.working_bytes(),
+            #[cfg(feature = "avif")]
+            Self::Avif(header) => header.working_bytes(),
         }
     }
 
@@ -239,6 +254,8 @@ impl Header {
             Self::Gif(header) => header.decode(bytes),
             Self::Bmp(header) => header.decode(bytes),
             Self::Tiff(header) => header.decode(bytes),
+            #[cfg(feature = "avif")]
+            Self::Avif(header) => header.decode(bytes),
         }
     }
 }

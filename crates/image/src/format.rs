@@ -21,10 +21,16 @@ pub enum Format {
     Bmp,
     /// TIFF or BigTIFF, of which the first page is decoded.
     Tiff,
+    /// AVIF. Of a sequence, the first frame is decoded. Only builds with the feature `avif` know it.
+    Avif,
 }
 
 impl Format {
     /// The formats as a message lists them.
+    #[cfg(feature = "avif")]
+    pub(super) const LIST: &'static str = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF";
+    /// The formats as a message lists them.
+    #[cfg(not(feature = "avif"))]
     pub(super) const LIST: &'static str = "JPEG, PNG, WebP, GIF, BMP or TIFF";
 
     /// Returns the format that the first bytes tell, or `None` if they tell none that is decoded.
@@ -51,6 +57,9 @@ impl Format {
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Self::Gif),
             // 42 is TIFF, 43 BigTIFF.
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
+            [_, _, _, _, b'f', b't', b'y', b'p', ..] if cfg!(feature = "avif") && is_avif(bytes) => {
+                Some(Self::Avif)
+            }
             [b'B', b'M', ..] if is_bitmap(bytes) => Some(Self::Bmp),
             [12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0, ..] if is_bare_bitmap(bytes) => {
                 Some(Self::Bmp)
@@ -77,7 +86,30 @@ impl fmt::Display for Format {
             Self::Gif => "GIF",
             Self::Bmp => "BMP",
             Self::Tiff => "TIFF",
+            Self::Avif => "AVIF",
         })
+    }
+}
+
+/// Returns whether an ISO base media file is AVIF. Pictures of the general brands "mif1" and "msf1"
+/// are AVIF if the list of compatible brands says so; else they are HEIC.
+fn is_avif(bytes: &[u8]) -> bool {
+    /// More brands than any file names.
+    const LOOKED_AT: usize = 64;
+    let is_coded = |brand: &[u8; 4]| matches!(brand, b"avif" | b"avis");
+    let Some(size) = bytes.first_chunk().map(|&size| u32::from_be_bytes(size)) else {
+        return false;
+    };
+    let brands = bytes.get(8..).unwrap_or_default();
+    let brands = &brands[..brands.len().min((size as usize).saturating_sub(8))];
+    let brands = brands.as_chunks::<4>().0;
+    match brands {
+        [major, ..] if is_coded(major) => true,
+        // The second is the version of the first.
+        [major, _, compatible @ ..] if matches!(major, b"mif1" | b"msf1") => {
+            compatible.iter().take(LOOKED_AT).any(is_coded)
+        }
+        _ => false,
     }
 }
 
@@ -134,8 +166,9 @@ fn describe_foreign(bytes: &[u8]) -> &'static str {
     }
     if bytes.get(4..8) == Some(b"ftyp") {
         return match bytes.get(8..12) {
-            Some(b"avif" | b"avis") => {
-                "an AVIF image (convert it with `avifdec photo.avif photo.png` of libavif)"
+            _ if is_avif(bytes) => {
+                "an AVIF image (this program was built without AVIF; build it with `--features \
+                 avif`, or convert the image with `avifdec photo.avif photo.png` of libavif)"
             }
             Some(b"heic" | b"heix" | b"hevc" | b"heim" | b"heis" | b"mif1" | b"msf1") => {
                 "a HEIC image (convert it with `heif-convert photo.heic photo.jpg` of libheif; an \

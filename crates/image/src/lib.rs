@@ -25,6 +25,8 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
+#[cfg(feature = "avif")]
+mod avif;
 mod bmp;
 mod bytes;
 mod decode;

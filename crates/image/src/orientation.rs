@@ -118,6 +118,12 @@ pub(super) fn from_blocks(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientatio
         .unwrap_or_default()
 }
 
+/// Returns whether an EXIF block names an orientation, whichever.
+#[cfg(feature = "avif")]
+pub(super) fn names_orientation(exif: &[u8]) -> bool {
+    of_exif(exif).is_some()
+}
+
 const EXIF_PREFIX: &[u8] = b"Exif\0\0";
 
 /// Returns the orientation in an EXIF block, which is a small TIFF, after the name "Exif" once or
