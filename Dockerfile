@@ -15,6 +15,7 @@ WORKDIR /src
 # empty here. Their build products are removed again: the sources that follow may be older, and
 # cargo would take the products for up to date.
 COPY Cargo.toml Cargo.lock ./
+COPY crates/av1/Cargo.toml crates/av1/
 COPY crates/checkpoint/Cargo.toml crates/checkpoint/
 COPY crates/cuda/Cargo.toml crates/cuda/
 COPY crates/decode/Cargo.toml crates/decode/

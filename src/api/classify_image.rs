@@ -36,7 +36,7 @@ pub(super) struct ClassifyImageRequest {
     #[serde(deserialize_with = "id")]
     user_id: String,
     /// Where the image is: an `http:` or `https:` URL of a public server, or `data:image/...;base64,...` with the image itself.
-    /// JPEG, PNG, WebP, GIF, BMP or TIFF.
+    /// JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF.
     image_url: String,
     /// How many classes the answer names.
     #[oai(

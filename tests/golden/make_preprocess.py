@@ -194,4 +194,5 @@ def main():
     save_file(dict(resizes()), HERE / "preprocess_resize.safetensors", META)
 
 
-main()
+if __name__ == "__main__":
+    main()

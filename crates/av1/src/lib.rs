@@ -171,10 +171,7 @@ impl Frame {
     #[must_use]
     pub fn size(&self) -> (u32, u32) {
         let parameters = &self.picture.0.p;
-        (
-            parameters.w.unsigned_abs(),
-            parameters.h.unsigned_abs(),
-        )
+        (parameters.w.unsigned_abs(), parameters.h.unsigned_abs())
     }
 
     /// Returns the number of bits of a sample: 8, 10 or 12.

@@ -18,6 +18,7 @@ use crate::work::{Outcome, Task, Work};
 /// says so.
 #[must_use]
 pub fn run_worker() -> ExitCode {
+    end_at_panics_that_abort();
     match serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -25,6 +26,21 @@ pub fn run_worker() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Makes the process exit at a panic in a function of a C interface, as the AV1 decoder's are. By
+/// itself it would abort, which is how a process ends that finds no memory, so that the service would
+/// take damaged data for a want of memory.
+fn end_at_panics_that_abort() {
+    const FAULT: i32 = 70;
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The first panic unwinds to that function, where this second one follows.
+        if panic.payload_as_str() == Some("panic in a function that cannot unwind") {
+            std::process::exit(FAULT);
+        }
+        usual(panic);
+    }));
 }
 
 fn serve() -> io::Result<()> {

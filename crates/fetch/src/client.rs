@@ -43,6 +43,11 @@ const FIRST_ALLOCATION: usize = 64 * 1024;
 const MAX_INTERIM: usize = 8;
 
 /// What is asked for. Servers that choose by this header send a format that can be decoded.
+#[cfg(feature = "avif")]
+const ACCEPTED: &str =
+    "image/jpeg, image/png, image/webp, image/avif, image/gif, image/bmp, image/tiff, */*;q=0.1";
+/// What is asked for. Servers that choose by this header send a format that can be decoded.
+#[cfg(not(feature = "avif"))]
 const ACCEPTED: &str =
     "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, */*;q=0.1";
 

@@ -39,13 +39,18 @@ impl Header {
         let (width, height) = source.size;
         let (tile_width, tile_height) = source.tile_size;
         let (rows, columns) = source.grid;
+        if width == 0 || height == 0 {
+            return Err(Refusal::malformed("it has no pixels"));
+        }
         // Tiles cover the picture, and each holds a part of it.
         let covers = |side: u32, tile: u32, count: u32| {
             let (side, tile, count) = (u64::from(side), u64::from(tile), u64::from(count));
             (count - 1) * tile < side && side <= count * tile
         };
         if !covers(width, tile_width, columns) || !covers(height, tile_height, rows) {
-            return Err(Refusal::malformed("the tiles of its grid do not cover the picture"));
+            return Err(Refusal::malformed(
+                "the tiles of its grid do not cover the picture",
+            ));
         }
         let is_halved = |count: u32, side: u32| count > 1 && side % 2 == 1;
         let (halves_width, halves_height) = match sequence.layout {
@@ -56,7 +61,9 @@ impl Header {
         if halves_width && is_halved(columns, tile_width)
             || halves_height && is_halved(rows, tile_height)
         {
-            return Err(Refusal::malformed("the tiles of its grid share samples of chroma"));
+            return Err(Refusal::malformed(
+                "the tiles of its grid share samples of chroma",
+            ));
         }
         let colour = source.colour.unwrap_or(sequence.colour);
         let conversion =
@@ -112,10 +119,7 @@ impl Header {
         }
     }
 
-    fn decode_samples<T: Sample>(
-        &self,
-        bytes: &[u8],
-    ) -> Result<Vec<u8>, Refusal> {
+    fn decode_samples<T: Sample>(&self, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
         if self.is_grid() {
             let canvas = Canvas::<T>::decode(self, bytes)?;
             return self.conversion.convert(&canvas.planes()?);
@@ -143,7 +147,9 @@ impl Header {
             )));
         }
         if (frame.depth(), frame.layout()) != (self.sequence.depth, self.sequence.layout) {
-            return Err(Refusal::malformed("its AV1 data contradicts its first header"));
+            return Err(Refusal::malformed(
+                "its AV1 data contradicts its first header",
+            ));
         }
         Ok(frame)
     }

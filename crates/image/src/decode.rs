@@ -4,13 +4,13 @@
 //! [`Encoded::open`] reads the header and [`Encoded::decode`] the pixels. Each format has a module
 //! of its own with a `Header`, which reads what comes before the pixels and later decodes them.
 
+#[cfg(feature = "avif")]
+use crate::avif;
 use crate::error::{ImageError, Refusal};
 use crate::format::Format;
 use crate::orientation::Orientation;
 use crate::pixels::RgbImage;
 use crate::reduction::Reduction;
-#[cfg(feature = "avif")]
-use crate::avif;
 use crate::{bmp, gif, jpeg, png, tiff, webp};
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -57,7 +57,9 @@ impl Format {
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Self::Gif),
             // 42 is TIFF, 43 BigTIFF.
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(Self::Tiff),
-            [_, _, _, _, b'f', b't', b'y', b'p', ..] if cfg!(feature = "avif") && is_avif(bytes) => {
+            [_, _, _, _, b'f', b't', b'y', b'p', ..]
+                if cfg!(feature = "avif") && is_avif(bytes) =>
+            {
                 Some(Self::Avif)
             }
             [b'B', b'M', ..] if is_bitmap(bytes) => Some(Self::Bmp),

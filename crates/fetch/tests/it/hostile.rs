@@ -263,14 +263,13 @@ async fn a_request_tells_a_server_no_more_than_it_must() {
         let agent = concat!("user-agent: imgclass/", env!("CARGO_PKG_VERSION"));
         let host = format!("host: 127.0.0.1:{}", server.port);
         let line = format!("GET {target} HTTP/1.1");
-        [
-            &line,
-            "accept-encoding: identity",
-            "accept: image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, */*;q=0.1",
-            &host,
-            agent,
-        ]
-        .map(str::to_owned)
+        let accepted = if cfg!(feature = "avif") {
+            "accept: image/jpeg, image/png, image/webp, image/avif, image/gif, image/bmp, image/tiff, \
+             */*;q=0.1"
+        } else {
+            "accept: image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, */*;q=0.1"
+        };
+        [&line, "accept-encoding: identity", accepted, &host, agent].map(str::to_owned)
     };
     let requests = server.requests.lock().unwrap();
     for (request, target) in requests.iter().zip(["/image.png?first", "/next?q"]) {

@@ -105,7 +105,9 @@ impl<'a> Reader<'a> {
         if &name == b"uuid" {
             self.skip(16)?;
         }
-        let end = usize::try_from(size).ok().and_then(|size| begin.checked_add(size));
+        let end = usize::try_from(size)
+            .ok()
+            .and_then(|size| begin.checked_add(size));
         let end = end.filter(|&end| end >= self.at).ok_or_else(|| {
             Refusal::malformed("a box of its container is smaller than its own header")
         })?;

@@ -147,6 +147,10 @@ impl Conversion {
             7 => Matrix::weights(0.212, 0.087),
             8 if is_full_range => Matrix::GreenOrange,
             9 => Matrix::weights(0.2627, 0.0593),
+            12 => match Matrix::of_primaries(primaries) {
+                Some(matrix) => matrix,
+                None => return unsupported(),
+            },
             _ => return unsupported(),
         };
         let fixed_matrix = if is_grey && matrix == 0 { 6 } else { matrix };
@@ -463,9 +467,51 @@ impl Tables {
     }
 }
 
+/// Coordinates of a colour in the CIE 1931 diagram.
+type Point = (f32, f32);
+
+/// Daylight, the usual white.
+const D65: Point = (0.3127, 0.3290);
+
 impl Matrix {
     fn weights(red: f32, blue: f32) -> Self {
         Self::Weights { red, blue }
+    }
+
+    /// Returns the matrix that follows from primaries (equations 39 and 40 of H.273): luma is the
+    /// lightness, so red and blue count what they add to that of white.
+    fn of_primaries(primaries: u16) -> Option<Self> {
+        // The coordinates x and y of red, green, blue and white.
+        let [red, green, blue, white] = match primaries {
+            4 => [(0.67, 0.33), (0.21, 0.71), (0.14, 0.08), (0.310, 0.316)],
+            7 => [(0.630, 0.340), (0.310, 0.595), (0.155, 0.070), D65],
+            8 => [
+                (0.681, 0.319),
+                (0.243, 0.692),
+                (0.145, 0.049),
+                (0.310, 0.316),
+            ],
+            11 => [
+                (0.680, 0.320),
+                (0.265, 0.690),
+                (0.150, 0.060),
+                (0.314, 0.351),
+            ],
+            12 => [(0.680, 0.320), (0.265, 0.690), (0.150, 0.060), D65],
+            22 => [(0.630, 0.340), (0.295, 0.605), (0.155, 0.077), D65],
+            _ => return None,
+        };
+        let determinant = |a: Point, b: Point, c: Point| {
+            let z = |(x, y): Point| 1.0 - (x + y);
+            a.0 * (b.1 * z(c) - c.1 * z(b))
+                + a.1 * (c.0 * z(b) - b.0 * z(c))
+                + z(a) * (b.0 * c.1 - c.0 * b.1)
+        };
+        let whole = white.1 * determinant(red, green, blue);
+        Some(Self::weights(
+            red.1 * determinant(white, green, blue) / whole,
+            blue.1 * determinant(white, red, green) / whole,
+        ))
     }
 
     fn rgb(self, luma: f32, blue: f32, red: f32) -> [f32; 3] {

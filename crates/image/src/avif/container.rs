@@ -179,7 +179,9 @@ fn read_items(file: &[u8], meta: BoxAt, budget: &mut Budget) -> Result<Source, R
     let mut first = primary;
     for id in &tile_ids {
         let Some(tile) = items.items.get(id).filter(|tile| &tile.kind == b"av01") else {
-            return Err(Refusal::malformed("its grid refers to an item that is no AV1 image"));
+            return Err(Refusal::malformed(
+                "its grid refers to an item that is no AV1 image",
+            ));
         };
         items.check_essential(tile)?;
         let this_size = items.size(tile)?;
@@ -300,7 +302,9 @@ impl<'a> Items<'a> {
                 .iter()
                 .any(|size| ![0, 4, 8].contains(size))
         {
-            return Err(Refusal::malformed("its list of locations has an unknown form"));
+            return Err(Refusal::malformed(
+                "its list of locations has an unknown form",
+            ));
         }
         for _ in 0..reader.id(version == 2)? {
             let id = reader.id(version == 2)?;
@@ -418,11 +422,7 @@ impl<'a> Items<'a> {
     }
 
     /// Returns rows and columns of a grid, and the items that are its tiles.
-    fn grid(
-        &self,
-        item: &Item,
-        size: (u32, u32),
-    ) -> Result<((u32, u32), Vec<u32>), Refusal> {
+    fn grid(&self, item: &Item, size: (u32, u32)) -> Result<((u32, u32), Vec<u32>), Refusal> {
         const LONGEST: usize = 12;
         let description = self.data(item)?.first(self.file, LONGEST);
         let mut reader = Reader::new(&description, 0, LONGEST);
@@ -430,12 +430,17 @@ impl<'a> Items<'a> {
         let is_long = flags & 1 == 1;
         let output = (reader.id(is_long)?, reader.id(is_long)?);
         let (rows, columns) = (u32::from(rows) + 1, u32::from(columns) + 1);
-        let tiles = self.references.iter().find(|reference| {
-            &reference.kind == b"dimg" && reference.from == self.primary
-        });
-        let tiles = tiles.map(|reference| reference.to.clone()).unwrap_or_default();
+        let tiles = self
+            .references
+            .iter()
+            .find(|reference| &reference.kind == b"dimg" && reference.from == self.primary);
+        let tiles = tiles
+            .map(|reference| reference.to.clone())
+            .unwrap_or_default();
         if version != 0 || output != size || tiles.len() != (rows * columns) as usize {
-            return Err(Refusal::malformed("its grid contradicts its tiles or its size"));
+            return Err(Refusal::malformed(
+                "its grid contradicts its tiles or its size",
+            ));
         }
         Ok(((rows, columns), tiles))
     }
@@ -450,7 +455,9 @@ impl<'a> Items<'a> {
         let mut data = Data::default();
         let mut length = 0;
         for &(offset, size) in &item.extents {
-            let start = usize::try_from(offset).ok().and_then(|at| base.checked_add(at));
+            let start = usize::try_from(offset)
+                .ok()
+                .and_then(|at| base.checked_add(at));
             let size = usize::try_from(size).map_err(|_| Refusal::cut_off())?;
             let range = start.and_then(|start| Some((start, start.checked_add(size)?)));
             let range = range.filter(|range| range.1 <= end);
@@ -458,7 +465,9 @@ impl<'a> Items<'a> {
             // Parts may overlap, but no item is longer than its file.
             length += size;
             if length > self.file.len() {
-                return Err(Refusal::malformed("an item of its container is longer than the file"));
+                return Err(Refusal::malformed(
+                    "an item of its container is longer than the file",
+                ));
             }
             data.parts.push(range);
         }
@@ -474,7 +483,10 @@ impl<'a> Items<'a> {
             let is_for = |id: &u32| *id == self.primary || tiles.first() == Some(id);
             &reference.kind == b"auxl"
                 && reference.to.iter().any(is_for)
-                && self.items.get(&reference.from).is_some_and(|item| self.is_alpha(item))
+                && self
+                    .items
+                    .get(&reference.from)
+                    .is_some_and(|item| self.is_alpha(item))
         })
     }
 
@@ -505,7 +517,10 @@ impl<'a> Items<'a> {
             })
         };
         let contents = |is_wanted: fn(&Item) -> bool| {
-            let wanted = self.items.iter().filter(|(id, item)| is_wanted(item) && described(id));
+            let wanted = self
+                .items
+                .iter()
+                .filter(|(id, item)| is_wanted(item) && described(id));
             let (_, item) = wanted.min_by_key(|(id, _)| **id)?;
             Some(self.data(item).ok()?.first(self.file, usize::MAX))
         };
@@ -551,9 +566,7 @@ fn turn<'a>(properties: impl Iterator<Item = Property<'a>>) -> Result<Orientatio
 }
 
 /// Returns what properties say of colours by number.
-fn colour<'a>(
-    properties: impl Iterator<Item = Property<'a>>,
-) -> Result<Option<Colour>, Refusal> {
+fn colour<'a>(properties: impl Iterator<Item = Property<'a>>) -> Result<Option<Colour>, Refusal> {
     for mut property in properties {
         if &property.name != b"colr" || &property.contents.array()? != b"nclx" {
             continue;
@@ -598,11 +611,15 @@ fn read_movie(file: &[u8], movie: BoxAt, budget: &mut Budget) -> Result<Source, 
         has_picture.then_some((track, entry, first))
     });
     let Some((track, entry, (offset, length))) = shown else {
-        return Err(Refusal::malformed("its sequence has no track of AV1 frames"));
+        return Err(Refusal::malformed(
+            "its sequence has no track of AV1 frames",
+        ));
     };
     let start = usize::try_from(offset).map_err(|_| Refusal::cut_off())?;
     let end = start.checked_add(length as usize);
-    let end = end.filter(|&end| end <= file.len()).ok_or_else(Refusal::cut_off)?;
+    let end = end
+        .filter(|&end| end <= file.len())
+        .ok_or_else(Refusal::cut_off)?;
     let properties = || -> Result<Vec<Property<'_>>, Refusal> {
         /// The fields of a visual sample entry, before its boxes.
         const FIELDS: usize = 78;
