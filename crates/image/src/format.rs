@@ -108,7 +108,7 @@ fn is_avif(bytes: &[u8]) -> bool {
     match brands {
         [major, ..] if is_coded(major) => true,
         // The second is the version of the first.
-        [major, _, compatible @ ..] if matches!(major, b"mif1" | b"msf1") => {
+        [[b'm', b'i' | b's', b'f', b'1'], _, compatible @ ..] => {
             compatible.iter().take(LOOKED_AT).any(is_coded)
         }
         _ => false,

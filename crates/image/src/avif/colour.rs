@@ -82,7 +82,7 @@ impl Fixed {
 
     /// Returns what luma contributes, from a sample that fills 16 bits.
     fn scaled(&self, luma: u16) -> i32 {
-        (u32::from(luma) * self.luma >> 16) as i32 + self.bias
+        ((u32::from(luma) * self.luma) >> 16) as i32 + self.bias
     }
 
     fn rgb(&self, luma: u16, blue: u8, red: u8) -> [u8; 3] {
@@ -373,10 +373,10 @@ impl Whole for u16 {
 /// Returns the row of chroma that is next to a row of luma, beside the one at half its number. The
 /// first row has none, and neither has the last of an even number.
 fn other_row(y: usize, rows: usize) -> Option<usize> {
-    let other = if y % 2 == 0 {
-        (y / 2).checked_sub(1)?
-    } else {
+    let other = if y % 2 == 1 {
         y / 2 + 1
+    } else {
+        (y / 2).checked_sub(1)?
     };
     (other < rows).then_some(other)
 }
@@ -386,7 +386,7 @@ fn other_row(y: usize, rows: usize) -> Option<usize> {
 fn neighbour(at: usize, length: usize) -> Option<usize> {
     match at {
         0 => None,
-        at if at % 2 == 0 => Some(at / 2 - 1),
+        at if at.is_multiple_of(2) => Some(at / 2 - 1),
         at if at + 1 == length => None,
         at => Some(at / 2 + 1),
     }
