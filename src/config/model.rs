@@ -32,7 +32,8 @@ pub struct ModelArgs {
     /// CPU, bf16 on CUDA from compute capability 8.0, f16 on Metal]
     ///
     /// The CPU computes in f32, bf16 and int8, GPUs in f32, f16 and bf16. int8 needs no data set:
-    /// the first start measures the ranges of activations on generated pictures.
+    /// the first start measures the ranges of activations on generated pictures. A file that
+    /// `imgclass weights quantize` has written computes in int8 without being asked to.
     #[arg(long, value_name = "TYPE", env = "IMGCLASS_DTYPE")]
     pub dtype: Option<ComputeType>,
 
@@ -82,7 +83,7 @@ impl ModelArgs {
             gpu_path: self.gpu_path,
             isa: self.isa.clone(),
             threads: self.threads(),
-            cache: cache_folder(|name| std::env::var_os(name)),
+            cache: cache_folder(),
             calibrate: self.calibrate.clone(),
             overrides: self.overrides.overrides(),
         }
@@ -91,7 +92,12 @@ impl ModelArgs {
 
 /// Returns the folder in which the ranges for int8 are kept: `imgclass` in the user's cache folder,
 /// by the XDG base directory specification. `None` where the user has none.
-fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub(crate) fn cache_folder() -> Option<PathBuf> {
+    cache_folder_by(|name| std::env::var_os(name))
+}
+
+/// Does what [`cache_folder`] does with these variables of the environment.
+fn cache_folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |name| {
         let path = PathBuf::from(variable(name)?);
         path.is_absolute().then_some(path)
@@ -107,7 +113,7 @@ mod tests {
     #[test]
     fn the_cache_folder_follows_the_xdg_specification() {
         let found = |xdg: Option<&str>, home: Option<&str>| {
-            cache_folder(|name| {
+            cache_folder_by(|name| {
                 let value = if name == "HOME" { home } else { xdg };
                 value.map(OsString::from)
             })

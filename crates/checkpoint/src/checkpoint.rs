@@ -2,7 +2,7 @@
 //! it: name, shape, type and numbers. A tensor that no layer asked for is an error too, because it
 //! belongs to another network.
 
-mod header;
+pub(crate) mod header;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -103,14 +103,8 @@ impl Checkpoint {
     /// [`CheckpointError::Digest`] if it is not the one that the hub `declared`.
     pub fn verified_sha256(&self, declared: Option<&str>) -> Result<String, CheckpointError> {
         let found = hex::encode(Sha256::digest(&self.bytes));
-        match declared {
-            Some(declared) if declared != found => Err(CheckpointError::Digest {
-                path: self.path.clone(),
-                declared: declared.to_owned(),
-                found,
-            }),
-            _ => Ok(found),
-        }
+        check_digest(&self.path, &found, declared)?;
+        Ok(found)
     }
 
     /// Returns the number of classes: the rows of the last layer's weights.
@@ -178,9 +172,25 @@ impl Checkpoint {
     }
 }
 
+/// Compares a file's digest with the one that the hub declared, if it did.
+pub(crate) fn check_digest(
+    path: &Path,
+    found: &str,
+    declared: Option<&str>,
+) -> Result<(), CheckpointError> {
+    match declared {
+        Some(declared) if declared != found => Err(CheckpointError::Digest {
+            path: path.to_owned(),
+            declared: declared.to_owned(),
+            found: found.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Reads a whole file of bounded size. The error for anything that is not one safetensors file says
 /// what to do with it.
-fn read_file(path: &Path) -> Result<Vec<u8>, CheckpointError> {
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let unreadable = |reason| CheckpointError::Unreadable {
         path: path.to_owned(),
         reason,
@@ -339,7 +349,7 @@ fn find_relative(names: &[&str]) -> Option<&'static str> {
 }
 
 /// Returns little-endian numbers of a floating-point type as `f32`; `None` for other types.
-fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
+pub(crate) fn to_f32(dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
     let halves = |widen: fn(u16) -> f32| {
         data.as_chunks::<2>()
             .0

@@ -68,6 +68,14 @@ pub enum CheckpointError {
         /// What the file has.
         found: String,
     },
+    /// A file of 8-bit integers cannot be used, or not for this.
+    #[error("the 8-bit weights {path} cannot be used: {reason}")]
+    Quantised {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// A `config.json` or `preprocessor_config.json` cannot be used.
     #[error("the model configuration {path} cannot be used: {reason}")]
     Config {

@@ -40,6 +40,7 @@ mod merge;
 mod naming;
 mod opening;
 mod preprocessing;
+mod quantised;
 mod source;
 mod tensors;
 mod text;
@@ -53,6 +54,10 @@ pub use labels::{ClassError, Label, LabelSource, Labels};
 pub use merge::{LastLayer, merge};
 pub use opening::{CheckpointInfo, OpenCheckpoint, Overrides, Weights};
 pub use preprocessing::{INPUT_SIDES, Preset};
+pub use quantised::{
+    Comparison, FloatCheckpoint, QuantisedDescription, QuantisedFile, QuantisedTensor,
+    QuantisedTensors, StoredNumbers, encode,
+};
 pub use source::{
     DEFAULT_MODEL, DEFAULT_REVISION, LOCAL_WEIGHTS, NamedWeights, WeightsChoice, WeightsFiles,
     WeightsSource,

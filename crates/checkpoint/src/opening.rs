@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use imgclass_image::Preprocessing;
 
 use crate::architecture::{Architecture, Variant};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint, read_file};
 use crate::description::{Description, Probabilities};
 use crate::error::CheckpointError;
 use crate::formula::FormulaWeights;
 use crate::labels::{self, Label, LabelSource, Labels};
 use crate::preprocessing::Preset;
+use crate::quantised::{self, FloatCheckpoint, QuantisedFile};
 use crate::source::{WeightsFiles, WeightsSource};
 use crate::tensors::TensorSource;
 
@@ -36,6 +37,9 @@ pub struct CheckpointInfo {
     pub revision: Option<String>,
     /// The SHA-256 of the weights file, in lower-case hexadecimal; `None` where there is no file.
     pub sha256: Option<String>,
+    /// The float checkpoint that the file's 8-bit integers were made from; `None` where the file is
+    /// a float checkpoint itself.
+    pub quantised_from: Option<FloatCheckpoint>,
     /// Whether the weights are trained. Those by formula are not, and their answers mean nothing.
     pub trained: bool,
     /// The type of the stored weights, such as `F32`.
@@ -48,6 +52,18 @@ pub struct CheckpointInfo {
     pub classes: usize,
     /// How logits become probabilities.
     pub probabilities: Probabilities,
+}
+
+impl CheckpointInfo {
+    /// Returns the SHA-256 of the float checkpoint: of the file itself, or of the one that its 8-bit
+    /// integers were made from. `None` for weights by a formula, also as integers.
+    #[must_use]
+    pub fn float_digest(&self) -> Option<&str> {
+        match &self.quantised_from {
+            Some(float) => float.sha256.as_deref(),
+            None => self.sha256.as_deref(),
+        }
+    }
 }
 
 /// A checkpoint whose files have been read and whose descriptions have been checked.
@@ -67,6 +83,8 @@ pub enum Weights {
     Formula(FormulaWeights),
     /// Weights of a safetensors file.
     Checkpoint(Checkpoint),
+    /// 8-bit integers that [`encode`](crate::encode) has written.
+    Quantised(QuantisedFile),
 }
 
 /// The number of classes of the formula's network: ImageNet-1k's.
@@ -78,6 +96,7 @@ impl Weights {
     ///
     /// # Errors
     /// Those of `take`, else [`CheckpointError::Tensor`] for a tensor that was left over.
+    /// [`CheckpointError::Quantised`] for 8-bit integers, which are no float tensors.
     pub fn take_all<T, E: From<CheckpointError>>(
         &self,
         take: impl FnOnce(&dyn TensorSource) -> Result<T, E>,
@@ -90,6 +109,7 @@ impl Weights {
                 tensors.check_all_taken()?;
                 Ok(taken)
             }
+            Self::Quantised(file) => Err(file.needs_floats().into()),
         }
     }
 }
@@ -129,12 +149,16 @@ impl OpenCheckpoint {
     }
 
     fn open_files(files: &WeightsFiles, overrides: &Overrides) -> Result<Self, CheckpointError> {
+        let bytes = read_file(&files.weights)?;
+        if quantised::is_quantised(&bytes) {
+            return Self::open_quantised(files, bytes, overrides);
+        }
         let config = files.config.as_deref();
         let description = match config {
             Some(config) => Description::read(config, files.preprocessor.as_deref())?,
             None => Description::default(),
         };
-        let checkpoint = Checkpoint::open(&files.weights)?;
+        let checkpoint = Checkpoint::from_bytes(&files.weights, bytes)?;
         if description.architecture.is_none() {
             warn_of_relatives(&files.weights, &files.model);
         }
@@ -163,6 +187,7 @@ impl OpenCheckpoint {
                 id: files.model.clone(),
                 revision: files.revision.clone(),
                 sha256: Some(sha256),
+                quantised_from: None,
                 trained: true,
                 stored_type: checkpoint.dtype()?,
                 architecture,
@@ -172,6 +197,41 @@ impl OpenCheckpoint {
             },
             labels: choose_labels(own, overrides.labels.as_deref(), classes)?,
             weights: Weights::Checkpoint(checkpoint),
+        })
+    }
+
+    /// Opens a file of 8-bit integers. What the integers depend on cannot be overridden any more.
+    fn open_quantised(
+        files: &WeightsFiles,
+        bytes: Vec<u8>,
+        overrides: &Overrides,
+    ) -> Result<Self, CheckpointError> {
+        let file = QuantisedFile::from_bytes(&files.weights, bytes)?;
+        let sha256 = file.sha256();
+        checkpoint::check_digest(&files.weights, &sha256, files.declared_sha256.as_deref())?;
+        let described = file.description().info(&files.model, &sha256);
+        let (mut info, own_labels) = described.map_err(|reason| file.refused(reason))?;
+        info.revision.clone_from(&files.revision);
+        let baked = |option: &str, value: &dyn std::fmt::Display| {
+            file.refused(format!(
+                "its integers are for {value}; give {option} to `imgclass weights quantize` instead"
+            ))
+        };
+        if override_variant(info.architecture, overrides) != info.architecture {
+            return Err(baked("--variant", &info.architecture.variant()));
+        }
+        let preset = overrides.preprocessing.map(Preset::preprocessing);
+        if preset.is_some_and(|preset| preset != info.preprocessing) {
+            return Err(baked("--preprocessing", &"other preprocessing"));
+        }
+        let labels = match &overrides.labels {
+            Some(labels) => choose_labels(None, Some(labels), info.classes)?,
+            None => own_labels,
+        };
+        Ok(Self {
+            weights: Weights::Quantised(file),
+            info,
+            labels,
         })
     }
 
@@ -187,6 +247,7 @@ impl OpenCheckpoint {
                 id: "random".to_owned(),
                 revision: None,
                 sha256: None,
+                quantised_from: None,
                 trained: false,
                 stored_type: "F32".to_owned(),
                 architecture: override_variant(architecture, overrides),

@@ -41,7 +41,7 @@ fn ours(criterion: &mut Criterion) {
                 ThreadPool::new(NonZeroUsize::new(threads).expect("threads")).expect("threads"),
             );
             let net = ResNet::load(
-                &formula(),
+                &FormulaWeights { seed: 0 },
                 &Architecture::RESNET50,
                 1000,
                 CpuBackend::new(isa, pool, Normalisation::of(&Preprocessing::default())),

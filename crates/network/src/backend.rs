@@ -110,6 +110,11 @@ pub trait Backend: Send + Sync + 'static {
     /// As [`Backend::load_conv`].
     fn load_linear(&self, weights: LinearWeights) -> Result<Self::Linear, NetworkError>;
 
+    /// Returns on how many threads weights are read, folded and taken.
+    fn loading_threads(&self) -> usize {
+        1
+    }
+
     /// Tells the backend in which order the layers run.
     ///
     /// A layer can then ask the weights of the next one into the cache while it computes. This

@@ -23,7 +23,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use imgclass_checkpoint::CheckpointInfo;
+use imgclass_checkpoint::{CheckpointInfo, Comparison};
 use imgclass_image::Preprocessor;
 use imgclass_kernels::{BLOCK, Entered, PackedLinear};
 
@@ -33,6 +33,7 @@ use crate::backend::{
 use crate::cpu::{Activation, Conv, CpuBackend, Rows, Stem};
 use crate::error::NetworkError;
 use crate::input::Input;
+use crate::plan::Plan;
 use crate::quantise::{LARGEST_EXPONENT, LayerRange, Scales, factor};
 use crate::resnet::ResNet;
 pub(crate) use cache::Cache;
@@ -40,7 +41,7 @@ pub(crate) use folder::read as read_folder;
 
 /// The version of everything that ranges follow from: the pictures, and how ranges are chosen. It
 /// goes up with each change of them, so that ranges that were kept before are not taken.
-pub(crate) const RECIPE: u32 = 2;
+pub(crate) const RECIPE: u32 = 3;
 
 /// How many sections of a drawn scene ranges are measured on.
 const SECTIONS: usize = 16;
@@ -75,6 +76,36 @@ pub struct Fidelity {
     /// The root mean square of the differences between the logits, as a share of the standard
     /// deviation of the float32 logits.
     pub logit_error: f64,
+}
+
+impl From<Comparison> for Fidelity {
+    fn from(comparison: Comparison) -> Self {
+        let Comparison {
+            pictures,
+            same_class,
+            logit_error,
+        } = comparison;
+        Self {
+            pictures,
+            same_class,
+            logit_error,
+        }
+    }
+}
+
+impl From<Fidelity> for Comparison {
+    fn from(fidelity: Fidelity) -> Self {
+        let Fidelity {
+            pictures,
+            same_class,
+            logit_error,
+        } = fidelity;
+        Self {
+            pictures,
+            same_class,
+            logit_error,
+        }
+    }
 }
 
 impl Fidelity {
@@ -144,7 +175,7 @@ impl<'a> Calibration<'a> {
     pub(crate) fn measure(&self, backend: CpuBackend) -> Result<Scales, NetworkError> {
         let recorder = Recorder {
             inner: backend,
-            places: Mutex::default(),
+            plan: Plan::of(&self.info.architecture),
             seen: Mutex::default(),
         };
         let (net, _) = crate::weights::build(self.weights, self.info, recorder)?;
@@ -323,8 +354,8 @@ fn least_error(largest: f32, samples: impl Iterator<Item = f32>) -> f32 {
 /// Computes in bfloat16 and looks at the output of each layer that has a ReLU.
 struct Recorder {
     inner: CpuBackend,
-    /// Where each convolution is, in the network's order.
-    places: Mutex<Vec<ConvPlace>>,
+    /// The network's convolutions.
+    plan: Plan,
     /// What was seen of each layer's output, by the layer's name.
     seen: Mutex<BTreeMap<String, Seen>>,
 }
@@ -346,11 +377,11 @@ impl Recorder {
     /// Outputs of blocks are added to one another, from a stage's first to its last, so they have
     /// the same factors. Those of the last stage have none, because features are read from them.
     fn scales(&self) -> Scales {
-        let (places, seen) = (lock(&self.places), lock(&self.seen));
+        let seen = lock(&self.seen);
         // The first layer of those that are added to one another, by their names.
         let mut first: BTreeMap<&str, &str> = BTreeMap::new();
         let mut last = STEM;
-        for place in places.iter() {
+        for place in self.plan.convs().map(|plan| &plan.place) {
             if let ConvRole::Last { residual } = &place.role {
                 let added = residual
                     .as_deref()
@@ -379,7 +410,10 @@ impl Recorder {
             };
             (name.clone(), seen.range(&exponents))
         };
-        Scales(seen.iter().map(range).collect())
+        Scales {
+            ranges: seen.iter().map(range).collect(),
+            ..Scales::default()
+        }
     }
 }
 
@@ -391,7 +425,6 @@ impl Backend for Recorder {
     type Rows = Rows;
 
     fn load_conv(&self, place: ConvPlace, folded: FoldedConv) -> Result<Conv, NetworkError> {
-        lock(&self.places).push(place.clone());
         self.inner.load_conv(place, folded)
     }
 
@@ -464,5 +497,9 @@ impl Backend for Recorder {
 
     fn passes(&self) -> NonZeroUsize {
         self.inner.passes()
+    }
+
+    fn loading_threads(&self) -> usize {
+        self.inner.loading_threads()
     }
 }

@@ -14,7 +14,7 @@ use imgclass_checkpoint::OpenCheckpoint;
 use imgclass_kernels::{Isa, ThreadPool};
 
 use crate::backend::Backend;
-use crate::calibration::{self, Cache, Calibration, Fidelity};
+use crate::calibration::Fidelity;
 use crate::candle::CandleBackend;
 use crate::classifier::ModelOptions;
 use crate::cpu::{CpuBackend, CpuNumbers};
@@ -23,6 +23,7 @@ use crate::dtype::ComputeType;
 use crate::error::NetworkError;
 use crate::gpu::{agreement, test_picture};
 use crate::input::{Input, Normalisation};
+use crate::int8::{self, Obtained, timed};
 use crate::network::{FixedSizeResNet, Network};
 use crate::path::{ComputePath, GpuPath};
 use crate::weights::build;
@@ -66,12 +67,7 @@ impl LoadedNetwork {
         dtype: ComputeType,
         options: &ModelOptions,
     ) -> Result<Self, NetworkError> {
-        let isa = match &options.isa {
-            Some(name) => Isa::named(name)?,
-            None => Isa::detect(),
-        };
-        let threads = ThreadPool::new(options.threads).map_err(NetworkError::Threads)?;
-        let threads = Arc::new(threads);
+        let (isa, threads) = kernels_of(options)?;
         let loaded = |network, class_weights, fidelity| Self {
             network,
             class_weights,
@@ -82,11 +78,7 @@ impl LoadedNetwork {
             path: ComputePath::Kernels,
             note: None,
         };
-        let normalisation = Normalisation::of(&checkpoint.info.preprocessing);
-        let backend = |numbers| {
-            let (threads, normalisation) = (Arc::clone(&threads), normalisation.clone());
-            CpuBackend::with_numbers(isa, threads, normalisation, numbers)
-        };
+        let backend = CpuBackend::maker(isa, Arc::clone(&threads), &checkpoint.info);
         advise(dtype, isa);
         match dtype {
             ComputeType::BF16 => {
@@ -99,33 +91,18 @@ impl LoadedNetwork {
             }
             ComputeType::Int8 => {}
         }
-        let info = &checkpoint.info;
-        let own = match &options.calibrate {
-            Some(folder) => Some(calibration::read_folder(folder, &info.preprocessing)?),
-            None => None,
+        let Obtained {
+            network,
+            packed,
+            fidelity,
+        } = int8::obtain(checkpoint, options, &backend)?;
+        let (net, class_weights) = match packed {
+            Some(packed) => packed,
+            None => timed("packed the integers", || {
+                network.pack(backend(CpuNumbers::F32))
+            })?,
         };
-        // Ranges on the user's own pictures are not kept, as the pictures may change.
-        let folder = options.cache.as_deref().filter(|_| own.is_none());
-        let cache = folder.and_then(|folder| Cache::of(folder, info, &normalisation));
-        let integers = |scales| backend(CpuNumbers::Int8(Arc::new(scales)));
-        if let Some((scales, fidelity)) = cache.as_ref().and_then(Cache::read) {
-            fidelity.check()?;
-            match on_backend(checkpoint, integers(scales)) {
-                Ok((network, weights)) => return Ok(loaded(network, weights, Some(fidelity))),
-                // The file lacks a layer.
-                Err(NetworkError::Quantisation(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let calibration = Calibration::new(&checkpoint.weights, info, own)?;
-        let scales = calibration.measure(backend(CpuNumbers::Bf16))?;
-        let (net, class_weights) = build(&checkpoint.weights, info, integers(scales.clone()))?;
-        let fidelity = calibration.compare(&net, backend(CpuNumbers::F32))?;
-        fidelity.check()?;
-        if let Some(cache) = cache {
-            cache.write(&scales, &fidelity);
-        }
-        let network = FixedSizeResNet::new(net, info.preprocessing.crop.dims());
+        let network = FixedSizeResNet::new(net, checkpoint.info.preprocessing.crop.dims());
         Ok(loaded(Arc::new(network), class_weights, Some(fidelity)))
     }
 
@@ -206,6 +183,16 @@ impl LoadedNetwork {
             Err(why) => Err(name.absent(&why)),
         }
     }
+}
+
+/// Returns the instruction set that the operator named, or the processor's best, and threads.
+pub(crate) fn kernels_of(options: &ModelOptions) -> Result<(Isa, Arc<ThreadPool>), NetworkError> {
+    let isa = match &options.isa {
+        Some(name) => Isa::named(name)?,
+        None => Isa::detect(),
+    };
+    let threads = ThreadPool::new(options.threads).map_err(NetworkError::Threads)?;
+    Ok((isa, Arc::new(threads)))
 }
 
 /// A network that may be taken.

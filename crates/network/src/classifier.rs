@@ -5,15 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use imgclass_checkpoint::{CheckpointInfo, Labels, OpenCheckpoint, Overrides, WeightsSource};
+use imgclass_checkpoint::{
+    CheckpointInfo, Labels, OpenCheckpoint, Overrides, Weights, WeightsSource,
+};
 
 use crate::calibration::Fidelity;
 use crate::choice::LoadedNetwork;
-use crate::device::DeviceChoice;
+use crate::device::{DeviceChoice, OpenDevice};
 use crate::dtype::ComputeType;
 use crate::error::NetworkError;
 use crate::head;
 use crate::input::Input;
+use crate::int8::timed;
 use crate::network::{Network, Output, Want};
 use crate::path::{ComputePath, GpuPath};
 use crate::profile::{self, LayerTime};
@@ -87,8 +90,13 @@ impl Classifier {
     /// The device cannot be used or does not compute in the type, or the weights are unusable.
     pub fn load(source: &WeightsSource, options: &ModelOptions) -> Result<Self, NetworkError> {
         let start = Instant::now();
-        let opened = options.device.open(options.dtype)?;
-        let checkpoint = OpenCheckpoint::open(source, &options.overrides)?;
+        let checkpoint = timed("read and checked the file", || {
+            OpenCheckpoint::open(source, &options.overrides)
+        })?;
+        let opened = match &checkpoint.weights {
+            Weights::Quantised(_) => open_for_integers(options)?,
+            Weights::Formula(_) | Weights::Checkpoint(_) => options.device.open(options.dtype)?,
+        };
         let LoadedNetwork {
             network,
             class_weights,
@@ -190,4 +198,17 @@ impl Classifier {
             weights,
         ))
     }
+}
+
+/// Opens the device for weights that are 8-bit integers: the CPU, in the type that they are stored
+/// in.
+fn open_for_integers(options: &ModelOptions) -> Result<OpenDevice, NetworkError> {
+    if let Some(dtype) = options.dtype.filter(|dtype| *dtype != ComputeType::Int8) {
+        return Err(NetworkError::StoredAsIntegers(dtype));
+    }
+    let device = match options.device {
+        DeviceChoice::Auto => DeviceChoice::Cpu,
+        named => named,
+    };
+    device.open(Some(ComputeType::Int8))
 }

@@ -4,21 +4,28 @@
 //! backend's pool; a word holds one float32, two bfloat16 numbers or four 8-bit integers. No tensor
 //! of candle's takes part between the images and the logits.
 
+mod words;
+
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use imgclass_checkpoint::CheckpointInfo;
 use imgclass_kernels::{
-    BLOCK, BatchDims, BufferPool, Entered, Isa, Numbers, PackedConv, PackedLinear, PackedStem,
+    BLOCK, BatchDims, BufferPool, ConvShape, Entered, Int8Weights, Isa, Numbers, PackedConv, PackedLinear, PackedStem,
     PooledBuffer, ThreadPool, average_words, join_images_into, words_to_nchw,
 };
 
-use crate::backend::{Backend, ConvPlace, FoldedConv, ImagesTogether, LinearWeights, STEM};
+use crate::backend::{
+    Backend, ConvPlace, ConvRole, FoldedConv, ImagesTogether, LinearWeights, STEM,
+};
 use crate::error::NetworkError;
 use crate::input::{Input, Normalisation};
 use crate::profile;
-use crate::quantise::{self, Scales};
+use crate::quantise::{
+    self, QuantisedConv, QuantisedLinear, QuantisedStem, QuantisedWeights, Scales,
+};
 
 /// The most forward passes that run at one time. Each pass of four images holds 34 MB: on a machine
 /// of many cores and little memory for each, passes share threads instead.
@@ -38,8 +45,8 @@ pub enum CpuNumbers {
     F32,
     /// Weights and activations in bfloat16, sums in float32.
     Bf16,
-    /// Activations in 8-bit integers, with the scale of each layer's output. So are the weights, but
-    /// those of the last layer and of layers that Winograd's filtering computes are bfloat16.
+    /// Weights and activations in 8-bit integers, with the scale of each layer's output. The last
+    /// layer and those that Winograd's filtering computes multiply in bfloat16.
     Int8(Arc<Scales>),
 }
 
@@ -78,8 +85,22 @@ impl CpuBackend {
         }
     }
 
+    /// Returns a function that makes backends for a checkpoint's images, all on the same threads.
+    pub(crate) fn maker(
+        isa: Isa,
+        threads: Arc<ThreadPool>,
+        info: &CheckpointInfo,
+    ) -> impl Fn(CpuNumbers) -> Self + use<> {
+        let normalisation = Normalisation::of(&info.preprocessing);
+        move |numbers| {
+            Self::with_numbers(isa, Arc::clone(&threads), normalisation.clone(), numbers)
+        }
+    }
+
     fn run_conv(&self, conv: &Conv, x: &Activation, relu: bool) -> Activation {
         let packed = &conv.packed;
+        let converted = self.converted(x, packed.input_numbers(), conv.input_scale);
+        let x = converted.as_ref().unwrap_or(x);
         let channels = packed.shape().out_channels;
         let dims = packed.output_dims(x.dims);
         let numbers = packed.output_numbers();
@@ -94,6 +115,96 @@ impl CpuBackend {
             channels,
             dims,
         }
+    }
+
+    /// Returns an activation in other numbers; `None` where it has these already. That is so
+    /// everywhere but between layers that are kept wide and layers that are not. `scale` is for
+    /// integers: what they are multiplied by.
+    fn converted(&self, x: &Activation, to: Numbers, scale: f32) -> Option<Activation> {
+        if x.numbers == to {
+            return None;
+        }
+        let mut values = self.buffers.take(x.dims.words(x.channels, to));
+        let scale = if to == Numbers::U8 {
+            words::bf16_to_integers(&x.values, x.dims.pixels(), scale, &mut values);
+            scale
+        } else {
+            words::integers_to_bf16(&x.values, x.dims.pixels(), x.scale, &mut values);
+            1.0
+        };
+        Some(Activation {
+            values,
+            numbers: to,
+            scale,
+            ..*x
+        })
+    }
+
+    /// Packs a quantised stem.
+    pub(crate) fn pack_stem(&self, stem: &QuantisedStem) -> Stem {
+        Stem {
+            packed: PackedStem::int8(self.isa, &stem.stem),
+            scale: stem.output_scale,
+        }
+    }
+
+    /// Packs a quantised convolution. `output_of` returns what an integer of a layer's output stands
+    /// for, and whether that output is bfloat16 because the layer is kept wide.
+    pub(crate) fn pack_conv(
+        &self,
+        place: &ConvPlace,
+        shape: ConvShape,
+        conv: &QuantisedConv,
+        output_of: &dyn Fn(&str) -> Result<(f32, bool), NetworkError>,
+    ) -> Result<Conv, NetworkError> {
+        let (isa, bias, own) = (self.isa, &conv.bias, conv.output_scale);
+        let (output, residual, residual_scale) = match &place.role {
+            ConvRole::Relu => (Numbers::U8, Numbers::U8, 1.0),
+            ConvRole::Downsample(_) => (Numbers::Bf16, Numbers::Bf16, 1.0),
+            ConvRole::Last { residual } => match residual.as_deref().map(output_of).transpose()? {
+                Some((scale, false)) => (Numbers::U8, Numbers::U8, scale / own),
+                // That of the downsample convolution, or of a layer that is kept wide.
+                None | Some((_, true)) => (Numbers::U8, Numbers::Bf16, 1.0 / own),
+            },
+        };
+        let (packed, scale, residual) = match &conv.weights {
+            QuantisedWeights::Wide(weight) => {
+                let packed = PackedConv::bf16(isa, shape, weight, bias);
+                (packed, 1.0, Numbers::Bf16)
+            }
+            QuantisedWeights::Integers { weight, scale }
+                if quantise::multiplies_in_bf16(place, &shape) =>
+            {
+                let weight = quantise::as_numbers(weight, scale);
+                let packed = PackedConv::winograd_u8(isa, shape, &weight, bias);
+                (packed, own, residual)
+            }
+            QuantisedWeights::Integers { weight, scale } => {
+                let weights = Int8Weights {
+                    weight: weight.clone(),
+                    scale: scale.clone(),
+                    bias: bias.clone(),
+                    output,
+                    residual,
+                    residual_scale,
+                };
+                (PackedConv::int8(isa, shape, &weights), own, residual)
+            }
+        };
+        Ok(Conv {
+            name: place.name.clone(),
+            packed,
+            input_scale: output_of(&place.input)?.0,
+            scale,
+            residual,
+        })
+    }
+
+    /// Packs a quantised last layer, which multiplies in bfloat16. It is a thousandth of the work,
+    /// and its outputs are compared and shown.
+    pub(crate) fn pack_linear(&self, linear: &QuantisedLinear) -> PackedLinear {
+        let inputs = linear.weight.len() / linear.bias.len().max(1);
+        PackedLinear::bf16(self.isa, inputs, &linear.numbers(), &linear.bias)
     }
 
     /// Puts the images of several parts into one buffer, block by block of channels.
@@ -155,8 +266,12 @@ pub struct Stem {
 pub struct Conv {
     name: String,
     packed: PackedConv,
+    /// What integers of the input are multiplied by; 1 in networks without integers.
+    input_scale: f32,
     /// The scale of its output.
     scale: f32,
+    /// The type of the residual that is added.
+    residual: Numbers,
 }
 
 impl Conv {
@@ -193,49 +308,43 @@ impl Backend for CpuBackend {
     type Rows = Rows;
 
     fn load_conv(&self, place: ConvPlace, folded: FoldedConv) -> Result<Conv, NetworkError> {
-        let (isa, shape) = (self.isa, folded.shape);
-        let (packed, scale) = match &self.numbers {
-            CpuNumbers::F32 => {
-                let packed = PackedConv::new(isa, shape, &folded.weight, &folded.bias);
-                (packed, 1.0)
-            }
-            CpuNumbers::Bf16 => {
-                let packed = PackedConv::bf16(isa, shape, &folded.weight, &folded.bias);
-                (packed, 1.0)
-            }
-            CpuNumbers::Int8(scales) if quantise::multiplies_in_bf16(&place, &shape) => {
-                let (weight, bias, scale) = quantise::between_integers(&place, &folded, scales)?;
-                let packed = PackedConv::winograd_u8(isa, shape, &weight, &bias);
-                (packed, scale)
-            }
+        let FoldedConv {
+            shape,
+            weight,
+            bias,
+        } = &folded;
+        let packed = match &self.numbers {
+            CpuNumbers::F32 => PackedConv::new(self.isa, *shape, weight, bias),
+            CpuNumbers::Bf16 => PackedConv::bf16(self.isa, *shape, weight, bias),
             CpuNumbers::Int8(scales) => {
-                let (weights, scale) = quantise::conv(&place, &folded, scales)?;
-                (PackedConv::int8(isa, shape, &weights), scale)
+                let conv = quantise::conv(&place, &folded, scales)?;
+                return self.pack_conv(&place, *shape, &conv, &|name| scales.output_of(name));
             }
         };
         Ok(Conv {
             name: place.name,
+            residual: packed.output_numbers(),
             packed,
-            scale,
+            input_scale: 1.0,
+            scale: 1.0,
         })
     }
 
     fn load_stem(&self, folded: FoldedConv) -> Result<Stem, NetworkError> {
         let (isa, weight, bias) = (self.isa, &folded.weight, &folded.bias);
-        let (packed, scale) = match &self.numbers {
-            CpuNumbers::F32 => (PackedStem::new(isa, weight, bias), 1.0),
-            CpuNumbers::Bf16 => (PackedStem::bf16(isa, weight, bias), 1.0),
+        let packed = match &self.numbers {
+            CpuNumbers::F32 => PackedStem::new(isa, weight, bias),
+            CpuNumbers::Bf16 => PackedStem::bf16(isa, weight, bias),
             CpuNumbers::Int8(scales) => {
                 let range = scales.of(STEM)?;
                 let stem = quantise::stem(&folded, &self.normalisation, range);
-                (PackedStem::int8(isa, &stem), range.scale)
+                return Ok(self.pack_stem(&stem));
             }
         };
-        Ok(Stem { packed, scale })
+        Ok(Stem { packed, scale: 1.0 })
     }
 
-    /// In 8-bit networks the layer is bfloat16. It is a thousandth of the work, its weights are a
-    /// twelfth of them, and its outputs are compared and shown.
+    /// In 8-bit networks the layer is bfloat16, see [`CpuBackend::pack_linear`].
     fn load_linear(&self, weights: LinearWeights) -> Result<PackedLinear, NetworkError> {
         let LinearWeights {
             inputs,
@@ -249,6 +358,10 @@ impl Backend for CpuBackend {
                 PackedLinear::bf16(self.isa, inputs, &weight, &bias)
             }
         })
+    }
+
+    fn loading_threads(&self) -> usize {
+        self.threads.threads()
     }
 
     fn announce_order(&self, convs: &[&Conv], last: &PackedLinear) {
@@ -338,6 +451,11 @@ impl Backend for CpuBackend {
         mut residual: Activation,
     ) -> Result<Activation, NetworkError> {
         let packed = &conv.packed;
+        let converted = self.converted(x, packed.input_numbers(), conv.input_scale);
+        let x = converted.as_ref().unwrap_or(x);
+        if let Some(converted) = self.converted(&residual, conv.residual, residual.scale) {
+            residual = converted;
+        }
         let numbers = packed.output_numbers();
         if residual.numbers == numbers {
             let out = &mut residual.values[..];

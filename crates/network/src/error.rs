@@ -69,6 +69,18 @@ pub enum NetworkError {
     /// Pictures for calibration were named for a type that needs none.
     #[error("--calibrate is for --dtype int8; {0} needs no pictures")]
     NoCalibration(ComputeType),
+    /// Pictures for calibration were named for weights whose ranges are known.
+    #[error(
+        "--calibrate is for a float checkpoint: the ranges of these 8-bit weights are in their \
+         file; give it to `imgclass weights quantize` instead"
+    )]
+    CalibratedAlready,
+    /// Another type than the one that the weights are stored in was asked for.
+    #[error(
+        "these weights are 8-bit integers, which do not compute in {0}: leave --dtype out, or name \
+         the float checkpoint"
+    )]
+    StoredAsIntegers(ComputeType),
     /// The device has no memory for the batch. Smaller batches may pass.
     #[error(
         "the device is out of memory ({reason}); lower --max-batch-size, \

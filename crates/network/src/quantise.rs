@@ -9,12 +9,15 @@
 //! A residual is added in float32 before the one rounding of a block's output; that of a downsample
 //! convolution, which has no ReLU, is kept in bfloat16. A block's output and its residual have the
 //! same factors.
+//!
+//! A layer that is kept wide has weights and outputs in bfloat16: `value = factor * number`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use imgclass_kernels::{ConvShape, Int8Stem, Int8Weights, Numbers};
+use half::bf16;
+use imgclass_kernels::{ConvShape, Int8Stem};
 
-use crate::backend::{ConvPlace, ConvRole, FoldedConv};
+use crate::backend::{ConvPlace, ConvRole, FoldedConv, LinearWeights};
 use crate::error::NetworkError;
 use crate::input::Normalisation;
 
@@ -54,9 +57,13 @@ pub(crate) fn factor(exponent: u8) -> f32 {
     PARTS[usize::from(exponent % 4)] / f32::from(1u16 << (exponent / 4))
 }
 
-/// The ranges of layers' outputs, by the layers' names.
+/// The ranges of layers' outputs, by the layers' names, and the layers that are kept wide.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Scales(pub(crate) BTreeMap<String, LayerRange>);
+pub struct Scales {
+    pub(crate) ranges: BTreeMap<String, LayerRange>,
+    /// The names of layers whose weights and outputs are bfloat16.
+    pub(crate) wide: BTreeSet<String>,
+}
 
 impl Scales {
     /// Returns ranges of the same scale for all channels of a layer's output, by the layers' names.
@@ -73,12 +80,20 @@ impl Scales {
             };
             (name, range)
         };
-        Self(scales.into_iter().map(range).collect())
+        Self {
+            ranges: scales.into_iter().map(range).collect(),
+            wide: BTreeSet::new(),
+        }
+    }
+
+    /// Returns what an integer of a layer's output stands for, and whether the layer is kept wide.
+    pub(crate) fn output_of(&self, name: &str) -> Result<(f32, bool), NetworkError> {
+        Ok((self.of(name)?.scale, self.wide.contains(name)))
     }
 
     /// Returns the range of the output of layer `name`.
     pub(crate) fn of(&self, name: &str) -> Result<&LayerRange, NetworkError> {
-        let range = self.0.get(name);
+        let range = self.ranges.get(name);
         range.ok_or_else(|| NetworkError::Quantisation(format!("no range is known of `{name}`")))
     }
 }
@@ -88,7 +103,8 @@ fn round(weight: &[f32]) -> (impl Iterator<Item = i8>, f32) {
     let largest = weight
         .iter()
         .fold(0.0f32, |largest, w| largest.max(w.abs()));
-    let scale = if largest > 0.0 {
+    // Numbers that are all smaller are as good as zero, and their scale would not be normal.
+    let scale = if largest > 1e-30 {
         largest / LARGEST
     } else {
         1.0
@@ -96,71 +112,164 @@ fn round(weight: &[f32]) -> (impl Iterator<Item = i8>, f32) {
     (weight.iter().map(move |w| (w / scale).round() as i8), scale)
 }
 
-/// Quantises a convolution. Returns it with the scale of its output.
+/// The weights of a quantised layer, `[outputs, ...]`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum QuantisedWeights {
+    /// Integers, and for each output channel what its sums are multiplied by.
+    Integers { weight: Vec<i8>, scale: Vec<f32> },
+    /// Numbers that bfloat16 has.
+    Wide(Vec<f32>),
+}
+
+/// A convolution in 8-bit integers. Integers are input and output of one with [integer
+/// weights](QuantisedWeights::Integers), but for that of a downsample convolution.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct QuantisedConv {
+    pub(crate) weights: QuantisedWeights,
+    /// What is added to each output channel.
+    pub(crate) bias: Vec<f32>,
+    /// What an output's integer is multiplied by; 1 for a downsample convolution.
+    pub(crate) output_scale: f32,
+}
+
+/// The stem in 8-bit integers.
+#[derive(Debug, Clone)]
+pub(crate) struct QuantisedStem {
+    pub(crate) stem: Int8Stem,
+    /// What an output's integer is multiplied by.
+    pub(crate) output_scale: f32,
+}
+
+/// The last layer, whose weights are 8-bit integers with a scale for each class.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct QuantisedLinear {
+    pub(crate) weight: Vec<i8>,
+    pub(crate) scale: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+}
+
+impl QuantisedLinear {
+    /// Returns the weights as numbers, `[outputs, inputs]`.
+    pub(crate) fn numbers(&self) -> Vec<f32> {
+        as_numbers(&self.weight, &self.scale)
+    }
+}
+
+/// Returns integers as numbers: each times the scale of its output channel.
+pub(crate) fn as_numbers(weight: &[i8], scale: &[f32]) -> Vec<f32> {
+    let length = (weight.len() / scale.len().max(1)).max(1);
+    let rows = weight.chunks_exact(length).zip(scale);
+    rows.flat_map(|(row, scale)| row.iter().map(move |&w| f32::from(w) * scale))
+        .collect()
+}
+
+/// Quantises a convolution.
 pub(crate) fn conv(
     place: &ConvPlace,
     folded: &FoldedConv,
     scales: &Scales,
-) -> Result<(Int8Weights, f32), NetworkError> {
+) -> Result<QuantisedConv, NetworkError> {
     let input = scales.of(&place.input)?;
     // A downsample convolution's output has no scale, but the factors of what it is added to.
-    let (output, scale, of) = match &place.role {
-        ConvRole::Downsample(sum) => (Numbers::Bf16, 1.0, scales.of(sum)?),
+    let (scale, of) = match &place.role {
+        ConvRole::Downsample(sum) => (1.0, scales.of(sum)?),
         ConvRole::Relu | ConvRole::Last { .. } => {
             let of = scales.of(&place.name)?;
-            (Numbers::U8, of.scale, of)
+            (of.scale, of)
         }
     };
-    let (residual, residual_scale) = match &place.role {
-        ConvRole::Last {
-            residual: Some(name),
-        } => (Numbers::U8, scales.of(name)?.scale / scale),
-        ConvRole::Last { residual: None } => (Numbers::Bf16, 1.0 / scale),
-        ConvRole::Relu | ConvRole::Downsample(_) => (output, 1.0),
-    };
-    let mut weights = Int8Weights {
-        weight: Vec::with_capacity(folded.weight.len()),
-        scale: Vec::with_capacity(folded.bias.len()),
-        bias: Vec::with_capacity(folded.bias.len()),
-        output,
-        residual,
-        residual_scale,
-    };
-    let taps = folded.shape.kernel * folded.shape.kernel;
-    let factors: Vec<f32> = (0..folded.shape.in_channels)
-        .map(|channel| input.factor(channel))
-        .collect();
-    let means: Vec<f32> = (0..folded.shape.in_channels)
+    let channels = folded.shape.in_channels;
+    let factors: Vec<f32> = (0..channels).map(|channel| input.factor(channel)).collect();
+    let means: Vec<f32> = (0..channels)
         .map(|channel| input.mean(channel) / input.factor(channel))
         .collect();
+    let taps = folded.shape.kernel * folded.shape.kernel;
     let length = (folded.weight.len() / folded.bias.len().max(1)).max(1);
-    let mut scaled = vec![0.0; length];
-    let kernels = folded.weight.chunks_exact(length).zip(&folded.bias);
-    for (channel, (kernel, bias)) in kernels.enumerate() {
-        let own = of.factor(channel);
-        let inputs = scaled.chunks_exact_mut(taps).zip(kernel.chunks_exact(taps));
+    let kernels = || folded.weight.chunks_exact(length).zip(&folded.bias);
+    // Writes an output channel's weights for inputs and outputs that have their factors.
+    let scale_kernel = |to: &mut [f32], kernel: &[f32], own: f32| {
+        let inputs = to.chunks_exact_mut(taps).zip(kernel.chunks_exact(taps));
         for ((to, from), factor) in inputs.zip(&factors) {
             for (to, weight) in to.iter_mut().zip(from) {
                 *to = weight * factor / own;
             }
         }
-        let (integers, weight_scale) = round(&scaled);
-        let first = weights.weight.len();
-        weights.weight.extend(integers);
-        // What rounding the weights takes from the sums on average.
-        let mut lost = 0.0f32;
-        let rounded = weights.weight[first..].chunks_exact(taps);
-        for ((exact, rounded), mean) in scaled.chunks_exact(taps).zip(rounded).zip(&means) {
-            let errors = exact.iter().zip(rounded);
-            lost += mean
-                * errors
-                    .map(|(exact, rounded)| exact - f32::from(*rounded) * weight_scale)
-                    .sum::<f32>();
+    };
+    if scales.wide.contains(&place.name) {
+        let mut wide = vec![0.0; folded.weight.len()];
+        let mut biases = Vec::with_capacity(folded.bias.len());
+        let rows = wide.chunks_exact_mut(length).zip(kernels());
+        for (channel, (to, (kernel, bias))) in rows.enumerate() {
+            let own = of.factor(channel);
+            scale_kernel(to, kernel, own);
+            to.iter_mut().for_each(|w| *w = bf16::from_f32(*w).to_f32());
+            biases.push(bias / own);
         }
-        weights.scale.push(input.scale * weight_scale / scale);
-        weights.bias.push((bias / own + lost) / scale);
+        return Ok(QuantisedConv {
+            weights: QuantisedWeights::Wide(wide),
+            bias: biases,
+            output_scale: scale,
+        });
     }
-    Ok((weights, scale))
+    let mut weights = Vec::with_capacity(folded.weight.len());
+    let mut weight_scales = Vec::with_capacity(folded.bias.len());
+    let mut biases = Vec::with_capacity(folded.bias.len());
+    let mut scaled = vec![0.0; length];
+    for (channel, (kernel, bias)) in kernels().enumerate() {
+        let own = of.factor(channel);
+        scale_kernel(&mut scaled, kernel, own);
+        let (integers, weight_scale) = round(&scaled);
+        let first = weights.len();
+        weights.extend(integers);
+        let lost = lost_by_rounding(&scaled, &weights[first..], weight_scale, &means);
+        weight_scales.push(input.scale * weight_scale / scale);
+        biases.push((bias / own + lost) / scale);
+    }
+    Ok(QuantisedConv {
+        weights: QuantisedWeights::Integers {
+            weight: weights,
+            scale: weight_scales,
+        },
+        bias: biases,
+        output_scale: scale,
+    })
+}
+
+/// Returns what the rounding of an output channel's weights takes from its sums on average. Each
+/// input has a mean and as many weights as a kernel has taps.
+fn lost_by_rounding(exact: &[f32], rounded: &[i8], weight_scale: f32, means: &[f32]) -> f32 {
+    let taps = (exact.len() / means.len().max(1)).max(1);
+    let inputs = exact.chunks_exact(taps).zip(rounded.chunks_exact(taps));
+    let mut lost = 0.0f32;
+    for ((exact, rounded), mean) in inputs.zip(means) {
+        let errors = exact.iter().zip(rounded);
+        lost += mean
+            * errors
+                .map(|(exact, rounded)| exact - f32::from(*rounded) * weight_scale)
+                .sum::<f32>();
+    }
+    lost
+}
+
+/// Quantises the last layer. `input` is the range of the last convolution's output, whose channels
+/// have no factors: their means over pixels and pictures are those of the pooled features.
+pub(crate) fn linear(folded: &LinearWeights, input: &LayerRange) -> QuantisedLinear {
+    let means: Vec<f32> = (0..folded.inputs).map(|channel| input.mean(channel)).collect();
+    let mut linear = QuantisedLinear {
+        weight: Vec::with_capacity(folded.weight.len()),
+        scale: Vec::with_capacity(folded.bias.len()),
+        bias: Vec::with_capacity(folded.bias.len()),
+    };
+    let rows = folded.weight.chunks_exact(folded.inputs.max(1));
+    for (row, bias) in rows.zip(&folded.bias) {
+        let (integers, scale) = round(row);
+        let first = linear.weight.len();
+        linear.weight.extend(integers);
+        let lost = lost_by_rounding(row, &linear.weight[first..], scale, &means);
+        linear.scale.push(scale);
+        linear.bias.push(bias + lost);
+    }
+    linear
 }
 
 /// Whether a convolution between 8-bit integers multiplies in bfloat16, by Winograd's filtering: a 3x3
@@ -170,27 +279,6 @@ pub(crate) fn multiplies_in_bf16(place: &ConvPlace, shape: &ConvShape) -> bool {
     place.role == ConvRole::Relu
         && (shape.kernel, shape.stride, shape.padding) == (3, 1, 1)
         && (32..512).contains(&shape.in_channels)
-}
-
-/// Returns the weights and biases of a convolution between integers as numbers, and the scale of its
-/// output.
-pub(crate) fn between_integers(
-    place: &ConvPlace,
-    folded: &FoldedConv,
-    scales: &Scales,
-) -> Result<(Vec<f32>, Vec<f32>, f32), NetworkError> {
-    let (input, output) = (scales.of(&place.input)?, scales.of(&place.name)?);
-    let taps = folded.shape.kernel * folded.shape.kernel;
-    let inputs = folded.shape.in_channels;
-    let step = |channel: usize| output.scale * output.factor(channel);
-    let kernels = folded.weight.chunks_exact(taps).enumerate();
-    let weight = kernels.flat_map(|(index, kernel)| {
-        let factor = input.scale * input.factor(index % inputs) / step(index / inputs);
-        kernel.iter().map(move |weight| weight * factor)
-    });
-    let bias = folded.bias.iter().enumerate();
-    let bias = bias.map(|(channel, bias)| bias / step(channel));
-    Ok((weight.collect(), bias.collect(), output.scale))
 }
 
 /// Quantises the stem, which reads bytes: the normalisation is folded into its weights. `output` is
@@ -203,7 +291,7 @@ pub(crate) fn stem(
     folded: &FoldedConv,
     normalisation: &Normalisation,
     output: &LayerRange,
-) -> Int8Stem {
+) -> QuantisedStem {
     let scale = output.scale;
     let mean: [f32; 3] =
         std::array::from_fn(|plane| -normalisation.addend[plane] / normalisation.factor[plane]);
@@ -235,5 +323,8 @@ pub(crate) fn stem(
         stem.bias
             .push((bias / own - weight_scale * of_mean) / scale);
     }
-    stem
+    QuantisedStem {
+        stem,
+        output_scale: scale,
+    }
 }

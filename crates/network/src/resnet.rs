@@ -10,14 +10,14 @@
 //!                   each block adds its input at its end
 //! ```
 
-use candle_core::Tensor;
-use candle_nn::{BatchNorm, Conv2dConfig, VarBuilder, batch_norm, conv2d_no_bias};
-use imgclass_checkpoint::{Architecture, Block, Variant};
+use imgclass_checkpoint::{Architecture, TensorSource};
 use imgclass_kernels::ConvShape;
 
-use crate::backend::{Backend, ConvPlace, ConvRole, FoldedConv, LinearWeights, STEM};
+use crate::backend::{Backend, FoldedConv, LinearWeights};
 use crate::error::NetworkError;
 use crate::input::Input;
+use crate::parallel::in_parallel;
+use crate::plan::{BlockPlan, ConvPlan, Plan, conv_shape};
 
 /// How many stages come before those in which the weights are larger than one image's activations.
 const EARLY_STAGES: usize = 2;
@@ -48,42 +48,42 @@ impl<B: Backend> ResNet<B> {
     /// # Errors
     /// A tensor is missing or has another shape, or the device fails while it takes the weights.
     pub fn load(
-        vb: &VarBuilder,
+        tensors: &dyn TensorSource,
         architecture: &Architecture,
         classes: usize,
         backend: B,
     ) -> Result<Self, NetworkError> {
-        let [first, second, third, fourth] = architecture.depths();
-        let expansion = architecture.block().expansion();
-        let loader = Loader {
+        let layers = FloatLayers {
+            tensors,
             architecture,
-            backend: &backend,
+            classes,
         };
-        let stem = loader.stem(vb)?;
-        // The layer whose output the next block reads.
-        let mut last = STEM.to_owned();
-        let stages = [
-            loader.stage(&vb.pp("layer1"), &mut last, first, (64, 64, 1))?,
-            loader.stage(
-                &vb.pp("layer2"),
-                &mut last,
-                second,
-                (64 * expansion, 128, 2),
-            )?,
-            loader.stage(
-                &vb.pp("layer3"),
-                &mut last,
-                third,
-                (128 * expansion, 256, 2),
-            )?,
-            loader.stage(
-                &vb.pp("layer4"),
-                &mut last,
-                fourth,
-                (256 * expansion, 512, 2),
-            )?,
-        ];
-        let linear = loader.linear(&vb.pp("fc"), classes)?;
+        Self::assemble(architecture, &layers, backend)
+    }
+
+    /// Builds the network of layers, on as many threads as the backend takes weights on.
+    ///
+    /// # Errors
+    /// That of the first layer, in the network's order, that cannot be built.
+    pub(crate) fn assemble(
+        architecture: &Architecture,
+        layers: &dyn Layers<B>,
+        backend: B,
+    ) -> Result<Self, NetworkError> {
+        let plan = Plan::of(architecture);
+        let stem = layers.stem(&backend)?;
+        let plans: Vec<&ConvPlan> = plan.convs().collect();
+        let convs = in_parallel(backend.loading_threads(), plans.len(), |index| {
+            layers.conv(&backend, plans[index])
+        })?;
+        let linear = layers.linear(&backend)?;
+        let mut convs = convs.into_iter();
+        let stages = plan.stages.map(|blocks| Stage {
+            blocks: blocks
+                .iter()
+                .filter_map(|block| ResidualBlock::of(block, &mut convs))
+                .collect(),
+        });
         let convs: Vec<&B::Conv> = stages
             .iter()
             .flat_map(|stage| &stage.blocks)
@@ -232,6 +232,19 @@ impl<B: Backend> ResidualBlock<B> {
         backend.conv_add_relu(&self.last, &y, residual)
     }
 
+    /// Takes a block's convolutions from those of the network, which come in the network's order.
+    fn of(plan: &BlockPlan, convs: &mut impl Iterator<Item = B::Conv>) -> Option<Self> {
+        let first = convs.next()?;
+        let downsample = plan.downsample.as_ref().and_then(|_| convs.next());
+        let middle = plan.middle.as_ref().and_then(|_| convs.next());
+        Some(Self {
+            first,
+            middle,
+            last: convs.next()?,
+            downsample,
+        })
+    }
+
     /// Returns the convolutions in the order in which [`ResidualBlock::forward`] runs them.
     fn convs_in_order(&self) -> impl Iterator<Item = &B::Conv> {
         let rest = self.downsample.iter().chain(&self.middle);
@@ -239,162 +252,85 @@ impl<B: Backend> ResidualBlock<B> {
     }
 }
 
-/// Builds layers: reads their weights and hands them to the backend.
-struct Loader<'a, B: Backend> {
-    architecture: &'a Architecture,
-    backend: &'a B,
+/// Where a network's layers come from.
+pub(crate) trait Layers<B: Backend>: Sync {
+    /// Builds the stem.
+    fn stem(&self, backend: &B) -> Result<B::Stem, NetworkError>;
+
+    /// Builds a convolution.
+    fn conv(&self, backend: &B, plan: &ConvPlan) -> Result<B::Conv, NetworkError>;
+
+    /// Builds the last layer.
+    fn linear(&self, backend: &B) -> Result<B::Linear, NetworkError>;
 }
 
-impl<B: Backend> Loader<'_, B> {
-    fn stem(&self, vb: &VarBuilder) -> Result<B::Stem, NetworkError> {
-        let shape = conv_shape(3, 64, 7, 2);
-        let folded = self.folded(shape, vb.pp("conv1"), vb.pp("bn1"))?;
-        self.backend.load_stem(folded)
+/// The layers of a float checkpoint.
+pub(crate) struct FloatLayers<'a> {
+    pub(crate) tensors: &'a dyn TensorSource,
+    pub(crate) architecture: &'a Architecture,
+    pub(crate) classes: usize,
+}
+
+impl FloatLayers<'_> {
+    /// Reads the stem's convolution and its batch norm, and folds the second into the first.
+    pub(crate) fn folded_stem(&self) -> Result<FoldedConv, NetworkError> {
+        self.folded(conv_shape(3, 64, 7, 2), "conv1", "bn1")
     }
 
-    /// Builds a stage of `blocks` blocks whose 3x3 convolutions have `width` channels. `stride` is
-    /// the first block's. `input` names the layer whose output the stage reads, and becomes the
-    /// stage's last layer.
-    fn stage(
-        &self,
-        vb: &VarBuilder,
-        input: &mut String,
-        blocks: usize,
-        (in_channels, width, stride): (usize, usize, usize),
-    ) -> Result<Stage<B>, NetworkError> {
-        let out_channels = width * self.architecture.block().expansion();
-        let block = |i| match i {
-            0 => self.block(&vb.pp(i), input, (in_channels, width, stride)),
-            _ => self.block(&vb.pp(i), input, (out_channels, width, 1)),
-        };
-        let blocks = (0..blocks).map(block).collect::<Result<_, _>>()?;
-        Ok(Stage { blocks })
+    /// Does what [`Self::folded_stem`] does for another convolution.
+    pub(crate) fn folded_conv(&self, plan: &ConvPlan) -> Result<FoldedConv, NetworkError> {
+        self.folded(plan.shape, &plan.place.name, &plan.batch_norm)
     }
 
-    fn block(
-        &self,
-        vb: &VarBuilder,
-        input: &mut String,
-        (in_channels, width, stride): (usize, usize, usize),
-    ) -> Result<ResidualBlock<B>, NetworkError> {
-        let (block, variant) = (self.architecture.block(), self.architecture.variant());
-        let out_channels = width * block.expansion();
-        // The first version of the bottleneck has its stride in the first 1x1 convolution, version
-        // 1.5 in the 3x3.
-        let (first_stride, middle_stride) = match variant {
-            Variant::V1 => (stride, 1),
-            Variant::V1_5 => (1, stride),
-        };
-        let fits = stride == 1 && in_channels == out_channels;
-        let name = |conv: &str| vb.pp(conv).prefix();
-        let conv = |conv: &str, bn, shape, input: &str, role| {
-            let place = ConvPlace {
-                name: name(conv),
-                input: input.to_owned(),
-                role,
-            };
-            self.conv(place, vb.pp(conv), vb.pp(bn), shape)
-        };
-        let add = ConvRole::Last {
-            residual: fits.then(|| input.clone()),
-        };
-        let (first, second) = (name("conv1"), name("conv2"));
-        let end = match block {
-            Block::Basic => second.clone(),
-            Block::Bottleneck => name("conv3"),
-        };
-        let downsample = if fits {
-            None
-        } else {
-            let shape = conv_shape(in_channels, out_channels, 1, stride);
-            let role = ConvRole::Downsample(end.clone());
-            Some(conv("downsample.0", "downsample.1", shape, input, role)?)
-        };
-        let (first, middle, last) = match block {
-            Block::Basic => {
-                let shape = conv_shape(in_channels, width, 3, stride);
-                (
-                    conv("conv1", "bn1", shape, input, ConvRole::Relu)?,
-                    None,
-                    conv("conv2", "bn2", conv_shape(width, width, 3, 1), &first, add)?,
-                )
-            }
-            Block::Bottleneck => {
-                let reduce = conv_shape(in_channels, width, 1, first_stride);
-                let spread = conv_shape(width, width, 3, middle_stride);
-                let expand = conv_shape(width, out_channels, 1, 1);
-                (
-                    conv("conv1", "bn1", reduce, input, ConvRole::Relu)?,
-                    Some(conv("conv2", "bn2", spread, &first, ConvRole::Relu)?),
-                    conv("conv3", "bn3", expand, &second, add)?,
-                )
-            }
-        };
-        *input = end;
-        Ok(ResidualBlock {
-            first,
-            middle,
-            last,
-            downsample,
+    /// Reads the last layer.
+    pub(crate) fn linear_weights(&self) -> Result<LinearWeights, NetworkError> {
+        let (outputs, inputs) = (self.classes, self.architecture.features());
+        Ok(LinearWeights {
+            inputs,
+            outputs,
+            weight: self.tensors.tensor("fc.weight", &[outputs, inputs])?,
+            bias: self.tensors.tensor("fc.bias", &[outputs])?,
         })
     }
 
-    fn conv(
-        &self,
-        place: ConvPlace,
-        conv: VarBuilder,
-        bn: VarBuilder,
-        shape: ConvShape,
-    ) -> Result<B::Conv, NetworkError> {
-        self.backend.load_conv(place, self.folded(shape, conv, bn)?)
-    }
-
-    /// Reads a convolution and its batch norm, and folds the second into the first.
     fn folded(
         &self,
         shape: ConvShape,
-        conv: VarBuilder,
-        bn: VarBuilder,
+        conv: &str,
+        batch_norm: &str,
     ) -> Result<FoldedConv, NetworkError> {
-        let config = Conv2dConfig {
-            stride: shape.stride,
-            padding: shape.padding,
-            ..Default::default()
-        };
-        let (from, to) = (shape.in_channels, shape.out_channels);
-        let conv = conv2d_no_bias(from, to, shape.kernel, config, conv)?;
-        let bn: BatchNorm = batch_norm(to, self.architecture.batch_norm_epsilon(), bn)?;
-        let folded = conv.absorb_bn(&bn)?;
+        let (from, to, side) = (shape.in_channels, shape.out_channels, shape.kernel);
+        let tensors = self.tensors;
+        let mut weight = tensors.tensor(&format!("{conv}.weight"), &[to, from, side, side])?;
+        let of_channels = |part| tensors.tensor(&format!("{batch_norm}.{part}"), &[to]);
+        let (mean, variance) = (of_channels("running_mean")?, of_channels("running_var")?);
+        let (gamma, mut bias) = (of_channels("weight")?, of_channels("bias")?);
+        let epsilon = self.architecture.batch_norm_epsilon() as f32;
+        let length = (weight.len() / to.max(1)).max(1);
+        let channels = weight.chunks_exact_mut(length).zip(&mut bias).enumerate();
+        for (channel, (weight, bias)) in channels {
+            let factor = gamma[channel] / (variance[channel] + epsilon).sqrt();
+            weight.iter_mut().for_each(|weight| *weight *= factor);
+            *bias -= factor * mean[channel];
+        }
         Ok(FoldedConv {
             shape,
-            weight: numbers(folded.weight())?,
-            bias: folded.bias().map_or(Ok(Vec::new()), numbers)?,
-        })
-    }
-
-    fn linear(&self, fc: &VarBuilder, classes: usize) -> Result<B::Linear, NetworkError> {
-        let features = self.architecture.features();
-        self.backend.load_linear(LinearWeights {
-            inputs: features,
-            outputs: classes,
-            weight: numbers(&fc.get((classes, features), "weight")?)?,
-            bias: numbers(&fc.get(classes, "bias")?)?,
+            weight,
+            bias,
         })
     }
 }
 
-/// Returns the shape of a square convolution. Its padding is half its kernel, which keeps the size
-/// at stride 1.
-fn conv_shape(in_channels: usize, out_channels: usize, kernel: usize, stride: usize) -> ConvShape {
-    ConvShape {
-        in_channels,
-        out_channels,
-        kernel,
-        stride,
-        padding: kernel / 2,
+impl<B: Backend> Layers<B> for FloatLayers<'_> {
+    fn stem(&self, backend: &B) -> Result<B::Stem, NetworkError> {
+        backend.load_stem(self.folded_stem()?)
     }
-}
 
-fn numbers(tensor: &Tensor) -> candle_core::Result<Vec<f32>> {
-    tensor.flatten_all()?.to_vec1()
+    fn conv(&self, backend: &B, plan: &ConvPlan) -> Result<B::Conv, NetworkError> {
+        backend.load_conv(plan.place.clone(), self.folded_conv(plan)?)
+    }
+
+    fn linear(&self, backend: &B) -> Result<B::Linear, NetworkError> {
+        backend.load_linear(self.linear_weights()?)
+    }
 }

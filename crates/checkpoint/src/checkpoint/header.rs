@@ -11,7 +11,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 const MAX_HEADER_BYTES: u64 = 8 << 20;
 
 /// Checks that the header is of a size that a network of ours can have.
-pub(super) fn check_length(file: &[u8]) -> Result<(), String> {
+pub(crate) fn check_length(file: &[u8]) -> Result<(), String> {
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(format!("it has only {} bytes", file.len()));
     };
@@ -31,7 +31,7 @@ pub(super) fn check_length(file: &[u8]) -> Result<(), String> {
 }
 
 /// Returns a tensor's name that the header of a well-formed safetensors file holds more than once.
-pub(super) fn find_repeated_name(file: &[u8]) -> Option<String> {
+pub(crate) fn find_repeated_name(file: &[u8]) -> Option<String> {
     let (length, rest) = file.split_first_chunk::<8>()?;
     let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
     let mut json = serde_json::Deserializer::from_slice(rest.get(..length)?);

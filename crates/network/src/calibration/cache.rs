@@ -1,9 +1,10 @@
 //! Ranges that are kept for the next start, in a text file for each weights file:
 //!
 //! ```text
-//! imgclass int8 ranges, recipe 2
+//! imgclass int8 ranges, recipe 3
 //! for v1.5 224x224 [0.017, ...]
 //! compared 16 same 15 error 0.0812
+//! wide layer1.0.conv1 layer1.0.conv2
 //! conv1 0.0123 0 4 ... 0.5 0.25 ...
 //! layer1.0.conv1 0.0456 0 4 ... 0.5 0.25 ...
 //! end 49
@@ -99,7 +100,13 @@ fn format(scales: &Scales, fidelity: &Fidelity) -> String {
         "compared {} same {} error {}\n",
         fidelity.pictures, fidelity.same_class, fidelity.logit_error
     );
-    for (name, range) in &scales.0 {
+    text += "wide";
+    for name in &scales.wide {
+        text += " ";
+        text += name;
+    }
+    text.push('\n');
+    for (name, range) in &scales.ranges {
         // Writing to a string does not fail.
         let _ = write!(text, "{name} {} {}", range.scale, range.exponents.len());
         for exponent in &range.exponents {
@@ -110,7 +117,7 @@ fn format(scales: &Scales, fidelity: &Fidelity) -> String {
         }
         text.push('\n');
     }
-    text + &format!("end {}\n", scales.0.len())
+    text + &format!("end {}\n", scales.ranges.len())
 }
 
 fn parse(text: &str) -> Option<(Scales, Fidelity)> {
@@ -132,14 +139,19 @@ fn parse(text: &str) -> Option<(Scales, Fidelity)> {
         same_class: same_class.parse().ok()?,
         logit_error: logit_error.parse().ok().filter(|e: &f64| e.is_finite())?,
     };
+    let mut words = lines.next()?.split(' ');
     let mut scales = Scales::default();
+    if words.next() != Some("wide") {
+        return None;
+    }
+    scales.wide.extend(words.map(str::to_owned));
     loop {
         let (name, rest) = lines.next()?.split_once(' ')?;
         if name == "end" {
-            let whole = rest.parse() == Ok(scales.0.len()) && lines.next().is_none();
+            let whole = rest.parse() == Ok(scales.ranges.len()) && lines.next().is_none();
             return whole.then_some((scales, fidelity));
         }
-        scales.0.insert(name.to_owned(), parse_range(rest)?);
+        scales.ranges.insert(name.to_owned(), parse_range(rest)?);
     }
 }
 
@@ -174,14 +186,16 @@ mod tests {
             exponents: exponents.to_vec(),
             means: means.to_vec(),
         };
-        let scales = Scales(
-            [
-                ("conv1", range(0.1, &[0, 2, 1], &[0.5, 1.0 / 3.0, 0.0])),
-                ("layer1.0.conv1", range(1.0 / 3.0, &[], &[0.125, 2.0])),
-            ]
-            .map(|(name, range)| (name.to_owned(), range))
-            .into(),
-        );
+        let ranges = [
+            ("conv1", range(0.1, &[0, 2, 1], &[0.5, 1.0 / 3.0, 0.0])),
+            ("layer1.0.conv1", range(1.0 / 3.0, &[], &[0.125, 2.0])),
+        ];
+        let scales = Scales {
+            ranges: ranges
+                .map(|(name, range)| (name.to_owned(), range))
+                .into(),
+            wide: ["layer1.0.conv1".to_owned()].into(),
+        };
         let fidelity = Fidelity {
             pictures: 16,
             same_class: 15,

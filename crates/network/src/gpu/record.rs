@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use candle_nn::VarBuilder;
-use imgclass_checkpoint::Architecture;
+use imgclass_checkpoint::{Architecture, TensorSource};
 
 use crate::backend::{Backend, ConvPlace, FoldedConv, LinearWeights, STEM};
 use crate::error::NetworkError;
@@ -115,12 +114,12 @@ impl Program {
     /// # Errors
     /// A tensor is missing or has another shape.
     pub fn load(
-        vb: &VarBuilder,
+        tensors: &dyn TensorSource,
         architecture: &Architecture,
         classes: usize,
         size: (usize, usize),
     ) -> Result<Self, NetworkError> {
-        let net = ResNet::load(vb, architecture, classes, Recorder::default())?;
+        let net = ResNet::load(tensors, architecture, classes, Recorder::default())?;
         Self::record(net, size)
     }
 

@@ -9,7 +9,7 @@ use imgclass_checkpoint::{Architecture, Block, Overrides, Variant, WeightsSource
 use imgclass_kernels::Isa;
 use imgclass_network::{Classifier, ModelOptions, Want};
 
-use crate::{Computes, Images, formula, load};
+use crate::{Computes, FORMULA, Images, formula, load};
 
 const CLASSES: usize = 7;
 
@@ -29,7 +29,7 @@ fn backends() -> [(&'static str, Computes); 3] {
 /// Asserts that the network's logits are those of the plain one, on every backend.
 fn check(architecture: &Architecture, reference: &Func, sizes: &[(usize, usize, usize)]) {
     for (name, backend) in backends() {
-        let net = load(&formula(), architecture, CLASSES, backend);
+        let net = load(&FORMULA, architecture, CLASSES, backend);
         for &(n, h, w) in sizes {
             let images = Images::formula(n, h, w);
             let expected = reference.forward(&images.tensor());
@@ -158,7 +158,7 @@ fn an_image_has_the_same_bits_in_any_batch_and_with_any_number_of_threads_in_bas
     let input = Images::formula(5, 64, 64);
     let bits = |threads: usize, first: usize, n: usize| {
         let by = Computes::Kernels(Isa::detect(), threads);
-        let net = load(&formula(), &Architecture::RESNET18, CLASSES, by);
+        let net = load(&FORMULA, &Architecture::RESNET18, CLASSES, by);
         let logits = net.run(&input.narrow(first, n)).logits;
         logits.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
     };

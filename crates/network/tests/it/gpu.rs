@@ -19,7 +19,7 @@ use imgclass_network::{
 };
 use proptest::prelude::*;
 
-use crate::formula;
+use crate::FORMULA;
 use host::{Fails, HostDriver};
 
 const CLASSES: usize = 10;
@@ -29,7 +29,7 @@ pub(crate) fn named(name: &str) -> Architecture {
 }
 
 pub(crate) fn program(architecture: &Architecture, size: (usize, usize)) -> Program {
-    Program::load(&formula(), architecture, CLASSES, size).expect("the formula always loads")
+    Program::load(&FORMULA, architecture, CLASSES, size).expect("the formula always loads")
 }
 
 pub(crate) fn normalisation() -> Normalisation {
@@ -123,7 +123,7 @@ fn gpu(
 pub(crate) fn cpu(architecture: &Architecture, size: (usize, usize)) -> impl Network {
     let threads = ThreadPool::new(std::num::NonZeroUsize::MIN).expect("no threads");
     let backend = CpuBackend::new(Isa::detect(), threads.into(), normalisation());
-    let net = ResNet::load(&formula(), architecture, CLASSES, backend).expect("loads");
+    let net = ResNet::load(&FORMULA, architecture, CLASSES, backend).expect("loads");
     FixedSizeResNet::new(net, size)
 }
 

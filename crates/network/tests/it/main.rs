@@ -13,7 +13,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 use imgclass_checkpoint::formula::FormulaWeights;
-use imgclass_checkpoint::{Architecture, Overrides, WeightsSource};
+use imgclass_checkpoint::{Architecture, Overrides, TensorSource, WeightsSource};
 use imgclass_image::Preprocessing;
 use imgclass_kernels::{Isa, ThreadPool};
 use imgclass_network::resnet::{Forward, ResNet};
@@ -43,8 +43,11 @@ pub(crate) fn untrained() -> Classifier {
 }
 
 /// The formula's weights, seed 0.
+pub(crate) const FORMULA: FormulaWeights = FormulaWeights { seed: 0 };
+
+/// The formula's weights for candle's networks.
 pub(crate) fn formula() -> VarBuilder<'static> {
-    imgclass_network::variables(&FormulaWeights { seed: 0 })
+    imgclass_network::variables(&FORMULA)
 }
 
 /// Planar images of one size, each in its own `Input`.
@@ -133,7 +136,7 @@ pub(crate) enum Computes {
 
 /// A network on the backend of that name.
 pub(crate) fn load(
-    vb: &VarBuilder,
+    tensors: &dyn TensorSource,
     architecture: &Architecture,
     classes: usize,
     by: Computes,
@@ -144,12 +147,12 @@ pub(crate) fn load(
             let threads = NonZeroUsize::new(threads).expect("threads");
             let threads = Arc::new(ThreadPool::new(threads).expect("threads"));
             let backend = CpuBackend::new(isa, threads, normalisation);
-            Box::new(ResNet::load(vb, architecture, classes, backend).expect("loads"))
+            Box::new(ResNet::load(tensors, architecture, classes, backend).expect("loads"))
         }
         Computes::Candle(dtype) => {
             let backend =
                 CandleBackend::new(Device::Cpu, dtype, &normalisation).expect("a backend");
-            Box::new(ResNet::load(vb, architecture, classes, backend).expect("loads"))
+            Box::new(ResNet::load(tensors, architecture, classes, backend).expect("loads"))
         }
     }
 }

@@ -1,20 +1,26 @@
 //! The network in bfloat16 and in 8-bit integers: the same bits everywhere, and on the reference's
 //! photographs the classes of the network in float32.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use imgclass_checkpoint::{Architecture, WeightsSource};
+use imgclass_checkpoint::{
+    Architecture, OpenCheckpoint, Overrides, Preset, Variant, WeightsSource,
+};
 use imgclass_image::Preprocessing;
 use imgclass_kernels::{Isa, ThreadPool};
 use imgclass_network::resnet::ResNet;
 use imgclass_network::{
-    Backend, Classifier, ComputeType, CpuBackend, CpuNumbers, Input, ModelOptions, Normalisation,
-    STEM, Scales, Want,
+    Backend, Classifier, ComputeType, CpuBackend, CpuNumbers, DeviceChoice, Input, ModelOptions,
+    Normalisation, STEM, Scales, Want,
 };
 use imgclass_test_support::shared;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use sha2::{Digest, Sha256};
 
 use crate::parity::{real_in, reference_photographs, top1_of};
-use crate::{Images, formula, options};
+use crate::{FORMULA, Images, options};
 
 /// The formula's ResNet-18 in a type.
 fn small(dtype: ComputeType) -> Classifier {
@@ -83,7 +89,7 @@ fn logits_are_the_same_bits_on_every_instruction_set_in_any_batch_and_on_any_thr
                     Normalisation::of(&Preprocessing::default()),
                     numbers.clone(),
                 );
-                let net = ResNet::load(&formula(), &architecture, 1000, backend).expect("loads");
+                let net = ResNet::load(&FORMULA, &architecture, 1000, backend).expect("loads");
                 let batches = (0..3).step_by(together).flat_map(|first| {
                     let batch = images.narrow(first, together);
                     let inputs: Vec<&Input> = batch.images.iter().collect();
@@ -178,6 +184,223 @@ fn ranges_are_kept_for_the_next_start_and_measured_again_where_the_file_is_damag
     assert_eq!(logits(&load(), &images, 1), expected);
     assert_eq!(std::fs::read_to_string(file()).expect("the ranges"), kept);
     std::fs::remove_dir_all(&folder).expect("the folder");
+}
+
+/// The tensors and the description of a file of 8-bit integers, to be changed and written again.
+struct QuantisedFile {
+    description: serde_json::Value,
+    tensors: Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>,
+}
+
+impl QuantisedFile {
+    fn parse(bytes: &[u8]) -> Self {
+        let (_, metadata) = SafeTensors::read_metadata(bytes).expect("a header");
+        let entry = &metadata.metadata().as_ref().expect("metadata")["imgclass"];
+        let entry: serde_json::Value = serde_json::from_str(entry).expect("JSON");
+        let tensors = SafeTensors::deserialize(bytes).expect("tensors");
+        let tensor = |(name, view): (String, TensorView)| {
+            let dims = view.shape().to_vec();
+            (name, view.dtype(), dims, view.data().to_vec())
+        };
+        Self {
+            description: entry["quantised"].clone(),
+            tensors: tensors.tensors().into_iter().map(tensor).collect(),
+        }
+    }
+
+    fn bytes_of(&mut self, name: &str) -> &mut Vec<u8> {
+        let tensor = self.tensors.iter_mut().find(|tensor| tensor.0 == name);
+        &mut tensor.expect("the tensor").3
+    }
+
+    fn set_float(&mut self, name: &str, value: f32) {
+        self.bytes_of(name)[..4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// The file with the digest that belongs to its numbers.
+    fn write(&self) -> Vec<u8> {
+        let write = |metadata| {
+            let views = self.tensors.iter().map(|(name, dtype, dims, bytes)| {
+                (name, TensorView::new(*dtype, dims.clone(), bytes).expect("fits"))
+            });
+            safetensors::serialize(views, metadata).expect("writes")
+        };
+        let plain = write(None);
+        let header = u64::from_le_bytes(plain[..8].try_into().expect("8 bytes")) as usize;
+        let text = self.description.to_string();
+        let sha256 = Sha256::new()
+            .chain_update(&plain[8 + header..])
+            .chain_update(&text)
+            .finalize();
+        let entry = format!("{{\"sha256\":\"{}\",\"quantised\":{text}}}", hex::encode(sha256));
+        write(Some(HashMap::from([("imgclass".to_owned(), entry)])))
+    }
+}
+
+/// The formula's ResNet-18 as a file of 8-bit integers.
+fn quantised_small() -> Vec<u8> {
+    let source = WeightsSource::random(Architecture::RESNET18);
+    let checkpoint = OpenCheckpoint::open(&source, &Overrides::default()).expect("the formula");
+    let options = ModelOptions {
+        dtype: Some(ComputeType::Int8),
+        ..options()
+    };
+    let quantised = imgclass_network::quantise_checkpoint(&checkpoint, &options);
+    quantised.expect("the formula is quantised").bytes
+}
+
+#[test]
+fn a_quantised_file_gives_the_bits_of_the_float_checkpoint_in_8_bit_integers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("small.safetensors");
+    std::fs::write(&file, quantised_small()).expect("writes");
+    let float = small(ComputeType::Int8);
+    let images = images(2);
+    let expected = logits(&float, &images, 2);
+    for (device, dtype) in [
+        (DeviceChoice::Cpu, None),
+        (DeviceChoice::Auto, Some(ComputeType::Int8)),
+    ] {
+        let options = ModelOptions {
+            device,
+            dtype,
+            ..options()
+        };
+        let loaded = Classifier::load(&WeightsSource::local(&file), &options).expect("loads");
+        assert_eq!(logits(&loaded, &images, 2), expected, "{dtype:?}");
+        let info = loaded.info();
+        assert_eq!(info.compute_dtype, ComputeType::Int8);
+        assert_eq!(info.fidelity, float.info().fidelity);
+        let (of_file, of_float) = (&info.checkpoint, &float.info().checkpoint);
+        assert_eq!(of_file.architecture, of_float.architecture);
+        assert_eq!(of_file.preprocessing, of_float.preprocessing);
+        assert_eq!(of_file.float_digest(), of_float.float_digest());
+        assert!(!of_file.trained);
+    }
+}
+
+#[test]
+fn a_quantised_file_that_is_damaged_or_does_not_fit_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("small.safetensors");
+    let whole = quantised_small();
+    let refusal = |bytes: &[u8], options: &ModelOptions| {
+        std::fs::write(&path, bytes).expect("writes");
+        let loaded = Classifier::load(&WeightsSource::local(&path), options);
+        loaded.err().map(|error| error.to_string())
+    };
+    let parsed = QuantisedFile::parse(&whole);
+    assert_eq!(refusal(&parsed.write(), &options()), None);
+    for cut in [4, 1000, whole.len() / 2, whole.len() - 1] {
+        let error = refusal(&whole[..cut], &options()).expect("a refusal");
+        assert!(error.contains("safetensors"), "{cut}: {error}");
+    }
+    let mut flipped = whole.clone();
+    *flipped.last_mut().expect("bytes") ^= 1;
+    let error = refusal(&flipped, &options()).expect("a refusal");
+    assert!(error.contains("it was damaged or changed"), "{error}");
+
+    type Change = fn(&mut QuantisedFile);
+    let changes: [(Change, &str); 13] = [
+        (
+            |file| file.set_float("conv1.scale", 0.0),
+            "tensor `conv1.scale`: expected normal numbers above zero, found 0 at element 0",
+        ),
+        (
+            |file| file.set_float("layer1.0.conv1.scale", -0.5),
+            "`layer1.0.conv1.scale`: expected normal numbers above zero, found -0.5",
+        ),
+        (
+            |file| file.set_float("layer4.1.conv2.output_scale", f32::NAN),
+            "`layer4.1.conv2.output_scale`: expected finite numbers, found NaN",
+        ),
+        (
+            |file| file.set_float("fc.scale", f32::INFINITY),
+            "`fc.scale`: expected finite numbers, found inf",
+        ),
+        (
+            |file| file.set_float("layer2.0.conv1.output_scale", 1e-40),
+            "normal numbers above zero",
+        ),
+        (
+            |file| file.set_float("fc.bias", f32::NAN),
+            "`fc.bias`: expected finite numbers, found NaN",
+        ),
+        (
+            |file| file.description["recipe"] = 1.into(),
+            "it was made by recipe 1, and this version of imgclass has recipe",
+        ),
+        (
+            |file| file.description["architecture"] = "resnet19".into(),
+            "`resnet19` is no network",
+        ),
+        (
+            |file| file.description["architecture"] = "resnet34".into(),
+            "do not fit ResNet-34: tensor",
+        ),
+        (
+            |file| file.description["preprocessing"]["std"][0] = 0.into(),
+            "std",
+        ),
+        (
+            |file| file.description["classes"] = 7.into(),
+            "tensor `fc.weight`: expected shape [7, 512]",
+        ),
+        (
+            |file| file.tensors.retain(|tensor| tensor.0 != "layer3.1.conv2.weight"),
+            "tensor `layer3.1.conv2.weight`: expected shape [256, 256, 3, 3] of I8 or BF16, \
+             found no such tensor",
+        ),
+        (
+            |file| {
+                let twin = file.tensors[0].clone();
+                file.tensors.push(("extra".to_owned(), twin.1, twin.2, twin.3));
+            },
+            "tensor `extra`: expected no tensor of this name",
+        ),
+    ];
+    for (change, expected) in changes {
+        let mut file = QuantisedFile::parse(&whole);
+        change(&mut file);
+        let error = refusal(&file.write(), &options()).expect(expected);
+        assert!(error.contains(expected), "{error}\nlacks {expected}");
+    }
+
+    let with = |change: fn(&mut ModelOptions)| {
+        let mut options = options();
+        change(&mut options);
+        options
+    };
+    let asked: [(fn(&mut ModelOptions), &str); 6] = [
+        (
+            |options| options.dtype = Some(ComputeType::F32),
+            "do not compute in f32: leave --dtype out, or name the float checkpoint",
+        ),
+        (
+            |options| options.dtype = Some(ComputeType::BF16),
+            "do not compute in bf16",
+        ),
+        (
+            |options| options.device = DeviceChoice::Candle,
+            "take --device cpu",
+        ),
+        (
+            |options| options.calibrate = Some("pictures".into()),
+            "--calibrate is for a float checkpoint",
+        ),
+        (
+            |options| options.overrides.preprocessing = Some(Preset::Caffe),
+            "give --preprocessing to `imgclass weights quantize` instead",
+        ),
+        (
+            |options| options.overrides.variant = Some(Variant::V1),
+            "give --variant to `imgclass weights quantize` instead",
+        ),
+    ];
+    for (change, expected) in asked {
+        let error = refusal(&whole, &with(change)).expect(expected);
+        assert!(error.contains(expected), "{error}\nlacks {expected}");
+    }
 }
 
 #[test]

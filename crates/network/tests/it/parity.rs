@@ -5,15 +5,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
 use imgclass_checkpoint::formula::FormulaWeights;
-use imgclass_checkpoint::{Architecture, WeightsSource};
+use imgclass_checkpoint::{Architecture, Checkpoint, WeightsSource};
 use imgclass_image::{Limits, Preprocessing, Preprocessor, decode};
 use imgclass_kernels::Isa;
 use imgclass_network::{Classifier, ComputeType, Input, ModelOptions, Want, head};
 use imgclass_test_support::shared;
 
-use crate::{AnyResNet, Computes, Images, Rows, formula, load, options};
+use crate::{AnyResNet, Computes, FORMULA, Images, Rows, formula, load, options};
 
 const STAGES: [&str; 5] = ["maxpool", "layer1", "layer2", "layer3", "layer4"];
 
@@ -109,7 +108,7 @@ fn every_instruction_set_gives_onnx_runtimes_logits_and_features_at_every_record
     let golden = golden();
     for isa in Isa::available() {
         let net = load(
-            &formula(),
+            &FORMULA,
             &Architecture::RESNET50,
             1000,
             Computes::Kernels(isa, 2),
@@ -135,7 +134,7 @@ fn every_instruction_set_gives_onnx_runtimes_logits_and_features_at_every_record
 fn every_stage_has_onnx_runtimes_mean_and_root_mean_square() {
     let golden = golden();
     let net = load(
-        &formula(),
+        &FORMULA,
         &Architecture::RESNET50,
         1000,
         Computes::Kernels(Isa::detect(), 2),
@@ -162,7 +161,7 @@ fn every_stage_has_onnx_runtimes_mean_and_root_mean_square() {
 fn the_packed_network_gives_candle_transformers_logits_at_every_size_it_takes() {
     let yardstick = candle_transformers::models::resnet::resnet50(1000, formula())
         .expect("the yardstick loads");
-    let load_on = |by| load(&formula(), &Architecture::RESNET50, 1000, by);
+    let load_on = |by| load(&FORMULA, &Architecture::RESNET50, 1000, by);
     let packed = load_on(Computes::Kernels(Isa::detect(), 2));
     let candle = load_on(Computes::Candle(DType::F32));
     for (n, h, w) in [(1, 32, 32), (2, 64, 96), (1, 224, 224), (1, 65, 33)] {
@@ -182,7 +181,7 @@ fn an_image_has_the_same_logits_in_any_batch_and_with_any_number_of_threads() {
     let input = Images::formula(6, 64, 64);
     let bits = |threads: usize, first: usize, n: usize| {
         let net = load(
-            &formula(),
+            &FORMULA,
             &Architecture::RESNET50,
             1000,
             Computes::Kernels(Isa::detect(), threads),
@@ -296,7 +295,7 @@ fn every_stage_of_a_photograph_is_within_a_thousandth_of_the_reference() {
         return;
     };
     let reference = candle_core::safetensors::load(layers, &Device::Cpu).expect("the reference");
-    let bytes = std::fs::read(weights).expect("the weights");
+    let weights = Checkpoint::open(&weights).expect("the weights");
     let input = &reference["input"];
     let size = (
         input.dim(1).expect("a height"),
@@ -308,9 +307,8 @@ fn every_stage_of_a_photograph_is_within_a_thousandth_of_the_reference() {
         Computes::Kernels(Isa::named("portable").expect("always there"), 2),
         Computes::Candle(DType::F32),
     ] {
-        let vb =
-            VarBuilder::from_slice_safetensors(&bytes, DType::F32, &Device::Cpu).expect("whole");
-        let net = load(&vb, &Architecture::RESNET50, 1000, backend);
+        let tensors = weights.checked_tensors().expect("whole");
+        let net = load(&tensors, &Architecture::RESNET50, 1000, backend);
         let (out, taps) = run_with_taps(&*net, &input);
         for stage in STAGES {
             let expected = numbers(&reference[stage]);
