@@ -29,7 +29,6 @@ pub use fetch::FetchArgs;
 pub use heads::{HeadArgs, NamedHead};
 pub use limits::LimitArgs;
 pub use model::ModelArgs;
-pub(crate) use model::cache_folder;
 pub use server::{
     DEFAULT_MODEL_NAME, HttpLimits, MAX_IMAGES_PER_REQUEST, Port, ServerArgs, is_root_path,
 };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::{Failure, block_on, output, progress};
-use crate::config::{OverrideArgs, WeightsArgs, cache_folder};
+use crate::config::{OverrideArgs, WeightsArgs};
 use crate::service::check_network;
 use imgclass_checkpoint::hub::{self, HubConfig};
 use imgclass_checkpoint::{LastLayer, OpenCheckpoint, WeightsChoice, WeightsSource};
@@ -280,7 +280,8 @@ fn quantize_options(args: &QuantizeArgs) -> ModelOptions {
         gpu_path: GpuPath::Auto,
         isa: None,
         threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-        cache: cache_folder(),
+        // The ranges are in the file.
+        cache: None,
         calibrate: args.calibrate.clone(),
         overrides: args.overrides.overrides(),
     }

@@ -83,7 +83,7 @@ impl ModelArgs {
             gpu_path: self.gpu_path,
             isa: self.isa.clone(),
             threads: self.threads(),
-            cache: cache_folder(),
+            cache: cache_folder(|name| std::env::var_os(name)),
             calibrate: self.calibrate.clone(),
             overrides: self.overrides.overrides(),
         }
@@ -92,12 +92,7 @@ impl ModelArgs {
 
 /// Returns the folder in which the ranges for int8 are kept: `imgclass` in the user's cache folder,
 /// by the XDG base directory specification. `None` where the user has none.
-pub(crate) fn cache_folder() -> Option<PathBuf> {
-    cache_folder_by(|name| std::env::var_os(name))
-}
-
-/// Does what [`cache_folder`] does with these variables of the environment.
-fn cache_folder_by(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |name| {
         let path = PathBuf::from(variable(name)?);
         path.is_absolute().then_some(path)
@@ -113,7 +108,7 @@ mod tests {
     #[test]
     fn the_cache_folder_follows_the_xdg_specification() {
         let found = |xdg: Option<&str>, home: Option<&str>| {
-            cache_folder_by(|name| {
+            cache_folder(|name| {
                 let value = if name == "HOME" { home } else { xdg };
                 value.map(OsString::from)
             })

@@ -279,7 +279,9 @@ fn network_id(checkpoint: &CheckpointInfo, compute_dtype: &str) -> NetworkId {
     let architecture = &checkpoint.architecture;
     let formula = || format!("formula {}", architecture.name());
     NetworkId {
-        digest: checkpoint.float_digest().map_or_else(formula, str::to_owned),
+        digest: checkpoint
+            .float_digest()
+            .map_or_else(formula, str::to_owned),
         architecture: format!("{} {}", architecture.name(), architecture.variant()),
         preprocessing: describe_preprocessing(&checkpoint.preprocessing),
         compute_dtype: compute_dtype.to_owned(),

@@ -596,6 +596,62 @@ fn a_merged_checkpoint_answers_as_network_and_head_do() {
         }
     }
 
+    // The head reads the features of the same network in 8-bit integers, too.
+    let quantize = [
+        "weights",
+        "quantize",
+        "net.safetensors",
+        "-o",
+        "int8.safetensors",
+    ];
+    let said = succeeds(&quantize);
+    assert!(
+        said.contains("8-bit integers") && said.contains("compared"),
+        "{said}"
+    );
+    let integers = ["--weights", "int8.safetensors"];
+    let said = succeeds(&[&["weights", "verify"], &integers[..]].concat());
+    for words in [
+        "I8",
+        "made from net.safetensors, F32, sha256",
+        "compared with float32",
+    ] {
+        assert!(said.contains(words), "{said}: lacks {words}");
+    }
+    let by_integers = classify(&[&["--head", "a.head"], &integers[..]].concat());
+    assert_eq!(by_integers.len(), 8);
+    for (arguments, words) in [
+        (&quantize[..], "is there already"),
+        (
+            &[
+                "weights",
+                "quantize",
+                "int8.safetensors",
+                "-o",
+                "b.safetensors",
+            ],
+            "it holds 8-bit integers already",
+        ),
+        (
+            &[
+                &[
+                    "weights",
+                    "merge",
+                    "a.head",
+                    "-o",
+                    "of-integers/model.safetensors",
+                ],
+                &integers[..],
+            ]
+            .concat(),
+            "this needs the float checkpoint that they were made from: net.safetensors",
+        ),
+    ] {
+        let output = run(at, arguments);
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{said}");
+    }
+
     let again = text(&run(at, &merge).stderr);
     assert!(again.contains("is there already"), "{again}");
     let other = [

@@ -139,7 +139,8 @@ impl QuantisedDescription {
     /// Returns the network.
     fn architecture(&self) -> Result<Architecture, String> {
         let named = Architecture::named(&self.architecture);
-        let named = named.ok_or_else(|| format!("`{}` is no network", shown(&self.architecture)))?;
+        let named =
+            named.ok_or_else(|| format!("`{}` is no network", shown(&self.architecture)))?;
         Ok(named.with_variant(self.variant.parse::<Variant>()?))
     }
 
@@ -368,8 +369,7 @@ impl QuantisedFile {
                 shown(&entry.sha256)
             )));
         }
-        let description: QuantisedDescription =
-            serde_json::from_str(text).map_err(unreadable)?;
+        let description: QuantisedDescription = serde_json::from_str(text).map_err(unreadable)?;
         let title = description.architecture().map_err(refused)?.title();
         Ok(Self {
             path: path.to_owned(),
@@ -424,12 +424,11 @@ impl QuantisedFile {
     /// # Errors
     /// [`CheckpointError::NotSafetensors`]; never for a file that was checked.
     pub fn tensors(&self) -> Result<QuantisedTensors<'_>, CheckpointError> {
-        let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| {
-            CheckpointError::NotSafetensors {
+        let tensors =
+            SafeTensors::deserialize(&self.bytes).map_err(|e| CheckpointError::NotSafetensors {
                 path: self.path.clone(),
                 reason: e.to_string(),
-            }
-        })?;
+            })?;
         Ok(QuantisedTensors {
             file: self,
             tensors,
@@ -562,11 +561,9 @@ impl QuantisedTensors<'_> {
         names.sort_unstable();
         match names.iter().find(|name| !taken.contains(**name)) {
             None => Ok(()),
-            Some(name) => Err(self.misfit(
-                name,
-                "no tensor of this name".to_owned(),
-                "one".to_owned(),
-            )),
+            Some(name) => {
+                Err(self.misfit(name, "no tensor of this name".to_owned(), "one".to_owned()))
+            }
         }
     }
 

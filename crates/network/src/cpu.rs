@@ -13,8 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use imgclass_checkpoint::CheckpointInfo;
 use imgclass_kernels::{
-    BLOCK, BatchDims, BufferPool, ConvShape, Entered, Int8Weights, Isa, Numbers, PackedConv, PackedLinear, PackedStem,
-    PooledBuffer, ThreadPool, average_words, join_images_into, words_to_nchw,
+    BLOCK, BatchDims, BufferPool, ConvShape, Entered, Int8Weights, Isa, Numbers, PackedConv,
+    PackedLinear, PackedStem, PooledBuffer, ThreadPool, average_words, join_images_into,
+    words_to_nchw,
 };
 
 use crate::backend::{
@@ -92,9 +93,7 @@ impl CpuBackend {
         info: &CheckpointInfo,
     ) -> impl Fn(CpuNumbers) -> Self + use<> {
         let normalisation = Normalisation::of(&info.preprocessing);
-        move |numbers| {
-            Self::with_numbers(isa, Arc::clone(&threads), normalisation.clone(), numbers)
-        }
+        move |numbers| Self::with_numbers(isa, Arc::clone(&threads), normalisation.clone(), numbers)
     }
 
     fn run_conv(&self, conv: &Conv, x: &Activation, relu: bool) -> Activation {

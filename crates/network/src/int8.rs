@@ -4,9 +4,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use imgclass_checkpoint::{
-    OpenCheckpoint, QuantisedDescription, QuantisedFile, Weights, encode,
-};
+use imgclass_checkpoint::{OpenCheckpoint, QuantisedDescription, QuantisedFile, Weights, encode};
 
 use crate::calibration::{self, Cache, Calibration, Fidelity, RECIPE};
 use crate::choice::kernels_of;
@@ -132,7 +130,9 @@ pub fn quantise_checkpoint(
     options: &ModelOptions,
 ) -> Result<QuantisedCheckpoint, NetworkError> {
     if let Weights::Quantised(file) = &checkpoint.weights {
-        return Err(file.refused("it holds 8-bit integers already".to_owned()).into());
+        return Err(file
+            .refused("it holds 8-bit integers already".to_owned())
+            .into());
     }
     let (isa, threads) = kernels_of(options)?;
     let backend = CpuBackend::maker(isa, threads, &checkpoint.info);

@@ -19,8 +19,6 @@ pub(crate) struct ConvPlan {
 /// The convolutions of a residual block.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockPlan {
-    /// The block's name, such as `layer1.0`.
-    pub(crate) name: String,
     pub(crate) first: ConvPlan,
     /// The 3x3 convolution of a bottleneck.
     pub(crate) middle: Option<ConvPlan>,
@@ -145,7 +143,6 @@ fn block_plan(
         middle,
         last,
         downsample,
-        name,
     }
 }
 
@@ -183,7 +180,12 @@ mod tests {
                 .convs()
                 .map(|conv| {
                     let (shape, name) = (conv.shape, &conv.place.name);
-                    let dims = [shape.out_channels, shape.in_channels, shape.kernel, shape.kernel];
+                    let dims = [
+                        shape.out_channels,
+                        shape.in_channels,
+                        shape.kernel,
+                        shape.kernel,
+                    ];
                     (format!("{name}.weight"), dims.to_vec())
                 })
                 .collect();

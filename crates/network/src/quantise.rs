@@ -254,7 +254,9 @@ fn lost_by_rounding(exact: &[f32], rounded: &[i8], weight_scale: f32, means: &[f
 /// Quantises the last layer. `input` is the range of the last convolution's output, whose channels
 /// have no factors: their means over pixels and pictures are those of the pooled features.
 pub(crate) fn linear(folded: &LinearWeights, input: &LayerRange) -> QuantisedLinear {
-    let means: Vec<f32> = (0..folded.inputs).map(|channel| input.mean(channel)).collect();
+    let means: Vec<f32> = (0..folded.inputs)
+        .map(|channel| input.mean(channel))
+        .collect();
     let mut linear = QuantisedLinear {
         weight: Vec::with_capacity(folded.weight.len()),
         scale: Vec::with_capacity(folded.bias.len()),

@@ -203,8 +203,7 @@ impl QuantisedNetwork {
 
     /// Returns the names of the layers that are kept wide.
     pub(crate) fn wide(&self) -> Vec<String> {
-        let is_wide =
-            |conv: &QuantisedConv| matches!(conv.weights, QuantisedWeights::Wide(_));
+        let is_wide = |conv: &QuantisedConv| matches!(conv.weights, QuantisedWeights::Wide(_));
         let plan = Plan::of(&self.architecture);
         let names = plan.convs().map(|plan| &plan.place.name);
         names

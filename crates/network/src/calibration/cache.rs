@@ -191,9 +191,7 @@ mod tests {
             ("layer1.0.conv1", range(1.0 / 3.0, &[], &[0.125, 2.0])),
         ];
         let scales = Scales {
-            ranges: ranges
-                .map(|(name, range)| (name.to_owned(), range))
-                .into(),
+            ranges: ranges.map(|(name, range)| (name.to_owned(), range)).into(),
             wide: ["layer1.0.conv1".to_owned()].into(),
         };
         let fidelity = Fidelity {

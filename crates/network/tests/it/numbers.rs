@@ -221,7 +221,10 @@ impl QuantisedFile {
     fn write(&self) -> Vec<u8> {
         let write = |metadata| {
             let views = self.tensors.iter().map(|(name, dtype, dims, bytes)| {
-                (name, TensorView::new(*dtype, dims.clone(), bytes).expect("fits"))
+                (
+                    name,
+                    TensorView::new(*dtype, dims.clone(), bytes).expect("fits"),
+                )
             });
             safetensors::serialize(views, metadata).expect("writes")
         };
@@ -232,7 +235,10 @@ impl QuantisedFile {
             .chain_update(&plain[8 + header..])
             .chain_update(&text)
             .finalize();
-        let entry = format!("{{\"sha256\":\"{}\",\"quantised\":{text}}}", hex::encode(sha256));
+        let entry = format!(
+            "{{\"sha256\":\"{}\",\"quantised\":{text}}}",
+            hex::encode(sha256)
+        );
         write(Some(HashMap::from([("imgclass".to_owned(), entry)])))
     }
 }
@@ -347,14 +353,18 @@ fn a_quantised_file_that_is_damaged_or_does_not_fit_is_refused_with_the_reason()
             "tensor `fc.weight`: expected shape [7, 512]",
         ),
         (
-            |file| file.tensors.retain(|tensor| tensor.0 != "layer3.1.conv2.weight"),
+            |file| {
+                file.tensors
+                    .retain(|tensor| tensor.0 != "layer3.1.conv2.weight")
+            },
             "tensor `layer3.1.conv2.weight`: expected shape [256, 256, 3, 3] of I8 or BF16, \
              found no such tensor",
         ),
         (
             |file| {
                 let twin = file.tensors[0].clone();
-                file.tensors.push(("extra".to_owned(), twin.1, twin.2, twin.3));
+                file.tensors
+                    .push(("extra".to_owned(), twin.1, twin.2, twin.3));
             },
             "tensor `extra`: expected no tensor of this name",
         ),
