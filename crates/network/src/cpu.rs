@@ -51,6 +51,10 @@ pub enum CpuNumbers {
     Int8(Arc<Scales>),
 }
 
+/// Returns what an integer of a layer's output stands for, by the layer's name, and whether that
+/// output is bfloat16 because the layer is kept wide.
+pub(crate) type OutputOf<'a> = dyn Fn(&str) -> Result<(f32, bool), NetworkError> + 'a;
+
 /// Computes a ResNet's layers with our own kernels.
 pub struct CpuBackend {
     isa: Isa,
@@ -147,14 +151,13 @@ impl CpuBackend {
         }
     }
 
-    /// Packs a quantised convolution. `output_of` returns what an integer of a layer's output stands
-    /// for, and whether that output is bfloat16 because the layer is kept wide.
+    /// Packs a quantised convolution. `output_of` tells what the layers around it write.
     pub(crate) fn pack_conv(
         &self,
         place: &ConvPlace,
         shape: ConvShape,
         conv: &QuantisedConv,
-        output_of: &dyn Fn(&str) -> Result<(f32, bool), NetworkError>,
+        output_of: &OutputOf<'_>,
     ) -> Result<Conv, NetworkError> {
         let (isa, bias, own) = (self.isa, &conv.bias, conv.output_scale);
         let (output, residual, residual_scale) = match &place.role {
