@@ -58,7 +58,7 @@ enum Command {
     /// Measure the speed of forward passes on this machine, or of a running service
     Bench(Box<bench::BenchArgs>),
     /// Download, find, check and convert checkpoints
-    Weights(weights::WeightsCommand),
+    Weights(Box<weights::WeightsCommand>),
     /// Print the OpenAPI specification of the HTTP interface
     Openapi,
     /// Print a completion script for a shell

@@ -376,12 +376,13 @@ fn a_quantised_file_that_is_damaged_or_does_not_fit_is_refused_with_the_reason()
         assert!(error.contains(expected), "{error}\nlacks {expected}");
     }
 
-    let with = |change: fn(&mut ModelOptions)| {
+    type Ask = fn(&mut ModelOptions);
+    let with = |change: Ask| {
         let mut options = options();
         change(&mut options);
         options
     };
-    let asked: [(fn(&mut ModelOptions), &str); 6] = [
+    let asked: [(Ask, &str); 6] = [
         (
             |options| options.dtype = Some(ComputeType::F32),
             "do not compute in f32: leave --dtype out, or name the float checkpoint",
