@@ -16,12 +16,9 @@ use imgclass_heads::{ClassWeights, Examples, NetworkId, Picture, TrainingOptions
 
 const FEATURES: usize = 2048;
 
-/// The share of the variance that is between classes.
-const BETWEEN: f32 = 0.35;
-
 /// Returns normally distributed numbers that depend on `seed` alone.
 fn normal(seed: u64) -> impl Iterator<Item = f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut state = seed.wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(32);
     let mut uniform = move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = state;
@@ -50,7 +47,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let parts = normal(class as u64).zip(normal((1 << 40) + i as u64));
         let feature = |(j, (between, within)): (usize, (f32, f32))| {
             let deviation = (j as f32 + 3.0).powf(-0.6);
-            deviation * (BETWEEN.sqrt() * between + (1.0 - BETWEEN).sqrt() * within)
+            // The share of the variance that is between classes.
+            let share = 0.5 / (1.0 + j as f32 / 200.0);
+            deviation * (share.sqrt() * between + (1.0 - share).sqrt() * within)
         };
         Picture {
             name: i.to_string(),

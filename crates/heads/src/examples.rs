@@ -263,6 +263,18 @@ impl Examples {
         !self.mirrored.is_empty()
     }
 
+    /// Returns the same pictures with other features, of which there are as many for each picture.
+    pub(crate) fn with_features(&self, features: Vec<f32>, mirrored: Vec<f32>) -> Self {
+        Self {
+            dims: features.len() / self.len().max(1),
+            features,
+            mirrored,
+            classes: self.classes.clone(),
+            names: self.names.clone(),
+            labels: self.labels.clone(),
+        }
+    }
+
     /// Moves the origin of all features to `mean` and divides them by `scale`.
     pub(crate) fn shift_and_scale(&mut self, mean: &[f32], scale: f32) {
         for values in [&mut self.features, &mut self.mirrored] {

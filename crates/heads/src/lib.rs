@@ -18,6 +18,7 @@
 //! | `training` | the whole training: folds, the choice of `C`, calibration, evaluation |
 //! | `logistic`, `lbfgs` | logistic regression, and its optimiser |
 //! | `rows`, `softmax`, `product` | what they compute with: matrices, losses, vectors |
+//! | `reduction` | fewer features, where there is very much to compute |
 //! | `folds`, `duplicates` | which pictures are held out together |
 //! | `calibration`, `familiarity` | what a probability means, and what is unknown |
 //! | `evaluation`, `statistics` | what people need in order to decide |
@@ -41,6 +42,7 @@ mod head;
 mod lbfgs;
 mod logistic;
 mod product;
+mod reduction;
 mod rows;
 mod softmax;
 pub mod statistics;

@@ -61,7 +61,7 @@ impl Problem<'_> {
             steps,
         };
         drop((zero, at_zero));
-        minimise(&mut parameters.values, stop, &mut objective);
+        minimise(pool, &mut parameters.values, stop, &mut objective);
         computed
     }
 

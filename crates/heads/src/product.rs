@@ -87,13 +87,6 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f64 {
     Arch::new().dispatch(Dot(a, b))
 }
 
-/// Adds `scale` times `x` to `y`.
-pub(crate) fn add_scaled(y: &mut [f32], scale: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += scale * x;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -59,6 +59,13 @@ impl Default for PackedBudget {
     }
 }
 
+impl PackedBudget {
+    /// Keeps nothing.
+    pub(crate) fn none() -> Self {
+        Self(0)
+    }
+}
+
 /// A linear function of the features for each class, in the kernels' layout.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Parameters {
@@ -103,6 +110,12 @@ impl Parameters {
     /// Returns the biases, one for each class.
     pub(crate) fn bias(&self) -> &[f32] {
         self.split().1
+    }
+
+    /// Sets the biases.
+    pub(crate) fn set_bias(&mut self, bias: &[f32]) {
+        let weights = self.values.len() - self.classes;
+        self.values[weights..].copy_from_slice(bias);
     }
 }
 
@@ -224,6 +237,27 @@ impl<'a> Rows<'a> {
         loss
     }
 
+    /// Returns the products of some vectors, which have the place of classes, with the covariance of
+    /// the rows times their number.
+    pub(crate) fn covariance_times(&self, pool: &ThreadPool, vectors: &Parameters) -> Parameters {
+        let count = vectors.classes;
+        let mut sums = Parameters::zero(count, vectors.dims);
+        let of_weights = vectors.split().0.len();
+        let mut space = Vec::new();
+        for chunk in &self.chunks {
+            chunk.with_packed(self.examples, |packed| {
+                space.resize(chunk.pictures.len().next_multiple_of(BLOCK) * count, 0.0);
+                let by_row = &packed.by_row;
+                by_row.blocked_into(pool, vectors.split().0, count, &mut space);
+                let onto = &mut sums.values[..of_weights];
+                packed
+                    .by_feature
+                    .add_blocked_onto(pool, &space, count, onto);
+            });
+        }
+        sums
+    }
+
     /// Calls `look` with each picture and its logits, in any order and on all threads. Returns what
     /// it returned, in the order of the rows.
     pub(crate) fn look_at_logits<T: Send>(
@@ -274,7 +308,7 @@ impl Chunk {
 }
 
 /// Calls `task` with each item on the threads of a pool. The results are in the order of the items.
-fn each_on_pool<I: Send, T: Send>(
+pub(crate) fn each_on_pool<I: Send, T: Send>(
     pool: &ThreadPool,
     items: impl Iterator<Item = I>,
     task: impl Fn(I) -> T + Sync,
@@ -319,8 +353,7 @@ mod tests {
             let pictures: Vec<usize> = (0..count).rev().collect();
             let weights = numbers(classes * dims, 1.3);
             let mut parameters = Parameters::of_weights(&weights, dims);
-            let biased = parameters.values.len() - classes;
-            parameters.values[biased..].copy_from_slice(&numbers(classes, 0.37));
+            parameters.set_bias(&numbers(classes, 0.37));
             let row_weights: Vec<f32> = (0..classes).map(|i| 0.5 + i as f32).collect();
             for mirrored in [false, true] {
                 // By definition, in f64.

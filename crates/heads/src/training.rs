@@ -4,6 +4,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `scaling` | centres and scales the features, and brings the classifier back to their units |
+//! | `plan` | decides how much is done |
 //! | `trainer` | fits classifiers to some folds |
 //! | `choice` | chooses `C` on held-out pictures |
 //! | `held_out` | asks classifiers about pictures that they have not seen |
@@ -11,6 +12,7 @@
 
 mod choice;
 mod held_out;
+mod plan;
 mod scaling;
 mod summary;
 mod trainer;
@@ -21,15 +23,18 @@ use std::num::NonZeroUsize;
 use imgclass_kernels::ThreadPool;
 
 use self::choice::choose;
+use self::plan::Plan;
 use self::scaling::Scaling;
 use self::summary::{notes, summarise};
-use self::trainer::Trainer;
+use self::trainer::{FitCount, Trainer};
 use crate::duplicates;
 use crate::evaluation::{TriedC, UnknownScore};
 use crate::examples::Examples;
 use crate::familiarity::{Familiarity, mean_directions, quantiles};
 use crate::folds::{mix, stratified};
 use crate::head::{Head, NetworkId, Recipe};
+use crate::reduction::Directions;
+use crate::rows::Parameters;
 use crate::statistics::{auroc, false_positive_rate};
 
 /// How classes are weighted.
@@ -89,6 +94,9 @@ pub struct Training {
 ///    temperature and the whole evaluation are made of these answers.
 /// 5. The head itself is fitted to all pictures.
 ///
+/// Where pictures times classes are very many, the folds are fitted to the main directions of the
+/// features alone. The head is always fitted to all features, from there on.
+///
 /// The result depends on the examples, the options and the processor's instruction set, but not on
 /// the number of threads.
 ///
@@ -108,16 +116,35 @@ pub fn train(
     let folds = options.folds.min(largest_class(&examples)).max(2);
     let assigned = stratified(examples.classes(), &groups, folds, mix);
 
-    let trainer = Trainer::new(&examples, &pool, &assigned, folds, options, progress);
     // C * |x|² has no unit, so the C of scaled features is scikit-learn's times the scale squared.
-    let tried = trainer.try_values(options.c.map(|c| c * scaling.squared()));
-    let c = choose(&tried);
+    let plan = Plan::new(&examples, options.c.map(|c| c * scaling.squared()), folds);
+    let count = FitCount::new(progress, plan.most_fits());
+    let over = |examples| {
+        let weights = options.class_weights;
+        Trainer::new(examples, &pool, &assigned, folds, weights, &count)
+    };
+    let directions = plan
+        .reduces_features
+        .then(|| Directions::find(&examples, &pool));
+    let directions = directions.flatten();
+    let reduced = directions.as_ref().map(|d| d.reduce(&examples, &pool));
 
-    let fits = trainer.fit_folds(c);
+    let trainer = over(reduced.as_ref().unwrap_or(&examples));
+    let tried = trainer.try_values(&plan.search);
+    let c = choose(&tried);
+    let fits = trainer.fit_folds(c, plan.precision_of_folds);
     let (temperature, answers) = trainer.answers(&fits);
+    let curve = trainer.curve(c, plan.shares, &answers);
+
+    let (trainer, start) = match &directions {
+        None => (trainer, mean(fits)),
+        Some(directions) => {
+            drop(trainer);
+            (over(&examples), directions.lift(&mean(fits), &pool))
+        }
+    };
     let (known, unknown) = trainer.familiarity_scores();
-    let curve = trainer.curve(c, &answers);
-    let parameters = trainer.fit_all(c, fits);
+    let parameters = trainer.fit_all(c, plan.precision, start);
 
     let mut evaluation = summarise(&examples, &answers, pairs);
     evaluation.folds = folds;
@@ -166,6 +193,20 @@ pub fn train(
         head,
         folds: assigned,
     })
+}
+
+/// Returns the mean of some classifiers.
+fn mean(classifiers: Vec<Parameters>) -> Parameters {
+    let share = 1.0 / classifiers.len() as f32;
+    let sum = classifiers.into_iter().reduce(|mut sum, other| {
+        for (sum, x) in sum.values.iter_mut().zip(other.values) {
+            *sum += x;
+        }
+        sum
+    });
+    let mut mean = sum.unwrap_or_else(|| Parameters::zero(0, 0));
+    mean.values.iter_mut().for_each(|x| *x *= share);
+    mean
 }
 
 /// Returns how many pictures the largest class has.

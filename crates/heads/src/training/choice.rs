@@ -3,7 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::held_out::most_probable;
-use super::trainer::{ROUGH, Trainer};
+use super::plan::ROUGH;
+use super::trainer::Trainer;
 use crate::evaluation::TriedC;
 use crate::rows::Parameters;
 use crate::softmax::loss_to_probabilities;
@@ -30,13 +31,13 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// Tries one value alone.
-    pub(super) fn one(c: f64, folds: usize) -> Self {
+    /// Tries one value alone, and judges it by one fold.
+    pub(super) fn one(c: f64) -> Self {
         Self {
             values: vec![c],
             first: 0,
             patience: 1,
-            folds,
+            folds: 1,
         }
     }
 
@@ -81,11 +82,10 @@ struct Judgement {
 }
 
 impl Trainer<'_> {
-    /// Tries values of `C`, or `c` alone. Returns what was found, by rising `C`.
+    /// Tries values of `C`. Returns what was found, by rising `C`.
     ///
     /// Each fold starts from its solution for the value before.
-    pub(super) fn try_values(&self, c: Option<f64>) -> Vec<TriedC> {
-        let search = self.search(c);
+    pub(super) fn try_values(&self, search: &Search) -> Vec<TriedC> {
         let zeros = || (0..search.folds).map(|_| Mutex::new(self.zero()));
         let mut starts: Vec<_> = zeros().collect();
         let mut tried = Vec::new();

@@ -1,6 +1,6 @@
 //! What classifiers say of pictures that they have not seen.
 
-use super::trainer::{SHARES, Trainer};
+use super::trainer::Trainer;
 use crate::calibration::temperature;
 use crate::evaluation::CurvePoint;
 use crate::familiarity::mean_directions;
@@ -120,15 +120,15 @@ impl Trainer<'_> {
     }
 
     /// Measures the accuracy with fewer pictures; the last point is that of `answers`.
-    pub(super) fn curve(&self, c: f64, answers: &[Answer]) -> Vec<CurvePoint> {
+    pub(super) fn curve(&self, c: f64, shares: &[f64], answers: &[Answer]) -> Vec<CurvePoint> {
         let folds = self.folds.len();
         let classes = self.examples.classes();
         let learned = self.examples.len() as f64 * (folds - 1) as f64 / folds as f64;
         let per_class = learned / self.examples.labels().len() as f64;
         let mut curve = Vec::new();
         // Below two pictures of a class a share means nothing.
-        let usable = |share: &f64| !self.is_large() && per_class * share >= 2.0;
-        for share in SHARES.into_iter().filter(usable) {
+        let usable = |share: &&f64| per_class * **share >= 2.0;
+        for &share in shares.iter().filter(usable) {
             let fits = self.each_fold(folds, |fold| self.fit_share(fold, c, share));
             let right = self.ask(&fits, |picture, logits| {
                 most_probable(logits) == classes[picture]

@@ -5,22 +5,12 @@ use std::sync::{Mutex, PoisonError};
 
 use imgclass_kernels::ThreadPool;
 
-use super::choice::Search;
-use super::{ClassWeights, Progress, TrainingOptions};
+use super::plan::{ROUGH, multiplications};
+use super::{ClassWeights, Progress};
 use crate::examples::Examples;
 use crate::folds::mix;
 use crate::logistic::Problem;
 use crate::rows::{PackedBudget, Parameters, Rows};
-
-/// The length of the gradient at which a fit for the choice of `C` ends, as a share of its length at
-/// zero.
-pub(super) const ROUGH: f64 = 1e-3;
-
-/// The same for the fits that the evaluation and the head are made of.
-const FINE: f64 = 5e-5;
-
-/// The same for the head itself where there is very much to compute.
-const LARGE_FINE: f64 = 5e-4;
 
 /// The most steps of a fit.
 const STEPS: usize = 400;
@@ -28,16 +18,9 @@ const STEPS: usize = 400;
 /// The most multiplications of a fit, which bound its steps where there are very many classes.
 const FIT_WORK: f64 = 1e13;
 
-/// The most multiplications in one evaluation of the objective for which everything is done. Above
-/// it, fewer values of `C` are tried, on one fold alone, and there is no curve.
-const USUAL_WORK: f64 = 4e9;
-
 /// The most weights of a classifier for which each thread fits a fold of its own. Larger ones are
 /// fitted one after the other by all threads, as the optimiser takes many times their memory.
 const SMALL_FIT: usize = 1 << 20;
-
-/// The shares of the pictures with which the curve is measured, beside all of them.
-pub(super) const SHARES: [f64; 3] = [0.125, 0.25, 0.5];
 
 /// What all fits of one training share.
 pub(super) struct Trainer<'a> {
@@ -45,9 +28,32 @@ pub(super) struct Trainer<'a> {
     pub(super) pool: &'a ThreadPool,
     pub(super) folds: Vec<Fold<'a>>,
     pub(super) class_weights: Vec<f32>,
+    count: &'a FitCount<'a>,
+}
+
+/// Counts the fits of a training, and tells how far it is.
+pub(super) struct FitCount<'a> {
     progress: &'a (dyn Fn(Progress) + Sync),
-    fits: AtomicUsize,
-    expected_fits: usize,
+    done: AtomicUsize,
+    expected: usize,
+}
+
+impl<'a> FitCount<'a> {
+    pub(super) fn new(progress: &'a (dyn Fn(Progress) + Sync), expected: usize) -> Self {
+        Self {
+            progress,
+            done: AtomicUsize::new(0),
+            expected,
+        }
+    }
+
+    fn add_one(&self) {
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        (self.progress)(Progress {
+            done: done.min(self.expected),
+            of: self.expected,
+        });
+    }
 }
 
 /// The pictures of a fold.
@@ -82,15 +88,15 @@ impl<'a> Trainer<'a> {
         pool: &'a ThreadPool,
         assigned: &[usize],
         folds: usize,
-        options: &TrainingOptions,
-        progress: &'a (dyn Fn(Progress) + Sync),
+        class_weights: ClassWeights,
+        count: &'a FitCount<'a>,
     ) -> Self {
         let classes = examples.labels().len();
         let mut counts = vec![0usize; classes];
         for &class in examples.classes() {
             counts[class] += 1;
         }
-        let class_weights = match options.class_weights {
+        let class_weights = match class_weights {
             ClassWeights::None => vec![1.0; classes],
             ClassWeights::Balanced => counts
                 .iter()
@@ -102,44 +108,12 @@ impl<'a> Trainer<'a> {
             let pictures = (0..assigned.len()).filter(|&i| assigned[i] == fold);
             Fold::new(examples, pictures.collect(), &mut budget)
         };
-        let mut trainer = Self {
+        Self {
             examples,
             pool,
             folds: (0..folds).map(fold).collect(),
             class_weights,
-            progress,
-            fits: AtomicUsize::new(0),
-            expected_fits: 0,
-        };
-        let curve = if trainer.is_large() { 0 } else { SHARES.len() };
-        trainer.expected_fits = trainer.search(options.c).most_fits() + (1 + curve) * folds + 1;
-        trainer
-    }
-
-    /// Returns how many multiplications one evaluation of the objective takes.
-    fn work(&self) -> f64 {
-        let forms = if self.examples.has_mirrored() {
-            2.0
-        } else {
-            1.0
-        };
-        2.0 * forms
-            * self.examples.len() as f64
-            * self.examples.dims() as f64
-            * self.examples.labels().len() as f64
-    }
-
-    /// Whether there are so many pictures and classes that less is tried.
-    pub(super) fn is_large(&self) -> bool {
-        self.work() > USUAL_WORK
-    }
-
-    /// Returns which values of `C` are tried: `c` alone, if it is given.
-    pub(super) fn search(&self, c: Option<f64>) -> Search {
-        match c {
-            Some(c) => Search::one(c, self.folds.len()),
-            None if self.is_large() => Search::large(),
-            None => Search::usual(self.folds.len()),
+            count,
         }
     }
 
@@ -182,10 +156,9 @@ impl<'a> Trainer<'a> {
     }
 
     /// Fits a classifier to all folds but one, for each fold.
-    pub(super) fn fit_folds(&self, c: f64) -> Vec<Parameters> {
+    pub(super) fn fit_folds(&self, c: f64, precision: f64) -> Vec<Parameters> {
         self.each_fold(self.folds.len(), |fold| {
             let mut parameters = self.zero();
-            let precision = if self.is_large() { ROUGH } else { FINE };
             self.fit_others(fold, c, precision, &mut parameters);
             parameters
         })
@@ -202,17 +175,10 @@ impl<'a> Trainer<'a> {
         parameters
     }
 
-    /// Fits a classifier to all pictures, from the mean of the folds' solutions on.
-    pub(super) fn fit_all(&self, c: f64, fits: Vec<Parameters>) -> Parameters {
-        let share = 1.0 / fits.len() as f32;
-        let mut parameters = self.zero();
-        for fit in fits {
-            for (sum, x) in parameters.values.iter_mut().zip(fit.values) {
-                *sum += share * x;
-            }
-        }
+    /// Fits a classifier to all pictures, from `start` on.
+    pub(super) fn fit_all(&self, c: f64, precision: f64, start: Parameters) -> Parameters {
+        let mut parameters = start;
         let rows = self.folds.iter().flat_map(Fold::rows).collect();
-        let precision = if self.is_large() { LARGE_FINE } else { FINE };
         self.fit(rows, c, precision, &mut parameters);
         parameters
     }
@@ -223,13 +189,10 @@ impl<'a> Trainer<'a> {
             class_weights: &self.class_weights,
             c,
         };
-        let steps = ((FIT_WORK / self.work()) as usize).clamp(STEPS / 10, STEPS);
+        let steps = (FIT_WORK / multiplications(self.examples)) as usize;
+        let steps = steps.clamp(STEPS / 10, STEPS);
         problem.fit(self.pool, parameters, precision, steps);
-        let done = self.fits.fetch_add(1, Ordering::Relaxed) + 1;
-        (self.progress)(Progress {
-            done: done.min(self.expected_fits),
-            of: self.expected_fits,
-        });
+        self.count.add_one();
     }
 
     /// Keeps a share of the pictures of each class, at least one.
