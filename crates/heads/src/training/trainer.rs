@@ -18,6 +18,9 @@ const STEPS: usize = 400;
 /// The most multiplications of a fit, which bound its steps where there are very many classes.
 const FIT_WORK: f64 = 1e13;
 
+/// The steps of a fit that are taken in any case.
+const FEWEST_STEPS: usize = 20;
+
 /// The most weights of a classifier for which each thread fits a fold of its own. Larger ones are
 /// fitted one after the other by all threads, as the optimiser takes many times their memory.
 const SMALL_FIT: usize = 1 << 20;
@@ -190,7 +193,7 @@ impl<'a> Trainer<'a> {
             c,
         };
         let steps = (FIT_WORK / multiplications(self.examples)) as usize;
-        let steps = steps.clamp(STEPS / 10, STEPS);
+        let steps = steps.clamp(FEWEST_STEPS, STEPS);
         problem.fit(self.pool, parameters, precision, steps);
         self.count.add_one();
     }
