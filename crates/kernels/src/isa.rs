@@ -182,6 +182,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             (Arithmetic::Avx512Int8, Numbers::U8) => &AVX512_INT8_TO_U8,
             #[cfg(target_arch = "x86_64")]
+            (Arithmetic::Avx512Int8, Numbers::Bf16) if self.multiplies_bf16() => {
+                &AVX512_INT8_TO_NATIVE_BF16
+            }
+            #[cfg(target_arch = "x86_64")]
             (Arithmetic::Avx512Int8, Numbers::Bf16) => &AVX512_INT8_TO_BF16,
             #[cfg(target_arch = "x86_64")]
             (Arithmetic::AvxVnniInt8, Numbers::U8) => &AVXVNNI_INT8_TO_U8,
@@ -255,6 +259,10 @@ impl Isa {
         match (self.0, activations) {
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx512, Numbers::F32) => &AVX512_F32_WINOGRAD,
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx512, Numbers::Bf16) if self.multiplies_bf16() => &AVX512_NATIVE_BF16_WINOGRAD,
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Avx512, Numbers::U8) if self.multiplies_bf16() => &AVX512_NATIVE_U8_WINOGRAD,
             #[cfg(target_arch = "x86_64")]
             (Kind::Avx512, Numbers::Bf16) => &AVX512_BF16_WINOGRAD,
             #[cfg(target_arch = "x86_64")]
@@ -665,11 +673,10 @@ stem_kernels!(
 );
 
 // Bfloat16. Where it is widened, a vector of weights takes two registers, and so does a pixel.
-// Rounding to bfloat16 takes registers too: from eleven pixels on the compiler would spill sums.
 #[cfg(target_arch = "x86_64")]
 tile_kernels!(
     AVX512_BF16_TO_BF16, avx512_bf16_to_bf16, #[target_feature(enable = "avx512f,avx512bf16")],
-    number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10]
+    number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
 );
 #[cfg(target_arch = "x86_64")]
 tile_kernels!(
@@ -729,18 +736,24 @@ stem_kernels!(
 // vector of weights, as widened bfloat16 does.
 #[cfg(target_arch = "x86_64")]
 tile_kernels!(
-    AVX512_INT8_TO_U8, avx512_int8_to_u8, #[target_feature(enable = "avx512f,avx512vnni")],
-    number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]
+    AVX512_INT8_TO_U8, avx512_int8_to_u8, #[target_feature(enable = "avx512f,avx512bw,avx512vnni")],
+    number::avx512::Int8<false>, StoredU8, 4, [1 2 3 4 5 6]
 );
 #[cfg(target_arch = "x86_64")]
 tile_kernels!(
-    AVX512_INT8_TO_BF16, avx512_int8_to_bf16, #[target_feature(enable = "avx512f,avx512vnni")],
-    number::avx512::Int8, StoredBf16, 4, [1 2 3 4 5 6]
+    AVX512_INT8_TO_BF16, avx512_int8_to_bf16, #[target_feature(enable = "avx512f,avx512bw,avx512vnni")],
+    number::avx512::Int8<false>, StoredBf16, 4, [1 2 3 4 5 6]
+);
+#[cfg(target_arch = "x86_64")]
+tile_kernels!(
+    AVX512_INT8_TO_NATIVE_BF16, avx512_int8_to_native_bf16,
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx512bf16")],
+    number::avx512::Int8<true>, StoredBf16, 4, [1 2 3 4 5 6]
 );
 #[cfg(target_arch = "x86_64")]
 stem_kernels!(
-    AVX512_INT8_STEM, avx512_int8_stem, #[target_feature(enable = "avx512f,avx512vnni")],
-    number::avx512::Int8, StoredU8, 4, [1 2 3 4 5 6]
+    AVX512_INT8_STEM, avx512_int8_stem, #[target_feature(enable = "avx512f,avx512bw,avx512vnni")],
+    number::avx512::Int8<false>, StoredU8, 4, [1 2 3 4 5 6]
 );
 #[cfg(target_arch = "x86_64")]
 tile_kernels!(
@@ -871,6 +884,18 @@ winograd_kernels!(
 winograd_kernels!(
     AVX512_U8_WINOGRAD, avx512_u8_winograd, #[target_feature(enable = "avx512f")],
     simd::avx512::F32x16, StoredU8, StoredBf16
+);
+#[cfg(target_arch = "x86_64")]
+winograd_kernels!(
+    AVX512_NATIVE_BF16_WINOGRAD, avx512_native_bf16_winograd,
+    #[target_feature(enable = "avx512f,avx512bf16")],
+    simd::avx512::F32x16Bf16, StoredBf16, StoredBf16
+);
+#[cfg(target_arch = "x86_64")]
+winograd_kernels!(
+    AVX512_NATIVE_U8_WINOGRAD, avx512_native_u8_winograd,
+    #[target_feature(enable = "avx512f,avx512bf16")],
+    simd::avx512::F32x16Bf16, StoredU8, StoredBf16
 );
 #[cfg(target_arch = "x86_64")]
 winograd_kernels!(

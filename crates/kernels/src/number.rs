@@ -281,6 +281,34 @@ pub(crate) trait Stored {
     /// - The target features of `V` are enabled and present.
     /// - `p` spans `LANES` numbers that nobody else has access to.
     unsafe fn store<V: Vector>(values: V, p: *mut f32);
+
+    /// Does what [`Self::store`] does with four registers, one after the other.
+    ///
+    /// # Safety
+    /// - The target features of `V` are enabled and present.
+    /// - `p` spans `4 * LANES` numbers that nobody else has access to.
+    #[inline(always)]
+    unsafe fn store_quad<V: Vector>(quad: [V; 4], p: *mut f32) {
+        let words = V::LANES / Self::NUMBERS.per_word();
+        for (index, values) in quad.into_iter().enumerate() {
+            // SAFETY: `index` is below 4, so the register's numbers are among those at `p`.
+            unsafe { Self::store(values, p.add(index * words)) };
+        }
+    }
+
+    /// Returns `values` clamped at zero where that is asked for, unless [`Self::store`] does so.
+    ///
+    /// # Safety
+    /// - The target features of `V` are enabled and present.
+    #[inline(always)]
+    unsafe fn activate<V: Vector>(values: V, relu: bool) -> V {
+        if relu {
+            // SAFETY: the caller vouches for the target features.
+            unsafe { V::zero().max(values) }
+        } else {
+            values
+        }
+    }
 }
 
 /// Activations in float32.
@@ -337,5 +365,16 @@ impl Stored for StoredU8 {
     unsafe fn store<V: Vector>(values: V, p: *mut f32) {
         // SAFETY: this method's contract is that of the one that is called.
         unsafe { values.store_u8(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_quad<V: Vector>(quad: [V; 4], p: *mut f32) {
+        // SAFETY: this method's contract is that of the one that is called.
+        unsafe { V::store_u8_quad(quad, p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn activate<V: Vector>(values: V, _: bool) -> V {
+        values
     }
 }

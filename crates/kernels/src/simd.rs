@@ -130,6 +130,19 @@ pub(crate) trait Vector: Copy {
     /// - The target features are enabled and present.
     /// - `p` spans `LANES` bytes that nobody else has access to.
     unsafe fn store_u8(self, p: *mut u8);
+
+    /// Does what [`Self::store_u8`] does with four registers, one after the other.
+    ///
+    /// # Safety
+    /// - The target features are enabled and present.
+    /// - `p` spans `4 * LANES` bytes that nobody else has access to.
+    #[inline(always)]
+    unsafe fn store_u8_quad(quad: [Self; 4], p: *mut u8) {
+        for (index, register) in quad.into_iter().enumerate() {
+            // SAFETY: `index` is below 4, so the register's bytes are among those at `p`.
+            unsafe { register.store_u8(p.add(index * Self::LANES)) };
+        }
+    }
 }
 
 /// A register of which instructions take a single lane as an operand, at no cost.

@@ -246,57 +246,77 @@ unsafe fn finish<N: Operands, S: Stored, const MR: usize, const NV: usize>(
     acc: [[N::Sums; NV]; MR],
 ) {
     let lanes = N::Floats::LANES;
+    if NV == 4 && S::NUMBERS.block() == NV * lanes {
+        // The panel's channels are one block: a pixel's are written at once.
+        for (r, sums) in acc.into_iter().enumerate() {
+            // SAFETY: vector `v` of the panel and pixel `r` are among the tile's, and the block's
+            // channels of pixel `r` lie at `r * 16`, within the output.
+            unsafe {
+                let value = |v: usize| value::<N, S>(t, sums[v], v * lanes, r);
+                let quad = [value(0), value(1), value(2), value(3)];
+                S::store_quad(quad, t.out.add(r * BLOCK));
+            }
+        }
+        return;
+    }
     for v in 0..NV {
         let (block, word) = S::NUMBERS.place(v * lanes);
         if block >= t.out_blocks {
             continue;
         }
         let at = block * t.out_block + word;
-        let (skip_block, skip_word) = if N::SCALED && t.skip_is_bf16 {
-            Numbers::Bf16.place(v * lanes)
-        } else {
-            (block, word)
-        };
-        let skip_at = skip_block * t.skip_block + skip_word;
-        let has_residual = !t.skip.is_null() && skip_block < t.skip_blocks;
-        // SAFETY: the vector's channels are among the panel's, so `bias` and `scale` have floats
-        // for them. `block` is below `out_blocks`, `skip_block` below `skip_blocks` and `r` below MR,
-        // so they lie within the output's and the residual's pixel `r`.
-        unsafe {
-            let (scale, bias, skip_scale) = if N::SCALED {
-                (
-                    N::Floats::load(t.scale.add(v * lanes)),
-                    N::Floats::load(t.bias.add(v * lanes)),
-                    N::Floats::splat(t.skip_scale),
-                )
-            } else {
-                (N::Floats::zero(), N::Floats::zero(), N::Floats::zero())
-            };
-            for (r, sums) in acc.iter().enumerate() {
-                let mut y = N::to_floats(sums[v]);
-                if N::SCALED {
-                    // A fused operation would give other bits than processors without one.
-                    y = y.mul(scale).add(bias);
-                }
-                if has_residual {
-                    let skip = t.skip.add(skip_at + r * BLOCK);
-                    if N::SCALED {
-                        let residual = if t.skip_is_bf16 {
-                            N::Floats::load_bf16(skip.cast())
-                        } else {
-                            S::load::<N::Floats>(skip)
-                        };
-                        y = y.add(residual.mul(skip_scale));
-                    } else {
-                        y = y.add(S::load::<N::Floats>(skip));
-                    }
-                }
-                if t.relu {
-                    y = N::Floats::zero().max(y);
-                }
-                S::store(y, t.out.add(at + r * BLOCK));
+        for (r, sums) in acc.iter().enumerate() {
+            // SAFETY: vector `v` of the panel and pixel `r` are among the tile's, and `block` is
+            // below `out_blocks`, so the vector's channels of pixel `r` lie within the output.
+            unsafe {
+                let value = value::<N, S>(t, sums[v], v * lanes, r);
+                S::store(value, t.out.add(at + r * BLOCK));
             }
         }
+    }
+}
+
+/// Returns what `sums` become for the channels from `channel` of the panel on of the tile's pixel
+/// `r`.
+///
+/// # Safety
+/// - The target features of `N` are enabled and present.
+/// - `bias`, `scale` and `skip` of `t` span what their fields say.
+/// - The channels are among the panel's, and `r` among the tile's pixels. If the residual is of the
+///   output's type, their block is below `out_blocks`.
+#[inline(always)]
+unsafe fn value<N: Operands, S: Stored>(
+    t: &Tile,
+    sums: N::Sums,
+    channel: usize,
+    r: usize,
+) -> N::Floats {
+    let is_bf16 = N::SCALED && t.skip_is_bf16;
+    let numbers = if is_bf16 { Numbers::Bf16 } else { S::NUMBERS };
+    let (skip_block, skip_word) = numbers.place(channel);
+    // SAFETY: the channels are among the panel's, so `bias` and `scale` have floats for them.
+    // `skip_block` is below `skip_blocks`, so the residual holds the channels of pixel `r`.
+    unsafe {
+        let mut y = N::to_floats(sums);
+        if N::SCALED {
+            // A fused operation would give other bits than processors without one.
+            y = y.mul(N::Floats::load(t.scale.add(channel)));
+            y = y.add(N::Floats::load(t.bias.add(channel)));
+        }
+        if !t.skip.is_null() && skip_block < t.skip_blocks {
+            let skip = t.skip.add(skip_block * t.skip_block + skip_word + r * BLOCK);
+            let residual = if is_bf16 {
+                N::Floats::load_bf16(skip.cast())
+            } else {
+                S::load::<N::Floats>(skip)
+            };
+            y = y.add(if N::SCALED {
+                residual.mul(N::Floats::splat(t.skip_scale))
+            } else {
+                residual
+            });
+        }
+        S::activate(y, t.relu)
     }
 }
 

@@ -8,13 +8,13 @@ use std::arch::x86_64::{
 use super::Operands;
 use crate::pack::WeightNumbers;
 use crate::simd::Vector;
-use crate::simd::avx512::F32x16;
+use crate::simd::avx512::{F32x16Bf16, Registers};
 
-/// 8-bit integers by `vpdpbusd`.
-pub(crate) struct Int8;
+/// 8-bit integers by `vpdpbusd`. `BF16` is that of the registers.
+pub(crate) struct Int8<const BF16: bool>;
 
-impl Operands for Int8 {
-    type Floats = F32x16;
+impl<const BF16: bool> Operands for Int8<BF16> {
+    type Floats = Registers<BF16>;
     type Pixel = __m512i;
     type Weights = __m512i;
     type Sums = __m512i;
@@ -33,7 +33,7 @@ impl Operands for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn start(_: F32x16, _: *const f32) -> __m512i {
+    unsafe fn start(_: Registers<BF16>, _: *const f32) -> __m512i {
         // SAFETY: the caller vouches for AVX-512F, which is all that the instruction needs.
         unsafe { _mm512_setzero_si512() }
     }
@@ -45,9 +45,9 @@ impl Operands for Int8 {
     }
 
     #[inline(always)]
-    unsafe fn to_floats(sums: __m512i) -> F32x16 {
+    unsafe fn to_floats(sums: __m512i) -> Registers<BF16> {
         // SAFETY: the caller vouches for AVX-512F, which is all that the instruction needs.
-        F32x16(unsafe { _mm512_cvtepi32_ps(sums) })
+        Registers(unsafe { _mm512_cvtepi32_ps(sums) })
     }
 }
 
@@ -55,41 +55,41 @@ impl Operands for Int8 {
 pub(crate) struct Bf16;
 
 impl Operands for Bf16 {
-    type Floats = F32x16;
-    type Pixel = F32x16;
-    type Weights = F32x16;
-    type Sums = F32x16;
+    type Floats = F32x16Bf16;
+    type Pixel = F32x16Bf16;
+    type Weights = F32x16Bf16;
+    type Sums = F32x16Bf16;
     const WEIGHTS: WeightNumbers = WeightNumbers::Bf16;
 
     #[inline(always)]
-    unsafe fn pixel(p: *const f32) -> F32x16 {
+    unsafe fn pixel(p: *const f32) -> F32x16Bf16 {
         // SAFETY: this method's contract is that of the one that is called.
-        unsafe { F32x16::splat_at(p) }
+        unsafe { F32x16Bf16::splat_at(p) }
     }
 
     #[inline(always)]
-    unsafe fn weights(p: *const f32) -> F32x16 {
+    unsafe fn weights(p: *const f32) -> F32x16Bf16 {
         // SAFETY: this method's contract is that of the one that is called.
-        unsafe { F32x16::load(p) }
+        unsafe { F32x16Bf16::load(p) }
     }
 
     #[inline(always)]
-    unsafe fn start(bias: F32x16, _: *const f32) -> F32x16 {
+    unsafe fn start(bias: F32x16Bf16, _: *const f32) -> F32x16Bf16 {
         bias
     }
 
     #[inline(always)]
-    unsafe fn multiply_add(pixel: F32x16, weights: F32x16, sums: F32x16) -> F32x16 {
+    unsafe fn multiply_add(pixel: F32x16Bf16, weights: F32x16Bf16, sums: F32x16Bf16) -> F32x16Bf16 {
         // SAFETY: the caller vouches for AVX512_BF16, which is all that the instruction needs. A
         // register of floats and one of pairs of bfloat16 numbers are the same 512 bits.
         unsafe {
             let pairs = |words: __m512| std::mem::transmute(_mm512_castps_si512(words));
-            F32x16(_mm512_dpbf16_ps(sums.0, pairs(pixel.0), pairs(weights.0)))
+            Registers(_mm512_dpbf16_ps(sums.0, pairs(pixel.0), pairs(weights.0)))
         }
     }
 
     #[inline(always)]
-    unsafe fn to_floats(sums: F32x16) -> F32x16 {
+    unsafe fn to_floats(sums: F32x16Bf16) -> F32x16Bf16 {
         sums
     }
 }

@@ -1,23 +1,31 @@
-//! AVX-512F: sixteen lanes, thirty-two registers. Whether the processor has
-//! them is found out in `isa`.
+//! AVX-512: sixteen lanes, thirty-two registers. Which of its parts the processor has is found out in
+//! `isa`.
 
 use super::Vector;
 use std::arch::x86_64::{
     __m512, _CMP_UNORD_Q, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256,
     _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_and_epi32, _mm512_castps_si512,
-    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16,
-    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtps_epi32,
-    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mask_and_epi32,
-    _mm512_mask_or_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps,
-    _mm512_sub_ps, _mm512_testn_epi32_mask,
+    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps,
+    _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32,
+    _mm512_cvtusepi32_epi8, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps,
+    _mm512_mask_and_epi32, _mm512_mask_or_epi32, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+    _mm512_packs_epi32, _mm512_packus_epi16, _mm512_permutexvar_epi32, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32,
+    _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps, _mm512_testn_epi32_mask,
 };
 
-/// Sixteen single-precision numbers in a zmm register.
+/// Sixteen single-precision numbers in a zmm register, on a processor with AVX-512F and AVX512BW.
+/// If `BF16`, it has AVX512_BF16 too, whose instruction then rounds to bfloat16.
 #[derive(Clone, Copy)]
-pub(crate) struct F32x16(pub(crate) __m512);
+pub(crate) struct Registers<const BF16: bool>(pub(crate) __m512);
 
-impl Vector for F32x16 {
+/// Sixteen numbers, without AVX512_BF16.
+pub(crate) type F32x16 = Registers<false>;
+
+/// Sixteen numbers, with AVX512_BF16.
+pub(crate) type F32x16Bf16 = Registers<true>;
+
+impl<const BF16: bool> Vector for Registers<BF16> {
     const LANES: usize = 16;
 
     #[inline(always)]
@@ -113,8 +121,15 @@ impl Vector for F32x16 {
 
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16) {
-        // SAFETY: the caller vouches for AVX-512F, and for sixteen 16-bit numbers to write at `p`.
+        // SAFETY: the caller vouches for AVX-512F, if `BF16` for AVX512_BF16, and for sixteen 16-bit
+        // numbers to write at `p`. A register of bfloat16 numbers is the same 256 bits as one of
+        // integers.
         unsafe {
+            if BF16 {
+                let rounded = std::mem::transmute(_mm512_cvtneps_pbh(self.0));
+                _mm256_storeu_si256(p.cast(), rounded);
+                return;
+            }
             let bits = _mm512_castps_si512(self.0);
             let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
             let denormal = _mm512_testn_epi32_mask(bits, _mm512_set1_epi32(0x7f80_0000));
@@ -140,9 +155,26 @@ impl Vector for F32x16 {
     unsafe fn store_u8(self, p: *mut u8) {
         // SAFETY: the caller vouches for AVX-512F, and for sixteen bytes to write at `p`.
         unsafe {
-            let limited = _mm512_min_ps(self.0, _mm512_set1_ps(255.0));
-            let limited = _mm512_max_ps(limited, _mm512_setzero_ps());
-            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(limited)));
+            // A NaN passes, and becomes the integer of the largest magnitude as all that has no
+            // integer of its own. Read without a sign, that one is limited to 255.
+            let positive = _mm512_max_ps(_mm512_setzero_ps(), self.0);
+            let bytes = _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(positive));
+            _mm_storeu_si128(p.cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8_quad(quad: [Self; 4], p: *mut u8) {
+        // SAFETY: the caller vouches for AVX-512F and AVX512BW, and for 64 bytes to write at `p`.
+        unsafe {
+            // The minimum with a NaN is its second operand. Below, packing limits the rest at zero.
+            let limited = |v: Self| _mm512_cvtps_epi32(_mm512_min_ps(v.0, _mm512_set1_ps(255.0)));
+            let [a, b, c, d] = quad.map(limited);
+            let words = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            // Packing works within each 128 bits: these hold four bytes of each register.
+            let bytes = _mm512_packus_epi16(words.0, words.1);
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_storeu_si512(p.cast(), _mm512_permutexvar_epi32(order, bytes));
         }
     }
 }

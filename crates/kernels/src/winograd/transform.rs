@@ -289,10 +289,7 @@ pub(crate) unsafe fn output<
                         if !t.skip.is_null() {
                             value = value.add(T::load(t.skip.wrapping_add(at)));
                         }
-                        if t.relu {
-                            value = V::zero().max(value);
-                        }
-                        T::store(value, t.out.wrapping_add(at));
+                        T::store(T::activate(value, t.relu), t.out.wrapping_add(at));
                     }
                 }
             }
