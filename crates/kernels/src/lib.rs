@@ -3,7 +3,7 @@
 //! the service's `unsafe` code, but for one call in `imgclass-malloc`.
 //!
 //! Activations are `[channels/16][images * height * width][16]` throughout ([`nchw_to_blocked`]).
-//! The stem reads planar pixels, and [`global_average_pool`] returns rows. On one instruction set,
+//! The stem reads planar numbers or pixels, and [`global_average_pool`] returns rows. On one instruction set,
 //! an image's numbers are the same bits in any batch and with any number of threads: the algorithm
 //! of a layer follows from its shape, and no sum is ever split.
 //!
@@ -66,5 +66,5 @@ pub use peak::measure_peak_gflops;
 pub use pool::{Entered, ThreadPool};
 pub use pooling::{average_words, global_average_pool};
 pub use resample::{FRACTION_BITS, Taps, resample_across, resample_down};
-pub use stem::{Int8Stem, PackedStem};
+pub use stem::{Int8Stem, PackedStem, Pixels};
 pub use tile::BLOCK;

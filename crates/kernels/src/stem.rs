@@ -423,11 +423,23 @@ impl Geometry {
     }
 }
 
-/// The planar images that a stem reads, `[n, 3, h, w]`.
+/// Images as bytes: for each a slice of interleaved pixels, `[h, w, 3]`.
 #[derive(Clone, Copy)]
-enum Planes<'a> {
-    Floats(&'a [f32]),
-    Bytes(&'a [u8]),
+pub struct Pixels<'a> {
+    /// The images.
+    pub images: &'a [&'a [u8]],
+    /// Which of a pixel's three bytes each of the network's planes takes.
+    pub channels: [usize; CHANNELS],
+    /// For each plane the number that a byte stands for. A stem in integers does without.
+    pub values: &'a [[f32; 256]; CHANNELS],
+}
+
+/// The images that a stem reads.
+#[derive(Clone, Copy)]
+enum Images<'a> {
+    /// Planar numbers, `[n, 3, h, w]`.
+    Planar(&'a [f32]),
+    Pixels(Pixels<'a>),
 }
 
 impl PackedStem {
@@ -575,34 +587,36 @@ impl PackedStem {
             CHANNELS * input.pixels(),
             "stem input length for {input:?}"
         );
-        self.run(pool, Planes::Floats(x), input, out);
+        self.run(pool, Images::Planar(x), input, out);
     }
 
-    /// Computes the output of a stem in 8-bit integers for bytes `[n, 3, h, w]`.
+    /// Computes the output for pixels, and writes it over every word of `out`.
     ///
     /// # Panics
-    /// As [`Self::forward_into`], or if the stem is not one of integers.
-    pub fn forward_bytes_into(
+    /// If `pixels` are not the images of `input`, if `out` does not have its length, if `input` is
+    /// empty, or if a plane takes another byte than one of three.
+    pub fn forward_pixels_into(
         &self,
         pool: &ThreadPool,
-        x: &[u8],
+        pixels: Pixels<'_>,
         input: BatchDims,
         out: &mut [f32],
     ) {
-        assert_eq!(
-            self.numbers,
-            WeightNumbers::I8,
-            "only a stem in integers reads bytes"
-        );
-        assert_eq!(
-            x.len(),
-            CHANNELS * input.pixels(),
+        let length = CHANNELS * input.h * input.w;
+        assert!(
+            pixels.images.len() == input.n
+                && pixels.images.iter().all(|image| image.len() == length),
             "stem input length for {input:?}"
         );
-        self.run(pool, Planes::Bytes(x), input, out);
+        assert!(
+            pixels.channels.iter().all(|&channel| channel < CHANNELS),
+            "planes of bytes {:?} of a pixel",
+            pixels.channels
+        );
+        self.run(pool, Images::Pixels(pixels), input, out);
     }
 
-    fn run(&self, pool: &ThreadPool, x: Planes<'_>, input: BatchDims, out: &mut [f32]) {
+    fn run(&self, pool: &ThreadPool, x: Images<'_>, input: BatchDims, out: &mut [f32]) {
         assert!(
             input.pixels() > 0,
             "the stem was given an empty input: {input:?}"
@@ -639,6 +653,24 @@ impl PackedStem {
     }
 }
 
+/// Fills a padded row: with `row` between borders, or with the border alone if there is no row.
+#[inline(always)]
+fn pad_row<T: Copy>(to: &mut [T], row: Option<impl ExactSizeIterator<Item = T>>, border: T) {
+    let Some(row) = row else {
+        to.fill(border);
+        return;
+    };
+    // An odd width may end one column earlier than the padded row.
+    let columns = row.len().min(to.len() - PADDING);
+    let (left, rest) = to.split_at_mut(PADDING);
+    let (middle, right) = rest.split_at_mut(columns);
+    left.fill(border);
+    for (to, from) in middle.iter_mut().zip(row) {
+        *to = from;
+    }
+    right.fill(border);
+}
+
 /// A task: a band of pooled rows of one image.
 struct Band<'a> {
     stem: &'a PackedStem,
@@ -653,12 +685,12 @@ impl Band<'_> {
     /// Computes the band.
     ///
     /// # Safety
-    /// - `x` holds the whole input, `[n, 3, h, w]` numbers.
+    /// - `x` holds the whole input.
     /// - `padded` spans [`Geometry::padded_words`] words, and `ring` [`Geometry::ring_floats`]
     ///   floats. They do not overlap, and nobody else has access to them.
     /// - `out` spans the whole output: 16 words for each block and pooled pixel. Nobody else has
     ///   access to the rows of this band.
-    unsafe fn run(&self, x: Planes<'_>, padded: *mut f32, ring: *mut f32, out: Destination<'_>) {
+    unsafe fn run(&self, x: Images<'_>, padded: *mut f32, ring: *mut f32, out: Destination<'_>) {
         let g = &self.geometry;
         let last = g.pooled.h.min(self.first + g.band);
         // Pooled row p looks at convolution rows 2p - 1, 2p and 2p + 1.
@@ -686,7 +718,7 @@ impl Band<'_> {
     /// # Safety
     /// - `x` and `padded` are as [`Self::run`] asks for.
     /// - `end` is above `start`, and both read no more than [`Geometry::padded_rows`] input rows.
-    unsafe fn pad(&self, x: Planes<'_>, padded: *mut f32, start: usize, end: usize) {
+    unsafe fn pad(&self, x: Images<'_>, padded: *mut f32, start: usize, end: usize) {
         let g = &self.geometry;
         let rows = (end - start - 1) * STRIDE + KERNEL;
         for channel in 0..CHANNELS {
@@ -700,18 +732,22 @@ impl Band<'_> {
                 // channel, each of `padded_width` numbers. Nobody else has access to them, they are
                 // initialised, and any bits are a number of each of the types.
                 unsafe {
-                    match x {
-                        Planes::Bytes(x) => {
+                    match self.stem.numbers {
+                        WeightNumbers::I8 => {
                             let to = std::slice::from_raw_parts_mut(to.cast(), g.padded_width);
-                            self.pad_row(to, x, channel, y, self.stem.border[channel], |b| b);
+                            let border = self.stem.border[channel];
+                            let Images::Pixels(x) = x else {
+                                unreachable!("`forward_into` refuses stems in integers")
+                            };
+                            pad_row(to, y.map(|y| self.pixels(x, channel, y)), border);
                         }
-                        Planes::Floats(x) if self.stem.numbers == WeightNumbers::Bf16 => {
+                        WeightNumbers::Bf16 => {
                             let to = std::slice::from_raw_parts_mut(to.cast(), g.padded_width);
-                            self.pad_row(to, x, channel, y, 0, round_to_bf16);
+                            self.pad_floats(to, x, channel, y, round_to_bf16);
                         }
-                        Planes::Floats(x) => {
+                        WeightNumbers::F32 => {
                             let to = std::slice::from_raw_parts_mut(to, g.padded_width);
-                            self.pad_row(to, x, channel, y, 0.0, |x| x);
+                            self.pad_floats(to, x, channel, y, |x| x);
                         }
                     }
                 }
@@ -719,33 +755,45 @@ impl Band<'_> {
         }
     }
 
-    /// Fills one padded row: with row `y` of a channel of `x` between borders, or with the border
-    /// alone if there is no such row.
+    /// Fills one padded row of a stem of floats with row `y` of a channel of `x`, each number
+    /// converted.
     #[inline(always)]
-    fn pad_row<F: Copy, T: Copy>(
+    fn pad_floats<T: Copy + Default>(
         &self,
         to: &mut [T],
-        x: &[F],
+        x: Images<'_>,
         channel: usize,
         y: Option<usize>,
-        border: T,
-        convert: impl Fn(F) -> T,
+        convert: impl Fn(f32) -> T,
     ) {
         let BatchDims { h, w, .. } = self.geometry.input;
-        let Some(y) = y else {
-            to.fill(border);
-            return;
-        };
-        let first = ((self.image * CHANNELS + channel) * h + y) * w;
-        // An odd width may end one column earlier than the padded row.
-        let columns = w.min(to.len() - PADDING);
-        let (left, rest) = to.split_at_mut(PADDING);
-        let (middle, right) = rest.split_at_mut(columns);
-        left.fill(border);
-        for (to, from) in middle.iter_mut().zip(&x[first..first + columns]) {
-            *to = convert(*from);
+        let border = T::default();
+        match x {
+            Images::Planar(x) => {
+                let row = |y| &x[((self.image * CHANNELS + channel) * h + y) * w..][..w];
+                pad_row(to, y.map(|y| row(y).iter().map(|x| convert(*x))), border);
+            }
+            Images::Pixels(x) => {
+                let values = &x.values[channel];
+                let row = |y| self.pixels(x, channel, y);
+                let converted = |byte| convert(values[usize::from(byte)]);
+                pad_row(to, y.map(|y| row(y).map(converted)), border);
+            }
         }
-        right.fill(border);
+    }
+
+    /// Returns row `y` of a plane of the image.
+    #[inline(always)]
+    fn pixels<'a>(
+        &self,
+        x: Pixels<'a>,
+        channel: usize,
+        y: usize,
+    ) -> impl ExactSizeIterator<Item = u8> + use<'a> {
+        let length = CHANNELS * self.geometry.input.w;
+        let (pixels, _) = x.images[self.image][y * length..][..length].as_chunks::<CHANNELS>();
+        let byte = x.channels[channel];
+        pixels.iter().map(move |pixel| pixel[byte])
     }
 
     /// Computes convolution rows `rows` into the ring. Row `r` goes into slot `r % 3`; the ring is

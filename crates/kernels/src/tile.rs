@@ -252,8 +252,13 @@ unsafe fn finish<N: Operands, S: Stored, const MR: usize, const NV: usize>(
             // SAFETY: vector `v` of the panel and pixel `r` are among the tile's, and the block's
             // channels of pixel `r` lie at `r * 16`, within the output.
             unsafe {
-                let value = |v: usize| value::<N, S>(t, sums[v], v * lanes, r);
-                let quad = [value(0), value(1), value(2), value(3)];
+                // Not by a closure: it would not be sure to have the target features.
+                let quad = [
+                    value::<N, S>(t, sums[0], 0, r),
+                    value::<N, S>(t, sums[1 % NV], lanes, r),
+                    value::<N, S>(t, sums[2 % NV], 2 * lanes, r),
+                    value::<N, S>(t, sums[3 % NV], 3 * lanes, r),
+                ];
                 S::store_quad(quad, t.out.add(r * BLOCK));
             }
         }
@@ -304,7 +309,9 @@ unsafe fn value<N: Operands, S: Stored>(
             y = y.add(N::Floats::load(t.bias.add(channel)));
         }
         if !t.skip.is_null() && skip_block < t.skip_blocks {
-            let skip = t.skip.add(skip_block * t.skip_block + skip_word + r * BLOCK);
+            let skip = t
+                .skip
+                .add(skip_block * t.skip_block + skip_word + r * BLOCK);
             let residual = if is_bf16 {
                 N::Floats::load_bf16(skip.cast())
             } else {

@@ -397,13 +397,21 @@ impl Backend for CpuBackend {
         let (channels, out_dims) = (packed.out_channels(), packed.output_dims(dims));
         let numbers = packed.output_numbers();
         let mut values = self.buffers.take(out_dims.words(channels, numbers));
-        if numbers == Numbers::U8 {
-            let bytes: Vec<u8> = images
+        let reads_bytes = numbers == Numbers::U8;
+        if reads_bytes || images.iter().all(|image| image.pixels().is_some()) {
+            let pixels: Vec<Cow<[u8]>> = images
                 .iter()
-                .flat_map(|image| self.normalisation.planar_bytes(image))
+                .map(|image| match image {
+                    Input::Pixels(pixels) => Cow::Borrowed(pixels.as_slice()),
+                    Input::Planar(numbers) => {
+                        Cow::Owned(self.normalisation.nearest_pixels(numbers))
+                    }
+                })
                 .collect();
+            let pixels: Vec<&[u8]> = pixels.iter().map(|image| &**image).collect();
+            let pixels = self.normalisation.pixels(&pixels);
             profile::layer(describe, || {
-                packed.forward_bytes_into(&self.threads, &bytes, dims, &mut values);
+                packed.forward_pixels_into(&self.threads, pixels, dims, &mut values);
             });
         } else {
             let prepared: Vec<Cow<[f32]>> = images

@@ -1,6 +1,7 @@
 //! An image on its way into the network: prepared numbers, or pixels that the network normalises.
 
 use imgclass_image::{Channels, Preprocessing};
+use imgclass_kernels::Pixels;
 
 /// One image as the network takes it, of the network's height and width.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +93,7 @@ impl Normalisation {
         let (pixels, _) = pixels.as_chunks::<3>();
         let mut planes = Vec::with_capacity(3 * pixels.len());
         for (plane, values) in self.values.iter().enumerate() {
-            let channel = if self.reversed { 2 - plane } else { plane };
+            let channel = self.channel(plane);
             planes.extend(
                 pixels
                     .iter()
@@ -102,32 +103,34 @@ impl Normalisation {
         planes
     }
 
-    /// Returns an image as bytes in the network's planes, `[3, height, width]`. Numbers that came
-    /// normalised go back to the byte that they are nearest to.
-    pub(crate) fn planar_bytes(&self, image: &Input) -> Vec<u8> {
-        match image {
-            Input::Pixels(pixels) => (0..3)
-                .flat_map(|plane| {
-                    let channel = if self.reversed { 2 - plane } else { plane };
-                    pixels.iter().skip(channel).step_by(3).copied()
-                })
-                .collect(),
-            Input::Planar(numbers) => {
-                let length = (numbers.len() / 3).max(1);
-                let planes = numbers.chunks_exact(length).enumerate();
-                let mut bytes = Vec::with_capacity(numbers.len());
-                for (plane, numbers) in planes {
-                    let (factor, addend) = (1.0 / self.factor[plane], self.addend[plane]);
-                    // The cast limits what is outside 0 to 255.
-                    bytes.extend(
-                        numbers
-                            .iter()
-                            .map(|number| ((number - addend) * factor + 0.5) as u8),
-                    );
-                }
-                bytes
+    /// Returns images of bytes as the stem reads them.
+    pub(crate) fn pixels<'a>(&'a self, images: &'a [&'a [u8]]) -> Pixels<'a> {
+        Pixels {
+            images,
+            channels: std::array::from_fn(|plane| self.channel(plane)),
+            values: &self.values,
+        }
+    }
+
+    /// Returns which of a pixel's bytes a plane takes.
+    fn channel(&self, plane: usize) -> usize {
+        if self.reversed { 2 - plane } else { plane }
+    }
+
+    /// Returns the bytes that the numbers of a prepared image are nearest to, interleaved `[height,
+    /// width, 3]`.
+    pub(crate) fn nearest_pixels(&self, planar: &[f32]) -> Vec<u8> {
+        let mut bytes = vec![0; planar.len()];
+        let (pixels, _) = bytes.as_chunks_mut::<3>();
+        for (plane, numbers) in planar.chunks_exact(pixels.len().max(1)).enumerate() {
+            let (factor, addend) = (1.0 / self.factor[plane], self.addend[plane]);
+            let channel = self.channel(plane);
+            for (pixel, number) in pixels.iter_mut().zip(numbers) {
+                // The cast limits what is outside 0 to 255.
+                pixel[channel] = ((number - addend) * factor + 0.5) as u8;
             }
         }
+        bytes
     }
 }
 

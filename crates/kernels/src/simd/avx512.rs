@@ -167,9 +167,12 @@ impl<const BF16: bool> Vector for Registers<BF16> {
     unsafe fn store_u8_quad(quad: [Self; 4], p: *mut u8) {
         // SAFETY: the caller vouches for AVX-512F and AVX512BW, and for 64 bytes to write at `p`.
         unsafe {
-            // The minimum with a NaN is its second operand. Below, packing limits the rest at zero.
-            let limited = |v: Self| _mm512_cvtps_epi32(_mm512_min_ps(v.0, _mm512_set1_ps(255.0)));
-            let [a, b, c, d] = quad.map(limited);
+            let limit = _mm512_set1_ps(255.0);
+            // The minimum with a NaN is its second operand. Packing limits the rest at zero.
+            let a = _mm512_cvtps_epi32(_mm512_min_ps(quad[0].0, limit));
+            let b = _mm512_cvtps_epi32(_mm512_min_ps(quad[1].0, limit));
+            let c = _mm512_cvtps_epi32(_mm512_min_ps(quad[2].0, limit));
+            let d = _mm512_cvtps_epi32(_mm512_min_ps(quad[3].0, limit));
             let words = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
             // Packing works within each 128 bits: these hold four bytes of each register.
             let bytes = _mm512_packus_epi16(words.0, words.1);

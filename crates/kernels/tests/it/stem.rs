@@ -1,7 +1,8 @@
 //! The stem is compared with a naive convolution and max-pool.
 
 use imgclass_kernels::{
-    BatchDims, ConvShape, Int8Stem, Isa, Numbers, PackedStem, blocked_to_nchw, words_to_nchw,
+    BatchDims, ConvShape, Int8Stem, Isa, Numbers, PackedStem, Pixels, blocked_to_nchw,
+    words_to_nchw,
 };
 
 use crate::reference::{Case, guarded, guarded_words, numbers, to_bf16};
@@ -136,6 +137,79 @@ fn under<T: Copy>(
     }
 }
 
+/// Returns the images of planes `[n, 3, h, w]` with their pixels interleaved. Plane `p` becomes byte
+/// `channels[p]`.
+fn interleaved<T: Copy + Default>(
+    planes: &[T],
+    input: BatchDims,
+    channels: [usize; 3],
+) -> Vec<Vec<T>> {
+    let pixels = input.h * input.w;
+    let image = |planes: &[T]| {
+        let mut image = vec![T::default(); 3 * pixels];
+        for (plane, numbers) in planes.chunks_exact(pixels).enumerate() {
+            for (pixel, number) in numbers.iter().enumerate() {
+                image[3 * pixel + channels[plane]] = *number;
+            }
+        }
+        image
+    };
+    planes.chunks_exact(3 * pixels).map(image).collect()
+}
+
+#[test]
+fn the_stem_makes_the_same_bits_of_pixels_and_of_the_numbers_that_they_stand_for() {
+    let values: [[f32; 256]; 3] = std::array::from_fn(|plane| {
+        numbers(7 + plane as u64, 256)
+            .try_into()
+            .expect("256 numbers")
+    });
+    for &(out_channels, [n, h, w]) in model_table() {
+        let input = BatchDims { n, h, w };
+        let bytes: Vec<u8> = numbers(1, 3 * input.pixels())
+            .into_iter()
+            .map(|x| (x * 128.0 + 128.0) as u8)
+            .collect();
+        let planar: Vec<f32> = bytes
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| values[at / (h * w) % 3][usize::from(*byte)])
+            .collect();
+        let (weight, bias) = (numbers(2, out_channels * 147), numbers(3, out_channels));
+        for channels in [[0, 1, 2], [2, 1, 0]] {
+            let images = interleaved(&bytes, input, channels);
+            let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
+            let pixels = Pixels {
+                images: &images,
+                channels,
+                values: &values,
+            };
+            for isa in Isa::available() {
+                for stem in [
+                    PackedStem::new(isa, &weight, &bias),
+                    PackedStem::bf16(isa, &weight, &bias),
+                ] {
+                    let words = stem
+                        .output_dims(input)
+                        .words(out_channels, stem.output_numbers());
+                    let pool = pool(2);
+                    let expected =
+                        guarded_words(words, |out| stem.forward_into(&pool, &planar, input, out));
+                    let found = guarded_words(words, |out| {
+                        stem.forward_pixels_into(&pool, pixels, input, out);
+                    });
+                    let bits =
+                        |words: &[f32]| words.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert!(
+                        bits(&found) == bits(&expected),
+                        "{isa}, {input:?}, {out_channels} channels, {channels:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn the_stem_in_integers_is_exact_with_its_border_values() {
     for &(out_channels, [n, h, w]) in model_table() {
@@ -178,12 +252,19 @@ fn the_stem_in_integers_is_exact_with_its_border_values() {
             let pooled = pooled(h.div_ceil(2), w.div_ceil(2), conv);
             expected.extend(pooled.iter().map(|x| x.round_ties_even().clamp(0.0, 255.0)));
         }
+        let images = interleaved(&x, input, [2, 0, 1]);
+        let images: Vec<&[u8]> = images.iter().map(Vec::as_slice).collect();
         for isa in Isa::available() {
             let packed = PackedStem::int8(isa, &stem);
             let dims = packed.output_dims(input);
             for &threads in thread_counts(&[1, 3]) {
                 let y = guarded_words(dims.words(out_channels, Numbers::U8), |out| {
-                    packed.forward_bytes_into(&pool(threads), &x, input, out);
+                    let pixels = Pixels {
+                        images: &images,
+                        channels: [2, 0, 1],
+                        values: &[[f32::NAN; 256]; 3],
+                    };
+                    packed.forward_pixels_into(&pool(threads), pixels, input, out);
                 });
                 let y = words_to_nchw(&y, out_channels, dims, Numbers::U8, 1.0);
                 assert!(
@@ -240,11 +321,29 @@ fn the_stem_in_bfloat16_gives_the_bits_of_its_model() {
 }
 
 #[test]
-#[should_panic(expected = "only a stem in integers reads bytes")]
-fn a_stem_of_floats_refuses_bytes() {
+#[should_panic(expected = "a stem in integers reads bytes")]
+fn a_stem_in_integers_refuses_numbers() {
+    let stem = Int8Stem {
+        weight: vec![1; 16 * 147],
+        scale: vec![1.0; 16],
+        bias: vec![0.0; 16],
+        border: [0; 3],
+    };
+    let stem = PackedStem::int8(Isa::detect(), &stem);
+    let _ = stem.forward(&pool(1), &[0.0; 12], BatchDims { n: 1, h: 2, w: 2 });
+}
+
+#[test]
+#[should_panic(expected = "stem input length")]
+fn pixels_of_the_wrong_length_are_refused() {
     let stem = PackedStem::new(Isa::detect(), &numbers(1, 16 * 147), &[0.0; 16]);
-    let input = BatchDims { n: 1, h: 2, w: 2 };
-    stem.forward_bytes_into(&pool(1), &[0; 12], input, &mut [0.0; 16]);
+    let pixels = Pixels {
+        images: &[&[0; 12], &[0; 11]],
+        channels: [0, 1, 2],
+        values: &[[0.0; 256]; 3],
+    };
+    let input = BatchDims { n: 2, h: 2, w: 2 };
+    stem.forward_pixels_into(&pool(1), pixels, input, &mut [0.0; 32]);
 }
 
 #[test]
