@@ -3,7 +3,7 @@
 
 use super::Vector;
 use std::arch::x86_64::{
-    __m512, _CMP_UNORD_Q, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256,
+    __m256bh, __m256i, __m512, _CMP_UNORD_Q, _mm_loadu_si128, _mm_storeu_si128, _mm256_loadu_si256,
     _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_ps, _mm512_and_epi32, _mm512_castps_si512,
     _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps,
     _mm512_cvtepu8_epi32, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32,
@@ -126,7 +126,8 @@ impl<const BF16: bool> Vector for Registers<BF16> {
         // integers.
         unsafe {
             if BF16 {
-                let rounded = std::mem::transmute(_mm512_cvtneps_pbh(self.0));
+                let rounded = _mm512_cvtneps_pbh(self.0);
+                let rounded = std::mem::transmute::<__m256bh, __m256i>(rounded);
                 _mm256_storeu_si256(p.cast(), rounded);
                 return;
             }
