@@ -1,9 +1,17 @@
 //! Which instruction sets this processor has, and the kernels that are compiled for each.
 //!
 //! An [`Isa`] is the proof that the processor has an instruction set: nothing but detection makes
-//! one. Whoever packs a layer's weights chooses it, and the layer keeps it. [`Isa::kernels`] leads
-//! from it to the entry points that the macro `kernels` compiles, once for each set, from the
-//! code that is generic over [`simd::Vector`].
+//! one. Whoever packs a layer's weights chooses it, and the layer keeps it. An [`Isa`] leads to the
+//! entry points that the macros of [`compile`] make, once for each set and number type, from the code
+//! that is generic over [`simd::Vector`] and over [`number::Operands`].
+
+#[macro_use]
+mod compile;
+#[cfg(target_arch = "aarch64")]
+mod arm;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::fmt;
 
@@ -11,7 +19,8 @@ use super::number::{self, Float32, Numbers, Stored, StoredBf16, StoredF32, Store
 use super::pack::WeightNumbers;
 use super::resample;
 use super::simd;
-use super::stem::{PoolRow, StemTile};
+use super::stem::pool::PoolRow;
+use super::stem::tile::StemTile;
 use super::tile::{self, Tile, TileFn};
 use super::winograd::transform::{self, InputTile, OutputTile};
 
@@ -161,60 +170,60 @@ impl Isa {
         let multiplies = self.arithmetic(weights);
         match (multiplies, stored) {
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx512F32, Numbers::F32) => &AVX512_F32_TO_F32,
+            (Arithmetic::Avx512F32, Numbers::F32) => &x86::AVX512_F32_TO_F32,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx2F32, Numbers::F32) => &AVX2_F32_TO_F32,
-            (Arithmetic::PortableF32, Numbers::F32) => &PORTABLE_F32_TO_F32,
+            (Arithmetic::Avx2F32, Numbers::F32) => &x86::AVX2_F32_TO_F32,
+            (Arithmetic::PortableF32, Numbers::F32) => &portable::PORTABLE_F32_TO_F32,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx512Bf16, Numbers::F32) => &AVX512_BF16_TO_F32,
+            (Arithmetic::Avx512Bf16, Numbers::F32) => &x86::AVX512_BF16_TO_F32,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx512Bf16, Numbers::Bf16) => &AVX512_BF16_TO_BF16,
+            (Arithmetic::Avx512Bf16, Numbers::Bf16) => &x86::AVX512_BF16_TO_BF16,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx512Widened, Numbers::F32) => &AVX512_WIDENED_TO_F32,
+            (Arithmetic::Avx512Widened, Numbers::F32) => &x86::AVX512_WIDENED_TO_F32,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx512Widened, Numbers::Bf16) => &AVX512_WIDENED_TO_BF16,
+            (Arithmetic::Avx512Widened, Numbers::Bf16) => &x86::AVX512_WIDENED_TO_BF16,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx2Bf16, Numbers::F32) => &AVX2_BF16_TO_F32,
+            (Arithmetic::Avx2Bf16, Numbers::F32) => &x86::AVX2_BF16_TO_F32,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx2Bf16, Numbers::Bf16) => &AVX2_BF16_TO_BF16,
-            (Arithmetic::PortableBf16, Numbers::F32) => &PORTABLE_BF16_TO_F32,
-            (Arithmetic::PortableBf16, Numbers::Bf16) => &PORTABLE_BF16_TO_BF16,
+            (Arithmetic::Avx2Bf16, Numbers::Bf16) => &x86::AVX2_BF16_TO_BF16,
+            (Arithmetic::PortableBf16, Numbers::F32) => &portable::PORTABLE_BF16_TO_F32,
+            (Arithmetic::PortableBf16, Numbers::Bf16) => &portable::PORTABLE_BF16_TO_BF16,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx512Int8, Numbers::U8) => &AVX512_INT8_TO_U8,
+            (Arithmetic::Avx512Int8, Numbers::U8) => &x86::AVX512_INT8_TO_U8,
             #[cfg(target_arch = "x86_64")]
             (Arithmetic::Avx512Int8, Numbers::Bf16) if self.multiplies_bf16() => {
-                &AVX512_INT8_TO_NATIVE_BF16
+                &x86::AVX512_INT8_TO_NATIVE_BF16
             }
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx512Int8, Numbers::Bf16) => &AVX512_INT8_TO_BF16,
+            (Arithmetic::Avx512Int8, Numbers::Bf16) => &x86::AVX512_INT8_TO_BF16,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::AvxVnniInt8, Numbers::U8) => &AVXVNNI_INT8_TO_U8,
+            (Arithmetic::AvxVnniInt8, Numbers::U8) => &x86::AVXVNNI_INT8_TO_U8,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::AvxVnniInt8, Numbers::Bf16) => &AVXVNNI_INT8_TO_BF16,
+            (Arithmetic::AvxVnniInt8, Numbers::Bf16) => &x86::AVXVNNI_INT8_TO_BF16,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx2Int8, Numbers::U8) => &AVX2_INT8_TO_U8,
+            (Arithmetic::Avx2Int8, Numbers::U8) => &x86::AVX2_INT8_TO_U8,
             #[cfg(target_arch = "x86_64")]
-            (Arithmetic::Avx2Int8, Numbers::Bf16) => &AVX2_INT8_TO_BF16,
+            (Arithmetic::Avx2Int8, Numbers::Bf16) => &x86::AVX2_INT8_TO_BF16,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::NeonF32, Numbers::F32) => &NEON_F32_TO_F32,
+            (Arithmetic::NeonF32, Numbers::F32) => &arm::NEON_F32_TO_F32,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::NeonBf16, Numbers::F32) => &NEON_BF16_TO_F32,
+            (Arithmetic::NeonBf16, Numbers::F32) => &arm::NEON_BF16_TO_F32,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::NeonBf16, Numbers::Bf16) => &NEON_BF16_TO_BF16,
+            (Arithmetic::NeonBf16, Numbers::Bf16) => &arm::NEON_BF16_TO_BF16,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::I8mmInt8, Numbers::U8) => &I8MM_INT8_TO_U8,
+            (Arithmetic::I8mmInt8, Numbers::U8) => &arm::I8MM_INT8_TO_U8,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::I8mmInt8, Numbers::Bf16) => &I8MM_INT8_TO_BF16,
+            (Arithmetic::I8mmInt8, Numbers::Bf16) => &arm::I8MM_INT8_TO_BF16,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::DotprodInt8, Numbers::U8) => &DOTPROD_INT8_TO_U8,
+            (Arithmetic::DotprodInt8, Numbers::U8) => &arm::DOTPROD_INT8_TO_U8,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::DotprodInt8, Numbers::Bf16) => &DOTPROD_INT8_TO_BF16,
+            (Arithmetic::DotprodInt8, Numbers::Bf16) => &arm::DOTPROD_INT8_TO_BF16,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::NeonInt8, Numbers::U8) => &NEON_INT8_TO_U8,
+            (Arithmetic::NeonInt8, Numbers::U8) => &arm::NEON_INT8_TO_U8,
             #[cfg(target_arch = "aarch64")]
-            (Arithmetic::NeonInt8, Numbers::Bf16) => &NEON_INT8_TO_BF16,
-            (Arithmetic::PortableInt8, Numbers::U8) => &PORTABLE_INT8_TO_U8,
-            (Arithmetic::PortableInt8, Numbers::Bf16) => &PORTABLE_INT8_TO_BF16,
+            (Arithmetic::NeonInt8, Numbers::Bf16) => &arm::NEON_INT8_TO_BF16,
+            (Arithmetic::PortableInt8, Numbers::U8) => &portable::PORTABLE_INT8_TO_U8,
+            (Arithmetic::PortableInt8, Numbers::Bf16) => &portable::PORTABLE_INT8_TO_BF16,
             _ => panic!("no kernel multiplies {weights:?} and stores {stored}"),
         }
     }
@@ -223,34 +232,34 @@ impl Isa {
     pub(crate) fn stem(self, weights: WeightNumbers) -> &'static StemKernels {
         match self.arithmetic(weights) {
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Avx512F32 => &AVX512_F32_STEM,
+            Arithmetic::Avx512F32 => &x86::AVX512_F32_STEM,
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Avx512Bf16 => &AVX512_BF16_STEM,
+            Arithmetic::Avx512Bf16 => &x86::AVX512_BF16_STEM,
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Avx512Widened => &AVX512_WIDENED_STEM,
+            Arithmetic::Avx512Widened => &x86::AVX512_WIDENED_STEM,
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Avx512Int8 => &AVX512_INT8_STEM,
+            Arithmetic::Avx512Int8 => &x86::AVX512_INT8_STEM,
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Avx2F32 => &AVX2_F32_STEM,
+            Arithmetic::Avx2F32 => &x86::AVX2_F32_STEM,
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Avx2Bf16 => &AVX2_BF16_STEM,
+            Arithmetic::Avx2Bf16 => &x86::AVX2_BF16_STEM,
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::AvxVnniInt8 => &AVXVNNI_INT8_STEM,
+            Arithmetic::AvxVnniInt8 => &x86::AVXVNNI_INT8_STEM,
             #[cfg(target_arch = "x86_64")]
-            Arithmetic::Avx2Int8 => &AVX2_INT8_STEM,
+            Arithmetic::Avx2Int8 => &x86::AVX2_INT8_STEM,
             #[cfg(target_arch = "aarch64")]
-            Arithmetic::NeonF32 => &NEON_F32_STEM,
+            Arithmetic::NeonF32 => &arm::NEON_F32_STEM,
             #[cfg(target_arch = "aarch64")]
-            Arithmetic::NeonBf16 => &NEON_BF16_STEM,
+            Arithmetic::NeonBf16 => &arm::NEON_BF16_STEM,
             #[cfg(target_arch = "aarch64")]
-            Arithmetic::I8mmInt8 => &I8MM_INT8_STEM,
+            Arithmetic::I8mmInt8 => &arm::I8MM_INT8_STEM,
             #[cfg(target_arch = "aarch64")]
-            Arithmetic::DotprodInt8 => &DOTPROD_INT8_STEM,
+            Arithmetic::DotprodInt8 => &arm::DOTPROD_INT8_STEM,
             #[cfg(target_arch = "aarch64")]
-            Arithmetic::NeonInt8 => &NEON_INT8_STEM,
-            Arithmetic::PortableF32 => &PORTABLE_F32_STEM,
-            Arithmetic::PortableBf16 => &PORTABLE_BF16_STEM,
-            Arithmetic::PortableInt8 => &PORTABLE_INT8_STEM,
+            Arithmetic::NeonInt8 => &arm::NEON_INT8_STEM,
+            Arithmetic::PortableF32 => &portable::PORTABLE_F32_STEM,
+            Arithmetic::PortableBf16 => &portable::PORTABLE_BF16_STEM,
+            Arithmetic::PortableInt8 => &portable::PORTABLE_INT8_STEM,
         }
     }
 
@@ -258,30 +267,34 @@ impl Isa {
     pub(crate) fn winograd(self, activations: Numbers) -> &'static WinogradKernels {
         match (self.0, activations) {
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, Numbers::F32) => &AVX512_F32_WINOGRAD,
+            (Kind::Avx512, Numbers::F32) => &x86::AVX512_F32_WINOGRAD,
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, Numbers::Bf16) if self.multiplies_bf16() => &AVX512_NATIVE_BF16_WINOGRAD,
+            (Kind::Avx512, Numbers::Bf16) if self.multiplies_bf16() => {
+                &x86::AVX512_NATIVE_BF16_WINOGRAD
+            }
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, Numbers::U8) if self.multiplies_bf16() => &AVX512_NATIVE_U8_WINOGRAD,
+            (Kind::Avx512, Numbers::U8) if self.multiplies_bf16() => {
+                &x86::AVX512_NATIVE_U8_WINOGRAD
+            }
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, Numbers::Bf16) => &AVX512_BF16_WINOGRAD,
+            (Kind::Avx512, Numbers::Bf16) => &x86::AVX512_BF16_WINOGRAD,
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx512, Numbers::U8) => &AVX512_U8_WINOGRAD,
+            (Kind::Avx512, Numbers::U8) => &x86::AVX512_U8_WINOGRAD,
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx2, Numbers::F32) => &AVX2_F32_WINOGRAD,
+            (Kind::Avx2, Numbers::F32) => &x86::AVX2_F32_WINOGRAD,
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx2, Numbers::Bf16) => &AVX2_BF16_WINOGRAD,
+            (Kind::Avx2, Numbers::Bf16) => &x86::AVX2_BF16_WINOGRAD,
             #[cfg(target_arch = "x86_64")]
-            (Kind::Avx2, Numbers::U8) => &AVX2_U8_WINOGRAD,
+            (Kind::Avx2, Numbers::U8) => &x86::AVX2_U8_WINOGRAD,
             #[cfg(target_arch = "aarch64")]
-            (Kind::Neon, Numbers::F32) => &NEON_F32_WINOGRAD,
+            (Kind::Neon, Numbers::F32) => &arm::NEON_F32_WINOGRAD,
             #[cfg(target_arch = "aarch64")]
-            (Kind::Neon, Numbers::Bf16) => &NEON_BF16_WINOGRAD,
+            (Kind::Neon, Numbers::Bf16) => &arm::NEON_BF16_WINOGRAD,
             #[cfg(target_arch = "aarch64")]
-            (Kind::Neon, Numbers::U8) => &NEON_U8_WINOGRAD,
-            (Kind::Portable, Numbers::F32) => &PORTABLE_F32_WINOGRAD,
-            (Kind::Portable, Numbers::Bf16) => &PORTABLE_BF16_WINOGRAD,
-            (Kind::Portable, Numbers::U8) => &PORTABLE_U8_WINOGRAD,
+            (Kind::Neon, Numbers::U8) => &arm::NEON_U8_WINOGRAD,
+            (Kind::Portable, Numbers::F32) => &portable::PORTABLE_F32_WINOGRAD,
+            (Kind::Portable, Numbers::Bf16) => &portable::PORTABLE_BF16_WINOGRAD,
+            (Kind::Portable, Numbers::U8) => &portable::PORTABLE_U8_WINOGRAD,
         }
     }
 
@@ -355,12 +368,12 @@ impl Isa {
     pub(crate) fn kernels(self) -> &'static Kernels {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 => &AVX512,
+            Kind::Avx512 => &x86::AVX512,
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx2 => &AVX2,
+            Kind::Avx2 => &x86::AVX2,
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon => &NEON,
-            Kind::Portable => &PORTABLE,
+            Kind::Neon => &arm::NEON,
+            Kind::Portable => &portable::PORTABLE,
         }
     }
 }
@@ -401,10 +414,10 @@ pub(crate) struct StemKernels {
     pub stored: Numbers,
     /// [`Operands::PIXEL_OFFSET`](number::Operands::PIXEL_OFFSET).
     pub pixel_offset: i32,
-    /// [`super::stem::tile`] or [`super::stem::tile_by_lane`]: `tiles[r - 1]` computes tiles of `r`
+    /// [`super::stem::tile::tile`] or [`super::stem::tile::tile_by_lane`]: `tiles[r - 1]` computes tiles of `r`
     /// pixels.
     pub tiles: &'static [unsafe fn(&StemTile)],
-    /// [`super::stem::max_pool`], which computes one row.
+    /// [`super::stem::pool::max_pool`], which computes one row.
     pub max_pool: unsafe fn(&PoolRow),
 }
 
@@ -434,508 +447,3 @@ pub(crate) struct Kernels {
     /// The pass of a resize down columns.
     pub down: resample::Pass,
 }
-
-/// Compiles the micro-kernels of products for operands of one type and results of one type, where a
-/// tile is `$vectors` vectors wide and up to as many pixels tall as the last of `$rows` says. Its
-/// accumulators (`$vectors` times that number), `$vectors` vectors of weights and a broadcast word
-/// must fit the registers.
-macro_rules! tile_kernels {
-    (
-        $name:ident, $module:ident, $(#[$feature:meta])?,
-        $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+]
-    ) => {
-        mod $module {
-            use super::*;
-            /// # Safety
-            /// As [`tile::dense`].
-            $(#[$feature])?
-            pub(super) unsafe fn dense<const MR: usize>(t: &Tile) {
-                // SAFETY: the tile is as `tile::dense` asks for, and this function enables the
-                // operands' features.
-                unsafe { tile::dense::<$operands, $stored, MR, $vectors>(t) }
-            }
-            /// # Safety
-            /// As [`tile::indirect`].
-            $(#[$feature])?
-            pub(super) unsafe fn indirect<const MR: usize>(t: &Tile) {
-                // SAFETY: the tile is as `tile::indirect` asks for, and this function enables the
-                // operands' features.
-                unsafe { tile::indirect::<$operands, $stored, MR, $vectors>(t) }
-            }
-        }
-        static $name: TileKernels = TileKernels {
-            width: $vectors * <<$operands as number::Operands>::Floats as simd::Vector>::LANES,
-            stored: <$stored as Stored>::NUMBERS,
-            pixel_offset: <$operands as number::Operands>::PIXEL_OFFSET,
-            dense: &[$($module::dense::<$rows>),+],
-            indirect: &[$($module::indirect::<$rows>),+],
-        };
-    };
-}
-
-/// Compiles the kernels of the stem, with tiles as [`tile_kernels`] has them. `by lane` takes those
-/// of [`crate::stem::tile_by_lane`].
-macro_rules! stem_kernels {
-    (
-        $name:ident, $module:ident, $(#[$feature:meta])?,
-        $operands:ty, $stored:ty, $vectors:literal, $rows:tt
-    ) => {
-        stem_kernels!(
-            @ $name, $module, $(#[$feature])?, $operands, $stored, $vectors, $rows,
-            tile, $operands
-        );
-    };
-    (
-        $name:ident, $module:ident, $(#[$feature:meta])?,
-        $operands:ty, $stored:ty, $vectors:literal, $rows:tt, by lane
-    ) => {
-        stem_kernels!(
-            @ $name, $module, $(#[$feature])?, $operands, $stored, $vectors, $rows,
-            tile_by_lane, <$operands as number::Operands>::Floats
-        );
-    };
-    (
-        @ $name:ident, $module:ident, $(#[$feature:meta])?,
-        $operands:ty, $stored:ty, $vectors:literal, [$($rows:literal)+], $tile:ident, $of:ty
-    ) => {
-        mod $module {
-            use super::*;
-            /// # Safety
-            /// As [`crate::stem::tile`].
-            $(#[$feature])?
-            pub(super) unsafe fn tile<const MR: usize>(t: &StemTile) {
-                // SAFETY: the tile is as `stem::tile` asks for, and this function enables the
-                // operands' features.
-                unsafe { crate::stem::$tile::<$of, MR, $vectors>(t) }
-            }
-            /// # Safety
-            /// As [`crate::stem::max_pool`].
-            $(#[$feature])?
-            pub(super) unsafe fn max_pool(row: &PoolRow) {
-                // SAFETY: the row is as `stem::max_pool` asks for, and this function enables the
-                // operands' features.
-                unsafe {
-                    crate::stem::max_pool::<<$operands as number::Operands>::Floats, $stored>(row)
-                }
-            }
-        }
-        static $name: StemKernels = StemKernels {
-            width: $vectors * <<$operands as number::Operands>::Floats as simd::Vector>::LANES,
-            stored: <$stored as Stored>::NUMBERS,
-            pixel_offset: <$operands as number::Operands>::PIXEL_OFFSET,
-            tiles: &[$($module::tile::<$rows>),+],
-            max_pool: $module::max_pool,
-        };
-    };
-}
-
-/// Compiles Winograd's transforms of activations of one type, with products of another.
-macro_rules! winograd_kernels {
-    (
-        $name:ident, $module:ident, $(#[$feature:meta])?,
-        $vector:ty, $activations:ty, $factors:ty
-    ) => {
-        mod $module {
-            use super::*;
-            /// # Safety
-            /// As [`transform::input`].
-            $(#[$feature])?
-            pub(super) unsafe fn input<const S: usize, const Y: bool, const X: bool>(t: &InputTile) {
-                // SAFETY: the tile is as `transform::input` asks for, and this function enables the
-                // vector's features.
-                unsafe { transform::input::<$vector, $activations, $factors, S, Y, X>(t) }
-            }
-            /// # Safety
-            /// As [`transform::output`].
-            $(#[$feature])?
-            pub(super) unsafe fn output<const S: usize, const M: usize, const Y: bool, const X: bool>(
-                t: &OutputTile,
-            ) {
-                // SAFETY: the tile is as `transform::output` asks for, and this function enables
-                // the vector's features.
-                unsafe { transform::output::<$vector, $activations, S, M, Y, X>(t) }
-            }
-        }
-        static $name: WinogradKernels = WinogradKernels {
-            activations: <$activations as Stored>::NUMBERS,
-            factors: <$factors as Stored>::NUMBERS,
-            input: [
-                [
-                    $module::input::<4, false, false>,
-                    $module::input::<4, false, true>,
-                    $module::input::<4, true, false>,
-                    $module::input::<4, true, true>,
-                ],
-                [
-                    $module::input::<6, false, false>,
-                    $module::input::<6, false, true>,
-                    $module::input::<6, true, false>,
-                    $module::input::<6, true, true>,
-                ],
-            ],
-            output: [
-                [
-                    $module::output::<4, 2, false, false>,
-                    $module::output::<4, 2, false, true>,
-                    $module::output::<4, 2, true, false>,
-                    $module::output::<4, 2, true, true>,
-                ],
-                [
-                    $module::output::<6, 4, false, false>,
-                    $module::output::<6, 4, false, true>,
-                    $module::output::<6, 4, true, false>,
-                    $module::output::<6, 4, true, true>,
-                ],
-            ],
-        };
-    };
-}
-
-/// Compiles the other kernels for one instruction set.
-macro_rules! kernels {
-    ($name:ident, $module:ident, $(#[$feature:meta])?, $vector:ty, $across:path) => {
-        mod $module {
-            use super::*;
-            /// # Safety
-            /// The processor has the target features.
-            $(#[$feature])?
-            pub(super) unsafe fn chains() -> (f32, u64) {
-                // SAFETY: this function enables the vector's features, and its caller vouches for
-                // their presence.
-                unsafe { crate::peak::chains::<$vector>() }
-            }
-            $(#[$feature])?
-            #[allow(
-                clippy::missing_safety_doc,
-                reason = "clippy takes a safe function with target features for an unsafe one"
-            )]
-            pub(super) fn down(
-                samples: &[u8],
-                row_bytes: usize,
-                rows: &[resample::Taps],
-                out: &mut [u8],
-            ) {
-                resample::down(samples, row_bytes, rows, out);
-            }
-        }
-        static $name: Kernels = Kernels {
-            chains: $module::chains,
-            across: $across,
-            down: $module::down,
-        };
-    };
-}
-
-#[cfg(target_arch = "x86_64")]
-kernels!(
-    AVX512, avx512, #[target_feature(enable = "avx512f")],
-    simd::avx512::F32x16, resample::avx512::across
-);
-#[cfg(target_arch = "x86_64")]
-kernels!(
-    AVX2, avx2, #[target_feature(enable = "avx2,fma")],
-    simd::avx2::F32x8, resample::avx2::across
-);
-kernels!(PORTABLE, portable, , simd::portable::F32x4, resample::across);
-#[cfg(target_arch = "aarch64")]
-kernels!(NEON, neon, #[target_feature(enable = "neon")], simd::neon::F32x4, resample::neon::across);
-
-// Float32. With AVX-512, 28 accumulators, 2 weights and 2 pixels take all 32 registers; with AVX2,
-// 12 accumulators, 2 weights and a pixel take 15 of 16. Portable, 8 accumulators, 4 weights, a pixel
-// and a product take 14 of SSE2's 16: three rows would spill, and lose a third of the speed.
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX512_F32_TO_F32, avx512_f32_to_f32, #[target_feature(enable = "avx512f")],
-    Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
-);
-#[cfg(target_arch = "x86_64")]
-stem_kernels!(
-    AVX512_F32_STEM, avx512_f32_stem, #[target_feature(enable = "avx512f")],
-    Float32<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX2_F32_TO_F32, avx2_f32_to_f32, #[target_feature(enable = "avx2,fma")],
-    Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "x86_64")]
-stem_kernels!(
-    AVX2_F32_STEM, avx2_f32_stem, #[target_feature(enable = "avx2,fma")],
-    Float32<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4 5 6]
-);
-tile_kernels!(
-    PORTABLE_F32_TO_F32, portable_f32_to_f32, ,
-    Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]
-);
-stem_kernels!(
-    PORTABLE_F32_STEM, portable_f32_stem, ,
-    Float32<simd::portable::F32x4>, StoredF32, 4, [1 2]
-);
-
-// Bfloat16. Where it is widened, a vector of weights takes two registers, and so does a pixel.
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX512_BF16_TO_BF16, avx512_bf16_to_bf16, #[target_feature(enable = "avx512f,avx512bf16")],
-    number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX512_BF16_TO_F32, avx512_bf16_to_f32, #[target_feature(enable = "avx512f,avx512bf16")],
-    number::avx512::Bf16, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
-);
-#[cfg(target_arch = "x86_64")]
-stem_kernels!(
-    AVX512_BF16_STEM, avx512_bf16_stem, #[target_feature(enable = "avx512f,avx512bf16")],
-    number::avx512::Bf16, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12 13 14]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX512_WIDENED_TO_BF16, avx512_widened_to_bf16, #[target_feature(enable = "avx512f")],
-    WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX512_WIDENED_TO_F32, avx512_widened_to_f32, #[target_feature(enable = "avx512f")],
-    WidenedBf16<simd::avx512::F32x16>, StoredF32, 2, [1 2 3 4 5 6 7 8 9 10 11 12]
-);
-#[cfg(target_arch = "x86_64")]
-stem_kernels!(
-    AVX512_WIDENED_STEM, avx512_widened_stem, #[target_feature(enable = "avx512f")],
-    WidenedBf16<simd::avx512::F32x16>, StoredBf16, 2, [1 2 3 4 5 6 7 8 9 10 11 12]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX2_BF16_TO_BF16, avx2_bf16_to_bf16, #[target_feature(enable = "avx2,fma")],
-    WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX2_BF16_TO_F32, avx2_bf16_to_f32, #[target_feature(enable = "avx2,fma")],
-    WidenedBf16<simd::avx2::F32x8>, StoredF32, 2, [1 2 3 4]
-);
-#[cfg(target_arch = "x86_64")]
-stem_kernels!(
-    AVX2_BF16_STEM, avx2_bf16_stem, #[target_feature(enable = "avx2,fma")],
-    WidenedBf16<simd::avx2::F32x8>, StoredBf16, 2, [1 2 3 4]
-);
-tile_kernels!(
-    PORTABLE_BF16_TO_BF16, portable_bf16_to_bf16, ,
-    WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]
-);
-tile_kernels!(
-    PORTABLE_BF16_TO_F32, portable_bf16_to_f32, ,
-    WidenedBf16<simd::portable::F32x4>, StoredF32, 4, [1 2]
-);
-stem_kernels!(
-    PORTABLE_BF16_STEM, portable_bf16_stem, ,
-    WidenedBf16<simd::portable::F32x4>, StoredBf16, 4, [1 2]
-);
-
-// Integers. With AVX-512 a tile is 64 channels wide, so that it writes whole cache lines: 24
-// accumulators, 4 weights and a pixel take 29 registers. Widened integers take two registers for a
-// vector of weights, as widened bfloat16 does.
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX512_INT8_TO_U8, avx512_int8_to_u8, #[target_feature(enable = "avx512f,avx512bw,avx512vnni")],
-    number::avx512::Int8<false>, StoredU8, 4, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX512_INT8_TO_BF16, avx512_int8_to_bf16, #[target_feature(enable = "avx512f,avx512bw,avx512vnni")],
-    number::avx512::Int8<false>, StoredBf16, 4, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX512_INT8_TO_NATIVE_BF16, avx512_int8_to_native_bf16,
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx512bf16")],
-    number::avx512::Int8<true>, StoredBf16, 4, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "x86_64")]
-stem_kernels!(
-    AVX512_INT8_STEM, avx512_int8_stem, #[target_feature(enable = "avx512f,avx512bw,avx512vnni")],
-    number::avx512::Int8<false>, StoredU8, 4, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVXVNNI_INT8_TO_U8, avxvnni_int8_to_u8, #[target_feature(enable = "avx2,fma,avxvnni")],
-    number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVXVNNI_INT8_TO_BF16, avxvnni_int8_to_bf16, #[target_feature(enable = "avx2,fma,avxvnni")],
-    number::avx2::VnniInt8, StoredBf16, 2, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "x86_64")]
-stem_kernels!(
-    AVXVNNI_INT8_STEM, avxvnni_int8_stem, #[target_feature(enable = "avx2,fma,avxvnni")],
-    number::avx2::VnniInt8, StoredU8, 2, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX2_INT8_TO_U8, avx2_int8_to_u8, #[target_feature(enable = "avx2,fma")],
-    number::avx2::Int8, StoredU8, 2, [1 2 3 4]
-);
-#[cfg(target_arch = "x86_64")]
-tile_kernels!(
-    AVX2_INT8_TO_BF16, avx2_int8_to_bf16, #[target_feature(enable = "avx2,fma")],
-    number::avx2::Int8, StoredBf16, 2, [1 2 3 4]
-);
-#[cfg(target_arch = "x86_64")]
-stem_kernels!(
-    AVX2_INT8_STEM, avx2_int8_stem, #[target_feature(enable = "avx2,fma")],
-    number::avx2::Int8, StoredU8, 2, [1 2 3 4]
-);
-tile_kernels!(
-    PORTABLE_INT8_TO_U8, portable_int8_to_u8, ,
-    number::portable::Int8, StoredU8, 4, [1 2]
-);
-tile_kernels!(
-    PORTABLE_INT8_TO_BF16, portable_int8_to_bf16, ,
-    number::portable::Int8, StoredBf16, 4, [1 2]
-);
-stem_kernels!(PORTABLE_INT8_STEM, portable_int8_stem, , number::portable::Int8, StoredU8, 4, [1 2]);
-
-// 64-bit Arm multiplies by a lane of a register, so that four words of each pixel stay loaded. 24
-// accumulators, 6 pixels and a vector of weights take 31 of 32 registers. `sdot` needs one more for
-// what turns bytes into signed ones, and widened numbers take two for each vector.
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    NEON_F32_TO_F32, neon_f32_to_f32, #[target_feature(enable = "neon")],
-    number::neon::Float32, StoredF32, 4, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "aarch64")]
-stem_kernels!(
-    NEON_F32_STEM, neon_f32_stem, #[target_feature(enable = "neon")],
-    number::neon::Float32, StoredF32, 4, [1 2 3 4 5 6], by lane
-);
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    NEON_BF16_TO_BF16, neon_bf16_to_bf16, #[target_feature(enable = "neon")],
-    number::neon::Bf16, StoredBf16, 4, [1 2 3]
-);
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    NEON_BF16_TO_F32, neon_bf16_to_f32, #[target_feature(enable = "neon")],
-    number::neon::Bf16, StoredF32, 4, [1 2 3]
-);
-#[cfg(target_arch = "aarch64")]
-stem_kernels!(
-    NEON_BF16_STEM, neon_bf16_stem, #[target_feature(enable = "neon")],
-    number::neon::Bf16, StoredBf16, 4, [1 2 3]
-);
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    I8MM_INT8_TO_U8, i8mm_int8_to_u8, #[target_feature(enable = "neon,i8mm")],
-    number::neon::MixedInt8, StoredU8, 4, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    I8MM_INT8_TO_BF16, i8mm_int8_to_bf16, #[target_feature(enable = "neon,i8mm")],
-    number::neon::MixedInt8, StoredBf16, 4, [1 2 3 4 5 6]
-);
-#[cfg(target_arch = "aarch64")]
-stem_kernels!(
-    I8MM_INT8_STEM, i8mm_int8_stem, #[target_feature(enable = "neon,i8mm")],
-    number::neon::MixedInt8, StoredU8, 4, [1 2 3 4 5]
-);
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    DOTPROD_INT8_TO_U8, dotprod_int8_to_u8, #[target_feature(enable = "neon,dotprod")],
-    number::neon::SignedInt8, StoredU8, 4, [1 2 3 4 5]
-);
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    DOTPROD_INT8_TO_BF16, dotprod_int8_to_bf16, #[target_feature(enable = "neon,dotprod")],
-    number::neon::SignedInt8, StoredBf16, 4, [1 2 3 4 5]
-);
-#[cfg(target_arch = "aarch64")]
-stem_kernels!(
-    DOTPROD_INT8_STEM, dotprod_int8_stem, #[target_feature(enable = "neon,dotprod")],
-    number::neon::SignedInt8, StoredU8, 4, [1 2 3 4 5]
-);
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    NEON_INT8_TO_U8, neon_int8_to_u8, #[target_feature(enable = "neon")],
-    number::neon::WidenedInt8, StoredU8, 4, [1 2]
-);
-#[cfg(target_arch = "aarch64")]
-tile_kernels!(
-    NEON_INT8_TO_BF16, neon_int8_to_bf16, #[target_feature(enable = "neon")],
-    number::neon::WidenedInt8, StoredBf16, 4, [1 2]
-);
-#[cfg(target_arch = "aarch64")]
-stem_kernels!(
-    NEON_INT8_STEM, neon_int8_stem, #[target_feature(enable = "neon")],
-    number::neon::WidenedInt8, StoredU8, 4, [1 2]
-);
-
-// Winograd's transforms. Products of integers are bfloat16.
-#[cfg(target_arch = "x86_64")]
-winograd_kernels!(
-    AVX512_F32_WINOGRAD, avx512_f32_winograd, #[target_feature(enable = "avx512f")],
-    simd::avx512::F32x16, StoredF32, StoredF32
-);
-#[cfg(target_arch = "x86_64")]
-winograd_kernels!(
-    AVX512_BF16_WINOGRAD, avx512_bf16_winograd, #[target_feature(enable = "avx512f")],
-    simd::avx512::F32x16, StoredBf16, StoredBf16
-);
-#[cfg(target_arch = "x86_64")]
-winograd_kernels!(
-    AVX512_U8_WINOGRAD, avx512_u8_winograd, #[target_feature(enable = "avx512f")],
-    simd::avx512::F32x16, StoredU8, StoredBf16
-);
-#[cfg(target_arch = "x86_64")]
-winograd_kernels!(
-    AVX512_NATIVE_BF16_WINOGRAD, avx512_native_bf16_winograd,
-    #[target_feature(enable = "avx512f,avx512bf16")],
-    simd::avx512::F32x16Bf16, StoredBf16, StoredBf16
-);
-#[cfg(target_arch = "x86_64")]
-winograd_kernels!(
-    AVX512_NATIVE_U8_WINOGRAD, avx512_native_u8_winograd,
-    #[target_feature(enable = "avx512f,avx512bf16")],
-    simd::avx512::F32x16Bf16, StoredU8, StoredBf16
-);
-#[cfg(target_arch = "x86_64")]
-winograd_kernels!(
-    AVX2_F32_WINOGRAD, avx2_f32_winograd, #[target_feature(enable = "avx2,fma")],
-    simd::avx2::F32x8, StoredF32, StoredF32
-);
-#[cfg(target_arch = "x86_64")]
-winograd_kernels!(
-    AVX2_BF16_WINOGRAD, avx2_bf16_winograd, #[target_feature(enable = "avx2,fma")],
-    simd::avx2::F32x8, StoredBf16, StoredBf16
-);
-#[cfg(target_arch = "x86_64")]
-winograd_kernels!(
-    AVX2_U8_WINOGRAD, avx2_u8_winograd, #[target_feature(enable = "avx2,fma")],
-    simd::avx2::F32x8, StoredU8, StoredBf16
-);
-winograd_kernels!(
-    PORTABLE_F32_WINOGRAD, portable_f32_winograd, ,
-    simd::portable::F32x4, StoredF32, StoredF32
-);
-winograd_kernels!(
-    PORTABLE_BF16_WINOGRAD, portable_bf16_winograd, ,
-    simd::portable::F32x4, StoredBf16, StoredBf16
-);
-winograd_kernels!(
-    PORTABLE_U8_WINOGRAD, portable_u8_winograd, ,
-    simd::portable::F32x4, StoredU8, StoredBf16
-);
-#[cfg(target_arch = "aarch64")]
-winograd_kernels!(
-    NEON_F32_WINOGRAD, neon_f32_winograd, #[target_feature(enable = "neon")],
-    simd::neon::F32x4, StoredF32, StoredF32
-);
-#[cfg(target_arch = "aarch64")]
-winograd_kernels!(
-    NEON_BF16_WINOGRAD, neon_bf16_winograd, #[target_feature(enable = "neon")],
-    simd::neon::F32x4, StoredBf16, StoredBf16
-);
-#[cfg(target_arch = "aarch64")]
-winograd_kernels!(
-    NEON_U8_WINOGRAD, neon_u8_winograd, #[target_feature(enable = "neon")],
-    simd::neon::F32x4, StoredU8, StoredBf16
-);
