@@ -39,7 +39,7 @@ fn exact(case: &Case) -> (Vec<f64>, f64) {
 #[test]
 fn the_stem_is_right_for_every_size_and_channel_count() {
     let table: &[(usize, [usize; 3])] = if cfg!(miri) {
-        &[(17, [1, 1, 2]), (3, [1, 5, 6])]
+        &[(17, [1, 1, 2]), (3, [1, 3, 5])]
     } else {
         &[
             (64, [1, 32, 32]),
@@ -90,7 +90,7 @@ fn the_stem_is_right_for_every_size_and_channel_count() {
 /// The output channels and the images, rows and columns on which the stem is compared with a model.
 fn model_table() -> &'static [(usize, [usize; 3])] {
     if cfg!(miri) {
-        &[(17, [1, 1, 2]), (3, [1, 5, 6])]
+        &[(17, [1, 1, 2]), (3, [1, 3, 5])]
     } else {
         &[
             (64, [2, 33, 34]),
