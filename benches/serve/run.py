@@ -106,6 +106,12 @@ class Service:
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"{field}:\s+(\d+) kB", status).group(1)) * 1024
 
+    def workers(self):
+        """Resident bytes of each decode worker."""
+        children = pathlib.Path(f"/proc/{self.process.pid}").glob("task/*/children")
+        statuses = [pathlib.Path(f"/proc/{child}/status").read_text() for file in children for child in file.read_text().split()]
+        return [int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024 for status in statuses]
+
     def __enter__(self):
         return self
 
@@ -387,33 +393,38 @@ def part_batching(args):
 
 
 def part_resources(args):
-    """Memory in some states, each of a new service: now and at the most so far."""
+    """Memory in some states of each number type, each of a new service: now and at the most so far."""
     photos = [body_of(image) for image in photographs(args)[:50]]
     large = body_of(png(6000, 4000))
     states = [("ready, idle", [], 1, []),
               ("50 photographs, one at a time", photos, 1, []),
               ("400 photographs, 32 at a time", 8 * photos, 32, []),
-              ("400 photographs, 32 at a time, --max-batch-size 1", 8 * photos, 32, ["--max-batch-size", "1"]),
               ("400 photographs, 64 at a time, --max-batch-size 32", 8 * photos, 64, ["--max-batch-size", "32"]),
               ("48 PNGs of 24 megapixels, 16 at a time", 48 * [large], 16, [])]
-    for what, bodies, clients, options in states:
-        with Service(args, *options) as service:
-            waiting, lock = iter(bodies), threading.Lock()
+    for dtype in ("f32", "bf16", "int8"):
+        if dtype == "int8":
+            # Ranges of activations are computed at the first start, and kept.
+            with Service(args, "--dtype", dtype, quiet=True):
+                pass
+        for what, bodies, clients, options in states:
+            with Service(args, "--dtype", dtype, *options) as service:
+                waiting, lock = iter(bodies), threading.Lock()
 
-            def client():
-                while True:
-                    with lock:
-                        body = next(waiting, None)
-                    if body is None:
-                        return
-                    send(service.port, body, True)
+                def client():
+                    while True:
+                        with lock:
+                            body = next(waiting, None)
+                        if body is None:
+                            return
+                        send(service.port, body, True)
 
-            threads = [threading.Thread(target=client) for _ in range(clients)]
-            [t.start() for t in threads]
-            [t.join() for t in threads]
-            time.sleep(2)
-            now, most = service.memory() / 2**20, service.memory("VmHWM") / 2**20
-        note(what, f"{now:.0f} MiB now, {most:.0f} MiB at the most")
+                threads = [threading.Thread(target=client) for _ in range(clients)]
+                [t.start() for t in threads]
+                [t.join() for t in threads]
+                time.sleep(2)
+                now, most = service.memory() / 2**20, service.memory("VmHWM") / 2**20
+                workers = ", ".join(f"{worker / 2**20:.0f}" for worker in sorted(service.workers()))
+            note(f"{dtype}, {what}", f"{now:.0f} MiB now, {most:.0f} MiB at the most, workers {workers or 'none'}")
 
 
 def part_allocators(args):

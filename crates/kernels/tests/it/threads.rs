@@ -37,7 +37,7 @@ fn every_task_runs_exactly_once() {
 #[test]
 fn a_panicking_task_reaches_the_caller_and_leaves_the_pool_usable() {
     let pool = pool(3);
-    for _ in 0..3 {
+    for _ in 0..if cfg!(miri) { 2 } else { 3 } {
         let result = catch_unwind(AssertUnwindSafe(|| {
             pool.for_each(20, |index| {
                 assert!(index % 10 != 7, "task {index} fails on purpose")
@@ -239,7 +239,7 @@ fn lone_tasks_may_start_lone_tasks_to_any_depth() {
 #[test]
 fn a_panic_in_a_lone_task_leaves_the_pool_with_all_its_threads() {
     let pool = pool(3);
-    for _ in 0..20 {
+    for _ in 0..if cfg!(miri) { 2 } else { 20 } {
         let result = catch_unwind(AssertUnwindSafe(|| {
             pool.for_each_alone(6, |index| {
                 pool.for_each(2, |_| assert!(index % 2 == 0, "on purpose"));
