@@ -150,6 +150,26 @@ def draw_webp(rng, picture):
     return saved(picture, "WEBP", **options)
 
 
+def draw_avif(rng, picture):
+    mode = rng.choice(["L", "RGB", "RGB", "RGB", "RGBA"])
+    options = {"quality": rng.randrange(1, 100), "speed": 10, "range": rng.choice(["full", "limited"])}
+    options["subsampling"] = rng.choice(["4:0:0", "4:2:0", "4:2:0", "4:2:2", "4:4:4"])
+    if rng.random() < 0.2:
+        options.update(autotiling=False, tile_rows=1, tile_cols=1)
+    if rng.random() < 0.1:
+        options["advanced"] = {"film-grain-test": str(rng.randrange(1, 17))}
+    if rng.random() < 0.3:
+        block = Image.Exif()
+        block[0x112] = rng.randrange(1, 9)
+        options["exif"] = block
+    if rng.random() < 0.2:
+        options["xmp"] = b'<x tiff:Orientation="%d"/>' % rng.randrange(1, 9)
+    picture = in_mode(picture, mode)
+    if rng.random() < 0.2:
+        options.update(save_all=True, append_images=[picture.transpose(Image.Transpose.ROTATE_180)])
+    return saved(picture, "AVIF", **options)
+
+
 def draw_gif(rng, picture):
     options = {"interlace": rng.random() < 0.5}
     picture = picture.convert("L") if rng.random() < 0.2 else picture.quantize(rng.choice([2, 7, 64, 256]))
@@ -212,8 +232,9 @@ DRAWERS = {
     "webp": draw_webp,
     "gif": draw_gif,
     "bmp": draw_bmp,
+    "avif": draw_avif,
 }
-WEIGHTS = {"jpg": 8, "png": 3, "tif": 4, "webp": 2, "gif": 2, "bmp": 1}
+WEIGHTS = {"jpg": 8, "png": 3, "tif": 4, "webp": 2, "gif": 2, "bmp": 1, "avif": 2}
 
 
 def has_usual_sampling(jpeg):
@@ -229,7 +250,7 @@ def seen_by_pillow(data, least=None):
     no side needs to be longer than `least` pixels is read at a reduced size."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.format not in ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "GIF", "BMP"):
+            if picture.format not in ("JPEG", "MPO", "PNG", "TIFF", "WEBP", "GIF", "BMP", "AVIF"):
                 return None
             if least:
                 picture.draft(None, (least, least))

@@ -31,5 +31,6 @@ pub fn read(bytes: &[u8], format: Format) {
         }
         Err(_) => {}
     }
-    let _ = encoded.decode_at_least((8, 8));
+    let reduced = Encoded::open_at_least(bytes, &LIMITS, |_| (8, 8));
+    let _ = reduced.map(|encoded| encoded.decode());
 }

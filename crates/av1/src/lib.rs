@@ -36,25 +36,35 @@ use rav1d::src::lib::{
 };
 use thiserror::Error;
 
-/// The bytes that rav1d may hold at once, beside the encoded picture, to decode one of this size.
-///
-/// It is an upper bound of what was measured for pictures of one frame (`tests/it`), and less than
-/// a picture of many frames can take.
+/// Returns the bytes that a [`Frame`] of this size holds.
 #[must_use]
-pub fn working_bytes(width: u32, height: u32, depth: u8, layout: Layout) -> u64 {
-    // Planes are padded to whole blocks of 128 pixels.
-    let padded = |side: u32| u64::from(side).next_multiple_of(128) + 128;
-    let luma = padded(width).saturating_mul(padded(height));
+pub fn frame_bytes(width: u32, height: u32, depth: u8, layout: Layout) -> u64 {
+    let luma = padded_pixels(width, height);
     let samples = match layout {
         Layout::Monochrome => luma,
         Layout::Half => luma + luma / 2,
-        Layout::HalfWidth => luma * 2,
-        Layout::Full => luma * 3,
+        Layout::HalfWidth => luma.saturating_mul(2),
+        Layout::Full => luma.saturating_mul(3),
     };
-    let bytes = if depth > 8 { 2 } else { 1 };
-    // Film grain is drawn into a second picture. What the decoder notes of each block, for filters
-    // and for later frames, is in proportion to luma.
-    2 * samples * bytes + luma + FIXED
+    samples.saturating_mul(if depth > 8 { 2 } else { 1 })
+}
+
+/// Returns an upper bound of the bytes that [`decode`] holds at once, its frame included, for a
+/// picture of one frame. A picture of many frames can take more.
+#[must_use]
+pub fn working_bytes(width: u32, height: u32, depth: u8, layout: Layout) -> u64 {
+    // Film grain is drawn into a second frame. What the decoder notes of each block, for filters and
+    // for later frames, is in proportion to luma.
+    frame_bytes(width, height, depth, layout)
+        .saturating_mul(2)
+        .saturating_add(padded_pixels(width, height))
+        .saturating_add(FIXED)
+}
+
+/// Returns the pixels of a picture that is padded to whole blocks of 128 pixels.
+fn padded_pixels(width: u32, height: u32) -> u64 {
+    let padded = |side: u32| u64::from(side).next_multiple_of(128) + 128;
+    padded(width).saturating_mul(padded(height))
 }
 
 /// Tables and contexts of the decoder, whatever the picture's size.
@@ -383,5 +393,10 @@ impl Drop for Picture {
     fn drop(&mut self) {
         // SAFETY: the picture is empty or from `dav1d_get_picture`, and is given back once.
         unsafe { dav1d_picture_unref(Some(NonNull::from(&mut self.0))) };
+        // What is left is an empty picture, in which rav1d 1.1 puts a new, empty list of messages.
+        if let Some(messages) = self.0.itut_t35_ref.take() {
+            // SAFETY: the call above has made this reference of an `Arc`, and there is no other copy.
+            drop(unsafe { messages.into_arc() });
+        }
     }
 }

@@ -83,27 +83,24 @@ impl Header {
         self.source.orientation
     }
 
-    /// Returns an upper bound of the bytes that decoding holds beside the RGB picture: the coded
-    /// data twice (joined, and the decoder's copy), what the decoder needs for a tile, and in a grid
-    /// the samples of all tiles together.
+    /// Returns an upper bound of the bytes that decoding holds beside the RGB picture, which is made
+    /// when the decoder has been closed.
     pub(super) fn working_bytes(&self) -> u64 {
         let SequenceHeader { depth, layout, .. } = self.sequence;
-        let coded = self.source.tiles.iter().map(|tile| tile.length()).max();
-        let (tile_width, tile_height) = self.source.tile_size;
-        let decoder = imgclass_av1::working_bytes(tile_width, tile_height, depth, layout);
         let (width, height) = self.source.size;
-        let samples = if self.is_grid() {
-            // No layout has more samples than three for each pixel.
-            u64::from(width)
-                .saturating_mul(u64::from(height))
-                .saturating_mul(if depth > 8 { 6 } else { 3 })
-        } else {
-            0
-        };
-        decoder
-            .saturating_add(samples)
-            .saturating_add(2 * coded.unwrap_or(0) as u64)
-            .saturating_add(Conversion::row_bytes(width))
+        let (tile_width, tile_height) = self.source.tile_size;
+        let coded = self.source.tiles.iter().map(container::Data::length).max();
+        let frame = imgclass_av1::frame_bytes(width, height, depth, layout);
+        // Decoding: the coded data twice (joined, and the decoder's copy), what the decoder needs
+        // for a tile, and in a grid the samples of all tiles together.
+        let decoding = imgclass_av1::working_bytes(tile_width, tile_height, depth, layout)
+            .saturating_add(if self.is_grid() { frame } else { 0 })
+            .saturating_add(2 * coded.unwrap_or(0) as u64);
+        let rgb = u64::from(width)
+            .saturating_mul(u64::from(height))
+            .saturating_mul(3);
+        let converting = frame.saturating_add(Conversion::row_bytes(width));
+        converting.max(decoding.saturating_sub(rgb))
     }
 
     fn is_grid(&self) -> bool {
