@@ -130,6 +130,46 @@ async fn a_worker_prepares_a_picture_as_the_image_crate_does() {
     );
 }
 
+/// The recorded AVIF pictures, by name.
+#[cfg(feature = "avif")]
+fn avif_pictures() -> Vec<(String, Vec<u8>)> {
+    let tensors =
+        safetensors::SafeTensors::deserialize(include_bytes!("../golden/avif.safetensors"));
+    let tensors = tensors.expect("the recorded pictures");
+    let mut names: Vec<_> = tensors.names().into_iter().collect();
+    names.sort_unstable();
+    let names = names.into_iter().filter(|name| name.ends_with(".file"));
+    let bytes = |name| tensors.tensor(name).expect("its bytes").data().to_vec();
+    names.map(|name| (name.to_owned(), bytes(name))).collect()
+}
+
+#[cfg(feature = "avif")]
+#[tokio::test]
+async fn a_worker_prepares_avif_and_survives_what_is_damaged() {
+    let (decoders, replaced) = start(&options());
+    for (name, file) in avif_pictures() {
+        let expected = imgclass_image::decode(&file, &options().limits).expect("decodes");
+        let prepared = decode(&decoders, &file.clone().into())
+            .await
+            .expect("decodes");
+        assert!(
+            prepared.pixels == preprocessor().pixels(&expected),
+            "{name}"
+        );
+        let length = file.len();
+        for part in 1..8 {
+            let mut damaged = file.clone();
+            damaged[length * part / 8..][..length / 16].fill(0x5A);
+            match decode(&decoders, &damaged.into()).await {
+                Ok(_) | Err(DecodeError::Image(_) | DecodeError::Crashed) => {}
+                Err(error) => panic!("{name} damaged in part {part}: {error}"),
+            }
+        }
+    }
+    let causes = replaced.causes();
+    assert!(!causes.contains(&Cause::OutOfMemory), "{causes:?}");
+}
+
 #[tokio::test]
 async fn a_picture_that_is_asked_for_comes_back_shrunk() {
     let (decoders, _) = start(&options());
