@@ -103,9 +103,19 @@ pub struct Training {
 /// # Errors
 /// If the operating system refuses a thread.
 pub fn train(
+    examples: Examples,
+    options: &TrainingOptions,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> io::Result<Training> {
+    train_as_planned(examples, options, progress, Plan::new)
+}
+
+/// Trains a head as `plan` says for the scaled examples, the only `C` and the number of folds.
+fn train_as_planned(
     mut examples: Examples,
     options: &TrainingOptions,
     progress: &(dyn Fn(Progress) + Sync),
+    plan: impl FnOnce(&Examples, Option<f64>, usize) -> Plan,
 ) -> io::Result<Training> {
     let pool = ThreadPool::new(options.threads)?;
     let scaling = Scaling::apply(&mut examples);
@@ -117,7 +127,7 @@ pub fn train(
     let assigned = stratified(examples.classes(), &groups, folds, mix);
 
     // C * |x|² has no unit, so the C of scaled features is scikit-learn's times the scale squared.
-    let plan = Plan::new(&examples, options.c.map(|c| c * scaling.squared()), folds);
+    let plan = plan(&examples, options.c.map(|c| c * scaling.squared()), folds);
     let count = FitCount::new(progress, plan.most_fits());
     let over = |examples| {
         let weights = options.class_weights;
@@ -216,4 +226,65 @@ fn largest_class(examples: &Examples) -> usize {
         counts[class] += 1;
     }
     counts.into_iter().max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::examples::Picture;
+
+    #[test]
+    fn many_classes_are_learned_from_fewer_features_and_answered_from_all() {
+        let (classes, per_class, dims) = (60, 3, 1024);
+        let number = |seed: usize, j: usize| {
+            let mixed = mix(seed << 20 | j) >> 40;
+            (mixed as f32 / (1 << 23) as f32 - 1.0) / (1.0 + j as f32 / 50.0)
+        };
+        let features = |class: usize, of_class: usize| -> Vec<f32> {
+            let own = 1 + classes + class * per_class + of_class;
+            let feature = |j: usize| 3.0 + number(1 + class, j) + 0.7 * number(own, j);
+            (0..dims).map(feature).collect()
+        };
+        let pictures = (0..classes * per_class).map(|i| Picture {
+            name: i.to_string(),
+            label: format!("{:02}", i % classes),
+            features: features(i % classes, i / classes),
+            mirrored: None,
+        });
+        let options = TrainingOptions {
+            folds: 5,
+            class_weights: ClassWeights::Balanced,
+            c: None,
+            threads: NonZeroUsize::MIN,
+            network: NetworkId::default(),
+            program: String::new(),
+        };
+        let examples = Examples::new(pictures).unwrap();
+        let fits = std::sync::Mutex::new(Vec::new());
+        let progress = |progress: Progress| fits.lock().unwrap().push(progress);
+        let training = train_as_planned(examples, &options, &progress, Plan::large).unwrap();
+
+        let evaluation = &training.head.evaluation;
+        assert!(evaluation.accuracy > 0.9, "{evaluation:?}");
+        // No class has more than three pictures.
+        assert_eq!(evaluation.folds, 3);
+        assert!(
+            evaluation
+                .notes
+                .join(" ")
+                .contains("in 3 folds instead of 5")
+        );
+        let fits = fits.into_inner().unwrap();
+        assert_eq!(fits.len(), evaluation.tried.len() + 3 + 1);
+        assert!(fits.len() <= fits[0].of, "{fits:?}");
+        // A picture of each class that nobody has seen.
+        let right = (0..classes).filter(|&class| {
+            let fit = training
+                .head
+                .answer(&features(class, per_class + 1000))
+                .unwrap();
+            held_out::most_probable(&fit.logits) == class
+        });
+        assert!(right.count() > classes * 9 / 10);
+    }
 }

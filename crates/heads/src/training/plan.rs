@@ -37,30 +37,29 @@ pub(super) struct Plan {
 impl Plan {
     /// Plans a training. `c` is the only value of `C`, if it is given.
     pub(super) fn new(examples: &Examples, c: Option<f64>, folds: usize) -> Self {
-        let is_large = multiplications(examples) > USUAL_WORK;
-        let search = match c {
-            Some(c) => Search::one(c),
-            None if is_large => Search::large(),
-            None => Search::usual(folds),
-        };
-        if is_large {
-            Self {
-                reduces_features: true,
-                search,
-                precision_of_folds: ROUGH,
-                precision: LARGE_FINE,
-                shares: &[],
-                folds,
-            }
+        if multiplications(examples) > USUAL_WORK {
+            Self::large(examples, c, folds)
         } else {
             Self {
                 reduces_features: false,
-                search,
+                search: c.map_or_else(|| Search::usual(folds), Search::one),
                 precision_of_folds: FINE,
                 precision: FINE,
                 shares: &SHARES,
                 folds,
             }
+        }
+    }
+
+    /// Plans a training with very much to compute.
+    pub(super) fn large(_: &Examples, c: Option<f64>, folds: usize) -> Self {
+        Self {
+            reduces_features: true,
+            search: c.map_or_else(Search::large, Search::one),
+            precision_of_folds: ROUGH,
+            precision: LARGE_FINE,
+            shares: &[],
+            folds,
         }
     }
 
