@@ -33,8 +33,8 @@ pub(super) fn page(report: &TrainReport) -> String {
                     ", temperature " (format!("{:.2}", report.recipe.temperature)) "."
                 }
                 div .tiles {
-                    @for (name, value) in report.figures() {
-                        div { b { (value) } span .soft { (name) } }
+                    @for (name, value, detail) in report.figures() {
+                        div { b { (value) } span .soft { (name) " " (detail) } }
                     }
                 }
                 @for note in &e.notes { p { (note) } }

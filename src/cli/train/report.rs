@@ -48,29 +48,41 @@ impl TrainReport {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// Returns the most important figures, each with its name.
-    pub(super) fn figures(&self) -> Vec<(&'static str, String)> {
+    /// Returns the most important figures: the name, the figure and what belongs to it.
+    pub(super) fn figures(&self) -> Vec<(&'static str, String, String)> {
         let e = &self.evaluation;
+        let none = String::new;
         let mut figures = vec![
-            ("images", e.pictures.to_string()),
-            ("classes", e.classes.to_string()),
-            ("accuracy", with_interval(e.accuracy, e.accuracy_interval)),
+            ("images", e.pictures.to_string(), none()),
+            ("classes", e.classes.to_string(), none()),
+            (
+                "accuracy",
+                percent(e.accuracy),
+                interval(e.accuracy_interval),
+            ),
         ];
         if e.classes > 5 {
             figures.push((
                 "one of the first five",
-                with_interval(e.top5, e.top5_interval),
+                percent(e.top5),
+                interval(e.top5_interval),
             ));
         }
-        figures.push(("mean over classes", percent(e.balanced_accuracy)));
-        figures.push(("calibration error", percent(e.expected_calibration_error)));
+        figures.push(("mean over classes", percent(e.balanced_accuracy), none()));
+        figures.push((
+            "calibration error",
+            percent(e.expected_calibration_error),
+            none(),
+        ));
         if let Some(unknown) = e.unknown {
-            let text = format!(
-                "AUROC {:.3}, {} pass where 95 % of the known do",
-                unknown.auroc,
-                percent(unknown.false_positive_rate)
-            );
-            figures.push(("other classes", text));
+            figures.push((
+                "other classes",
+                format!("AUROC {:.3}", unknown.auroc),
+                format!(
+                    "({} pass where 95 % of the known do)",
+                    percent(unknown.false_positive_rate)
+                ),
+            ));
         }
         figures
     }
@@ -88,8 +100,12 @@ impl TrainReport {
             self.bytes.div_ceil(1000),
             e.folds
         );
-        for (name, value) in self.figures() {
-            let _ = writeln!(text, "  {name:<24}{value}");
+        for (name, value, detail) in self.figures() {
+            let _ = writeln!(
+                text,
+                "  {}",
+                format!("{name:<24}{value} {detail}").trim_end()
+            );
         }
         let _ = writeln!(text, "\n{:<32}images   recall  precision", "class");
         let mut classes: Vec<_> = e.class_scores.iter().collect();
@@ -185,11 +201,6 @@ pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 
-fn with_interval(share: f64, [low, high]: [f64; 2]) -> String {
-    format!(
-        "{} (95 %: {} to {})",
-        percent(share),
-        percent(low),
-        percent(high)
-    )
+fn interval([low, high]: [f64; 2]) -> String {
+    format!("(95 %: {} to {})", percent(low), percent(high))
 }
