@@ -66,6 +66,8 @@ def pictures():
     yield "tiles", encoded(picture(160, 136), "AVIF", quality=1, tile_rows=1, tile_cols=1, autotiling=False)
     frames = [picture(), picture().transpose(Image.Transpose.ROTATE_180)]
     yield "sequence", encoded(frames[0], "AVIF", quality=60, save_all=True, append_images=frames[1:])
+    options = {"save_all": True, "append_images": frames[1:], "xmp": XMP.format(5).encode()}
+    yield "sequence_xmp_5", encoded(frames[0], "AVIF", quality=60, **options)
     exif = Image.Exif()
     for orientation in range(1, 9):
         exif[0x112] = orientation

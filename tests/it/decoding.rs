@@ -384,4 +384,13 @@ async fn without_isolation_threads_decode_the_same() {
         let expected = decode(&workers, &bytes).await.expect("decodes");
         assert!(decode(&decoders, &bytes).await.expect("decodes") == expected);
     }
+    // The AV1 decoder would abort the service where data is damaged.
+    #[cfg(feature = "avif")]
+    for (name, file) in avif_pictures() {
+        let refused = decode(&decoders, &file.into())
+            .await
+            .expect_err("a refusal");
+        let reason = "an AVIF image without decode workers";
+        assert!(refused.to_string().starts_with(reason), "{name}: {refused}");
+    }
 }

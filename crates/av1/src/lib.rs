@@ -5,8 +5,9 @@
 //! interface of the few that a still picture needs. It is a crate of its own, because all that is
 //! above it forbids `unsafe` code.
 //!
-//! rav1d decodes on the calling thread here, without assembly. **It aborts the process where it
-//! panics**, because its functions are `extern "C"`. So call it where a process has nothing to lose.
+//! rav1d decodes on the calling thread here, without assembly. **It aborts the process on most
+//! damaged data**: it panics (its issue 1497), and a panic cannot leave its `extern "C"` functions.
+//! So call it where a process has nothing to lose.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), imgclass_av1::DecodeError> {

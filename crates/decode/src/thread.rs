@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use bytes::Bytes;
+use imgclass_image::{Format, ImageError};
 use tokio::sync::oneshot;
 
 use crate::work::{Outcome, Task, Work};
@@ -25,7 +26,9 @@ impl Thread {
             .name("decode".to_owned())
             .spawn(move || {
                 for (bytes, task, done) in to_do {
-                    let outcome = catch_unwind(AssertUnwindSafe(|| work.perform(&bytes, &task)));
+                    let outcome = catch_unwind(AssertUnwindSafe(|| {
+                        refuse_what_aborts(&bytes).unwrap_or_else(|| work.perform(&bytes, &task))
+                    }));
                     match outcome {
                         // An error means that the caller has left.
                         Ok(outcome) => drop(done.send(outcome)),
@@ -43,4 +46,15 @@ impl Thread {
         self.tasks.send((bytes, task, done)).map_err(|_| ended())?;
         outcome.await.map_err(|_| ended())
     }
+}
+
+/// Refuses AVIF: its decoder aborts the process on most damaged data, which must not be the service's.
+fn refuse_what_aborts(bytes: &[u8]) -> Option<Outcome> {
+    (Format::sniff(bytes) == Some(Format::Avif)).then(|| {
+        Outcome::Refused(ImageError::Unsupported {
+            found: "an AVIF image without decode workers (they are not used on this system, or \
+                    --no-decode-sandbox turns them off)"
+                .to_owned(),
+        })
+    })
 }

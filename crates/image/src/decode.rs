@@ -141,6 +141,7 @@ impl<B: AsRef<[u8]>> Encoded<B> {
     /// # Errors
     /// Any [`ImageError`]. No input panics: a decoder's panic comes back as
     /// [`ImageError::Malformed`].
+    /// Only damaged AVIF can abort the process, as `imgclass-av1` says.
     pub fn decode(&self) -> Result<RgbImage, ImageError> {
         contained(self.info.format, &self.limits, || {
             let rgb = self.header.decode(self.bytes.as_ref(), self.reduction)?;

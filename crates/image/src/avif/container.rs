@@ -505,22 +505,27 @@ impl<'a> Items<'a> {
     /// Returns how to turn the picture, as Pillow does it: the properties count, and EXIF does not.
     /// A turn in XMP counts where neither the properties turn nor EXIF names an orientation.
     fn orientation(&self, primary: &Item) -> Result<Orientation, Refusal> {
-        let turn = turn(self.properties_of(primary))?;
-        if turn != Orientation::Upright {
-            return Ok(turn);
+        match turn(self.properties_of(primary))? {
+            Orientation::Upright => Ok(self.described_orientation(Some(self.primary))),
+            turn => Ok(turn),
         }
-        let described = |id: &u32| {
-            self.references.iter().any(|reference| {
-                &reference.kind == b"cdsc"
-                    && reference.from == *id
-                    && reference.to.contains(&self.primary)
+    }
+
+    /// Returns the turn that XMP tells, if EXIF names none, from metadata of the item `of`, or from
+    /// any where the items belong to a track.
+    fn described_orientation(&self, of: Option<u32>) -> Orientation {
+        let describes = |id: &u32| {
+            of.is_none_or(|described| {
+                self.references.iter().any(|reference| {
+                    &reference.kind == b"cdsc"
+                        && reference.from == *id
+                        && reference.to.contains(&described)
+                })
             })
         };
         let contents = |is_wanted: fn(&Item) -> bool| {
-            let wanted = self
-                .items
-                .iter()
-                .filter(|(id, item)| is_wanted(item) && described(id));
+            let wanted = self.items.iter();
+            let wanted = wanted.filter(|(id, item)| is_wanted(item) && describes(id));
             let (_, item) = wanted.min_by_key(|(id, _)| **id)?;
             Some(self.data(item).ok()?.first(self.file, usize::MAX))
         };
@@ -528,10 +533,10 @@ impl<'a> Items<'a> {
         // The offset of the TIFF's header comes first.
         let exif = exif.as_deref().and_then(|exif| exif.get(4..));
         if exif.is_some_and(orientation::names_orientation) {
-            return Ok(Orientation::Upright);
+            return Orientation::Upright;
         }
         let xmp = contents(|item| item.is_xmp);
-        Ok(orientation::from_blocks(None, xmp.as_deref()))
+        orientation::from_blocks(None, xmp.as_deref())
     }
 }
 
@@ -593,6 +598,8 @@ struct Track {
     first: Option<(u64, u32)>,
     /// The track of which this one is alpha or a depth map.
     auxiliary_of: Option<u32>,
+    /// Where its metadata is.
+    meta: Option<BoxAt>,
 }
 
 /// Reads the first frame of the first track of a sequence.
@@ -637,6 +644,12 @@ fn read_movie(file: &[u8], movie: BoxAt, budget: &mut Budget) -> Result<Source, 
         }
         Ok(properties)
     };
+    let orientation = match (turn(properties()?.into_iter())?, track.meta) {
+        (Orientation::Upright, Some(meta)) => {
+            Items::read(file, meta, budget)?.described_orientation(None)
+        }
+        (turn, _) => turn,
+    };
     Ok(Source {
         size: track.size,
         grid: (1, 1),
@@ -650,7 +663,7 @@ fn read_movie(file: &[u8], movie: BoxAt, budget: &mut Budget) -> Result<Source, 
         has_alpha: tracks
             .iter()
             .any(|other| other.entry.is_some() && other.auxiliary_of == Some(track.id)),
-        orientation: turn(properties()?.into_iter())?,
+        orientation,
     })
 }
 
@@ -661,8 +674,10 @@ fn read_track(file: &[u8], track: BoxAt) -> Result<Track, Refusal> {
         entry: None,
         first: None,
         auxiliary_of: None,
+        meta: None,
     };
     let reader = track.reader(file);
+    found.meta = reader.find(b"meta")?;
     if let Some(header) = reader.find(b"tkhd")? {
         let (mut reader, version, _) = header.full(file)?;
         // Times, then the identifier, then a duration and what is not used for pictures.
