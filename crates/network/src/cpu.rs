@@ -25,7 +25,7 @@ use crate::error::NetworkError;
 use crate::input::{Input, Normalisation};
 use crate::profile;
 use crate::quantise::{
-    self, QuantisedConv, QuantisedLinear, QuantisedStem, QuantisedWeights, Scales,
+    self, QuantisedConv, QuantisedLinear, QuantisedStem, QuantisedWeights, Scales, StemWeights,
 };
 
 /// The most forward passes that run at one time. Each pass of four images holds 34 MB: on a machine
@@ -143,11 +143,29 @@ impl CpuBackend {
         })
     }
 
+    /// Returns the threads that compute.
+    pub(crate) fn threads(&self) -> &ThreadPool {
+        &self.threads
+    }
+
+    /// Returns a copy of an activation.
+    pub(crate) fn copy(&self, x: &Activation) -> Activation {
+        let mut values = self.buffers.take(x.values.len());
+        values.copy_from_slice(&x.values);
+        Activation { values, ..*x }
+    }
+
     /// Packs a quantised stem.
     pub(crate) fn pack_stem(&self, stem: &QuantisedStem) -> Stem {
-        Stem {
-            packed: PackedStem::int8(self.isa, &stem.stem),
-            scale: stem.output_scale,
+        match &stem.weights {
+            StemWeights::Integers(integers) => Stem {
+                packed: PackedStem::int8(self.isa, integers),
+                scale: stem.output_scale,
+            },
+            StemWeights::Wide { weight, bias } => Stem {
+                packed: PackedStem::bf16(self.isa, weight, bias),
+                scale: 1.0,
+            },
         }
     }
 
@@ -161,25 +179,25 @@ impl CpuBackend {
     ) -> Result<Conv, NetworkError> {
         let (isa, bias, own) = (self.isa, &conv.bias, conv.output_scale);
         let (output, residual, residual_scale) = match &place.role {
-            ConvRole::Relu => (Numbers::U8, Numbers::U8, 1.0),
-            ConvRole::Downsample(_) => (Numbers::Bf16, Numbers::Bf16, 1.0),
+            ConvRole::Relu => (Numbers::U8, Numbers::U8, own),
+            ConvRole::Downsample(_) => (Numbers::Bf16, Numbers::Bf16, own),
             ConvRole::Last { residual } => match residual.as_deref().map(output_of).transpose()? {
-                Some((scale, false)) => (Numbers::U8, Numbers::U8, scale / own),
+                Some((scale, false)) => (Numbers::U8, Numbers::U8, scale),
                 // That of the downsample convolution, or of a layer that is kept wide.
-                None | Some((_, true)) => (Numbers::U8, Numbers::Bf16, 1.0 / own),
+                None | Some((_, true)) => (Numbers::U8, Numbers::Bf16, 1.0),
             },
         };
         let (packed, scale, residual) = match &conv.weights {
             QuantisedWeights::Wide(weight) => {
                 let packed = PackedConv::bf16(isa, shape, weight, bias);
-                (packed, 1.0, Numbers::Bf16)
+                (packed, 1.0, (Numbers::Bf16, 1.0))
             }
             QuantisedWeights::Integers { weight, scale }
                 if quantise::multiplies_in_bf16(place, &shape) =>
             {
                 let weight = quantise::as_numbers(weight, scale);
                 let packed = PackedConv::winograd_u8(isa, shape, &weight, bias);
-                (packed, own, residual)
+                (packed, own, (residual, residual_scale))
             }
             QuantisedWeights::Integers { weight, scale } => {
                 let weights = Int8Weights {
@@ -188,9 +206,10 @@ impl CpuBackend {
                     bias: bias.clone(),
                     output,
                     residual,
-                    residual_scale,
+                    residual_scale: residual_scale / own,
                 };
-                (PackedConv::int8(isa, shape, &weights), own, residual)
+                let packed = PackedConv::int8(isa, shape, &weights);
+                (packed, own, (residual, residual_scale))
             }
         };
         Ok(Conv {
@@ -251,6 +270,11 @@ impl Activation {
         self.dims.pixels()
     }
 
+    /// Returns how many images there are.
+    pub(crate) fn images(&self) -> usize {
+        self.dims.n
+    }
+
     /// Returns how many channels there are.
     pub(crate) fn channels(&self) -> usize {
         self.channels
@@ -272,8 +296,8 @@ pub struct Conv {
     input_scale: f32,
     /// The scale of its output.
     scale: f32,
-    /// The type of the residual that is added.
-    residual: Numbers,
+    /// The type of the residual that is added, and what its integers are multiplied by.
+    residual: (Numbers, f32),
 }
 
 impl Conv {
@@ -325,7 +349,7 @@ impl Backend for CpuBackend {
         };
         Ok(Conv {
             name: place.name,
-            residual: packed.output_numbers(),
+            residual: (packed.output_numbers(), 1.0),
             packed,
             input_scale: 1.0,
             scale: 1.0,
@@ -339,7 +363,8 @@ impl Backend for CpuBackend {
             CpuNumbers::Bf16 => PackedStem::bf16(isa, weight, bias),
             CpuNumbers::Int8(scales) => {
                 let range = scales.of(STEM)?;
-                let stem = quantise::stem(&folded, &self.normalisation, range);
+                let is_wide = scales.wide.contains(STEM);
+                let stem = quantise::stem(&folded, &self.normalisation, range, is_wide);
                 return Ok(self.pack_stem(&stem));
             }
         };
@@ -463,7 +488,8 @@ impl Backend for CpuBackend {
         let packed = &conv.packed;
         let converted = self.converted(x, packed.input_numbers(), conv.input_scale);
         let x = converted.as_ref().unwrap_or(x);
-        if let Some(converted) = self.converted(&residual, conv.residual, residual.scale) {
+        let (numbers, scale) = conv.residual;
+        if let Some(converted) = self.converted(&residual, numbers, scale) {
             residual = converted;
         }
         let numbers = packed.output_numbers();

@@ -28,6 +28,11 @@ pub(crate) struct BlockPlan {
 }
 
 impl BlockPlan {
+    /// Returns the names of the convolutions.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.convs().map(|conv| conv.place.name.as_str())
+    }
+
     /// Returns the convolutions in the order in which they run.
     pub(crate) fn convs(&self) -> impl Iterator<Item = &ConvPlan> {
         let rest = self.downsample.iter().chain(&self.middle);

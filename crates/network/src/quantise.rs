@@ -17,9 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use half::bf16;
 use imgclass_kernels::{ConvShape, Int8Stem};
 
-use crate::backend::{ConvPlace, ConvRole, FoldedConv, LinearWeights};
+use crate::backend::{ConvPlace, ConvRole, FoldedConv, LinearWeights, STEM};
 use crate::error::NetworkError;
 use crate::input::Normalisation;
+use crate::plan::Plan;
 
 /// The largest weight in integers. -128 is left out, so that weights of both signs have one scale.
 const LARGEST: f32 = 127.0;
@@ -86,6 +87,15 @@ impl Scales {
         }
     }
 
+    /// Returns the same ranges with all layers kept wide.
+    pub(crate) fn all_wide(&self, plan: &Plan) -> Self {
+        let convs = plan.convs().map(|conv| conv.place.name.clone());
+        Self {
+            ranges: self.ranges.clone(),
+            wide: convs.chain([STEM.to_owned()]).collect(),
+        }
+    }
+
     /// Returns what an integer of a layer's output stands for, and whether the layer is kept wide.
     pub(crate) fn output_of(&self, name: &str) -> Result<(f32, bool), NetworkError> {
         Ok((self.of(name)?.scale, self.wide.contains(name)))
@@ -132,10 +142,19 @@ pub(crate) struct QuantisedConv {
     pub(crate) output_scale: f32,
 }
 
+/// The weights of a quantised stem.
+#[derive(Debug, Clone)]
+pub(crate) enum StemWeights {
+    /// Integers, for the picture's bytes.
+    Integers(Int8Stem),
+    /// Numbers that bfloat16 has, for normalised pictures, and biases.
+    Wide { weight: Vec<f32>, bias: Vec<f32> },
+}
+
 /// The stem in 8-bit integers.
 #[derive(Debug, Clone)]
 pub(crate) struct QuantisedStem {
-    pub(crate) stem: Int8Stem,
+    pub(crate) weights: StemWeights,
     /// What an output's integer is multiplied by.
     pub(crate) output_scale: f32,
 }
@@ -284,7 +303,7 @@ pub(crate) fn multiplies_in_bf16(place: &ConvPlace, shape: &ConvShape) -> bool {
 }
 
 /// Quantises the stem, which reads bytes: the normalisation is folded into its weights. `output` is
-/// the range of its output.
+/// the range of its output. One that is kept wide reads normalised numbers.
 ///
 /// A normalised number is `factor * (byte - mean)`. Outside the image it is zero, so the border's
 /// byte is the mean's nearest. What the mean contributes is taken off by the bias, with the rounded
@@ -293,8 +312,27 @@ pub(crate) fn stem(
     folded: &FoldedConv,
     normalisation: &Normalisation,
     output: &LayerRange,
+    is_wide: bool,
 ) -> QuantisedStem {
     let scale = output.scale;
+    if is_wide {
+        let length = (folded.weight.len() / folded.bias.len().max(1)).max(1);
+        let rows = folded.weight.chunks_exact(length).enumerate();
+        let weight = rows.flat_map(|(channel, row)| {
+            let own = output.factor(channel);
+            row.iter().map(move |w| bf16::from_f32(w / own).to_f32())
+        });
+        let bias = folded.bias.iter().enumerate();
+        return QuantisedStem {
+            weights: StemWeights::Wide {
+                weight: weight.collect(),
+                bias: bias
+                    .map(|(channel, bias)| bias / output.factor(channel))
+                    .collect(),
+            },
+            output_scale: scale,
+        };
+    }
     let mean: [f32; 3] =
         std::array::from_fn(|plane| -normalisation.addend[plane] / normalisation.factor[plane]);
     let mut stem = Int8Stem {
@@ -326,7 +364,7 @@ pub(crate) fn stem(
             .push((bias / own - weight_scale * of_mean) / scale);
     }
     QuantisedStem {
-        stem,
+        weights: StemWeights::Integers(stem),
         output_scale: scale,
     }
 }

@@ -29,7 +29,7 @@ use crate::input::Normalisation;
 use crate::parallel::in_parallel;
 use crate::plan::{ConvPlan, Plan};
 use crate::quantise::{
-    self, QuantisedConv, QuantisedLinear, QuantisedStem, QuantisedWeights, Scales,
+    self, QuantisedConv, QuantisedLinear, QuantisedStem, QuantisedWeights, Scales, StemWeights,
 };
 use crate::resnet::{FloatLayers, Layers, ResNet};
 
@@ -65,7 +65,8 @@ impl QuantisedNetwork {
         };
         let normalisation = Normalisation::of(&info.preprocessing);
         let stem = layers.folded_stem()?;
-        let stem = quantise::stem(&stem, &normalisation, scales.of(STEM)?);
+        let is_wide = scales.wide.contains(STEM);
+        let stem = quantise::stem(&stem, &normalisation, scales.of(STEM)?, is_wide);
         let plan = Plan::of(&info.architecture);
         let plans: Vec<&ConvPlan> = plan.convs().collect();
         let convs = in_parallel(threads, plans.len(), |index| {
@@ -103,18 +104,7 @@ impl QuantisedNetwork {
                 .into());
         }
         let tensors = file.tensors()?;
-        let stem = QuantisedStem {
-            stem: Int8Stem {
-                weight: tensors.integers(&part(STEM, "weight"), &[64, 3, 7, 7])?,
-                scale: tensors.scales(&part(STEM, "scale"), &[64])?,
-                bias: tensors.floats(&part(STEM, "bias"), &[64])?,
-                border: {
-                    let border = tensors.bytes(&part(STEM, "border"), &[3])?;
-                    border.try_into().unwrap_or_default()
-                },
-            },
-            output_scale: output_scale(&tensors, STEM)?,
-        };
+        let stem = read_stem(&tensors)?;
         let plan = Plan::of(&info.architecture);
         let plans: Vec<&ConvPlan> = plan.convs().collect();
         let convs = in_parallel(threads, plans.len(), |index| {
@@ -148,14 +138,19 @@ impl QuantisedNetwork {
             });
         };
         let floats = |floats: &[f32]| StoredNumbers::Floats(floats.to_vec());
-        let QuantisedStem { stem, output_scale } = &self.stem;
-        let weight = StoredNumbers::Integers(stem.weight.clone());
-        add(part(STEM, "weight"), &[64, 3, 7, 7], weight);
-        add(part(STEM, "scale"), &[64], floats(&stem.scale));
-        add(part(STEM, "bias"), &[64], floats(&stem.bias));
-        let border = StoredNumbers::Bytes(stem.border.to_vec());
-        add(part(STEM, "border"), &[3], border);
-        add(part(STEM, "output_scale"), &[1], floats(&[*output_scale]));
+        let (weight, bias) = match &self.stem.weights {
+            StemWeights::Integers(stem) => {
+                add(part(STEM, "scale"), &[64], floats(&stem.scale));
+                let border = StoredNumbers::Bytes(stem.border.to_vec());
+                add(part(STEM, "border"), &[3], border);
+                (StoredNumbers::Integers(stem.weight.clone()), &stem.bias)
+            }
+            StemWeights::Wide { weight, bias } => (StoredNumbers::Bf16(weight.clone()), bias),
+        };
+        add(part(STEM, "weight"), &STEM_DIMS, weight);
+        add(part(STEM, "bias"), &[64], floats(bias));
+        let scale = floats(&[self.stem.output_scale]);
+        add(part(STEM, "output_scale"), &[1], scale);
         for plan in Plan::of(&self.architecture).convs() {
             let name = &plan.place.name;
             let Some(conv) = self.convs.get(name) else {
@@ -206,21 +201,24 @@ impl QuantisedNetwork {
         let is_wide = |conv: &QuantisedConv| matches!(conv.weights, QuantisedWeights::Wide(_));
         let plan = Plan::of(&self.architecture);
         let names = plan.convs().map(|plan| &plan.place.name);
-        names
-            .filter(|name| self.convs.get(*name).is_some_and(is_wide))
-            .cloned()
-            .collect()
+        let names = names.filter(|name| self.convs.get(*name).is_some_and(is_wide));
+        let stem = self.stem_is_wide().then(|| STEM.to_owned());
+        stem.into_iter().chain(names.cloned()).collect()
     }
 
     /// Returns what an integer of a layer's output stands for, and whether the output is bfloat16
     /// because the layer is kept wide.
     fn output_of(&self, name: &str) -> Result<(f32, bool), NetworkError> {
         if name == STEM {
-            return Ok((self.stem.output_scale, false));
+            return Ok((self.stem.output_scale, self.stem_is_wide()));
         }
         let conv = self.conv(name)?;
         let is_wide = matches!(conv.weights, QuantisedWeights::Wide(_));
         Ok((conv.output_scale, is_wide))
+    }
+
+    fn stem_is_wide(&self) -> bool {
+        matches!(self.stem.weights, StemWeights::Wide { .. })
     }
 
     fn conv(&self, name: &str) -> Result<&QuantisedConv, NetworkError> {
@@ -261,6 +259,35 @@ fn has_output_scale(plan: &ConvPlan) -> bool {
 fn output_scale(tensors: &QuantisedTensors<'_>, name: &str) -> Result<f32, NetworkError> {
     let scale = tensors.scales(&part(name, "output_scale"), &[1])?;
     Ok(scale.first().copied().unwrap_or(1.0))
+}
+
+/// The dimensions of the stem's weights.
+const STEM_DIMS: [usize; 4] = [64, 3, 7, 7];
+
+fn read_stem(tensors: &QuantisedTensors<'_>) -> Result<QuantisedStem, NetworkError> {
+    let bias = tensors.floats(&part(STEM, "bias"), &[64])?;
+    let weights = match tensors.weights(&part(STEM, "weight"), &STEM_DIMS)? {
+        StoredNumbers::Integers(weight) => StemWeights::Integers(Int8Stem {
+            weight,
+            scale: tensors.scales(&part(STEM, "scale"), &[64])?,
+            bias,
+            border: {
+                let border = tensors.bytes(&part(STEM, "border"), &[3])?;
+                border.try_into().unwrap_or_default()
+            },
+        }),
+        StoredNumbers::Bf16(weight) | StoredNumbers::Floats(weight) => {
+            StemWeights::Wide { weight, bias }
+        }
+        StoredNumbers::Bytes(_) => StemWeights::Wide {
+            weight: Vec::new(),
+            bias,
+        },
+    };
+    Ok(QuantisedStem {
+        weights,
+        output_scale: output_scale(tensors, STEM)?,
+    })
 }
 
 fn read_conv(

@@ -1,7 +1,7 @@
 //! Generated pictures: coloured shapes over noise whose amplitude falls with the frequency, as in
 //! photographs. They are the same on every machine.
 
-use imgclass_image::{ImageError, Limits, Preprocessor, RgbImage, decode};
+use imgclass_image::{ImageError, Limits, RgbImage, decode};
 
 /// Numbers by SplitMix64 (Steele, Lea and Flood, 2014).
 struct Random(u64);
@@ -23,12 +23,8 @@ impl Random {
 /// A drawn scene, which the service's page shows too.
 static SCENE: &[u8] = include_bytes!("../../../../web/example.jpg");
 
-/// Returns `count` sections of a drawn scene, some mirrored and with exchanged colours, prepared as
-/// the network's images are.
-pub(super) fn sections(
-    count: usize,
-    preprocessor: &Preprocessor,
-) -> Result<Vec<Vec<u8>>, ImageError> {
+/// Returns `count` sections of a drawn scene, some mirrored and with exchanged colours.
+pub(super) fn sections(count: usize) -> Result<Vec<RgbImage>, ImageError> {
     const LIMITS: Limits = Limits {
         max_pixels: 1 << 20,
         max_side: 1 << 10,
@@ -36,10 +32,7 @@ pub(super) fn sections(
     };
     let scene = decode(SCENE, &LIMITS)?;
     let mut random = Random(1);
-    let sections = (0..count).filter_map(|index| {
-        let section = section(&mut random, &scene, index)?;
-        Some(preprocessor.pixels(&section))
-    });
+    let sections = (0..count).filter_map(|index| section(&mut random, &scene, index));
     Ok(sections.collect())
 }
 
