@@ -108,6 +108,11 @@ pub(super) struct QuantisationDescription {
     same_class: usize,
     /// The root mean square of the differences between the logits, as a share of the logits' standard deviation.
     logit_error: f64,
+    /// The layers that are kept in bfloat16 because 8-bit integers lose too much in them; usually none.
+    wide_layers: Vec<String>,
+    /// SHA-256 of the float checkpoint that a file of 8-bit integers was made from; absent where the float checkpoint itself is loaded.
+    #[oai(skip_serializing_if_is_none)]
+    float_sha256: Option<String>,
 }
 
 /// The loaded model.
@@ -263,6 +268,12 @@ fn describe(name: &str, service: &Service, limits: Limits) -> ModelDescription {
             pictures: fidelity.pictures,
             same_class: fidelity.same_class,
             logit_error: fidelity.logit_error,
+            wide_layers: info.wide_layers.clone(),
+            float_sha256: info
+                .checkpoint
+                .quantised_from
+                .as_ref()
+                .and_then(|float| float.sha256.clone()),
         }),
         device: info.device.clone(),
         compute_path: info.compute_path.to_string(),

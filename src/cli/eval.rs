@@ -4,6 +4,7 @@
 //! `labelled` finds which images there are and what is in them, `score` counts, and `report` and
 //! `html` present what was counted.
 
+mod comparison;
 mod html;
 mod report;
 mod score;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use futures_util::{StreamExt, stream};
 
+use self::comparison::{ComparisonTally, Pair};
 use self::report::EvalReport;
 use self::score::{Evaluation, Judged};
 use super::inputs::Input;
@@ -22,6 +24,7 @@ use super::labelled::{self, Labelled};
 use super::{Failure, block_on, output, progress, service};
 use crate::config::ServiceArgs;
 use crate::service::{Ask, Model, NoObserver, Service};
+use imgclass_network::ComputeType;
 
 /// The arguments of `imgclass eval`.
 #[derive(Debug, Args)]
@@ -39,6 +42,11 @@ pub(super) struct EvalArgs {
     /// own classes
     #[arg(long, value_name = "FILE")]
     head: Option<PathBuf>,
+
+    /// Also run the model in this number type, such as f32, and say what `--dtype` loses against it:
+    /// how many images keep their class, and how far accuracy and probabilities are apart
+    #[arg(long, value_name = "TYPE")]
+    compare: Option<ComputeType>,
 
     /// The format of the report
     #[arg(long, value_enum, default_value_t = ReportFormat::Table)]
@@ -70,23 +78,37 @@ pub(super) fn run(args: &EvalArgs) -> Result<ExitCode, Failure> {
 async fn evaluate(args: &EvalArgs) -> Result<ExitCode, Failure> {
     let service = service::start(&args.service, Arc::new(NoObserver)).await?;
     let model = service::load_model(&service, args.head.as_deref())?;
+    let other = match args.compare {
+        Some(dtype) => Some(start_other(args, dtype).await?),
+        None => None,
+    };
     let images = labelled::read(&args.labelled, args.root.as_deref())?;
     let cases = cases(&service, &model, images, args.labelled.is_dir())?;
     let bar = progress::image_bar(Some(cases.len() as u64));
     let judged = stream::iter(cases)
-        .map(|case| judge(&service, &model, case))
+        .map(|case| judge(&service, &model, other.as_ref(), case))
         .buffered(service::inputs_at_once(&service, &args.service));
     let mut judged = std::pin::pin!(judged);
     let mut evaluation = Evaluation::new(service.labels_of(&model).len());
+    let mut comparison = ComparisonTally::default();
     while let Some((file, outcome)) = judged.next().await {
         match outcome {
-            Ok(judged) => evaluation.add(&judged),
+            Ok((judged, pair)) => {
+                evaluation.add(&judged);
+                if let Some(pair) = pair {
+                    comparison.add(&pair);
+                }
+            }
             Err(reason) => evaluation.add_failure(file, reason),
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let report = EvalReport::new(&evaluation, &service, &model);
+    let mut report = EvalReport::new(&evaluation, &service, &model);
+    if let Some(other) = &other {
+        let dtype = |service: &Service| service.model().compute_dtype.to_string();
+        report.comparison = Some(comparison.report(dtype(&service), dtype(&other.service)));
+    }
     let text = match args.format {
         ReportFormat::Table => report.table(),
         ReportFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
@@ -101,6 +123,32 @@ async fn evaluate(args: &EvalArgs) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The same model in another number type.
+struct Other {
+    service: Service,
+    model: Model,
+}
+
+/// Loads the model again, in another number type.
+///
+/// # Errors
+///
+/// Returns an error if the type is the one that is evaluated, or if the weights cannot be computed
+/// in it.
+async fn start_other(args: &EvalArgs, dtype: ComputeType) -> Result<Other, Failure> {
+    if args.service.model.dtype == Some(dtype) {
+        return Err(format!("--compare {dtype} is the type of --dtype: name another one").into());
+    }
+    let mut arguments = args.service.clone();
+    arguments.model.dtype = Some(dtype);
+    if dtype != ComputeType::Int8 {
+        arguments.model.calibrate = None;
+    }
+    let service = service::start(&arguments, Arc::new(NoObserver)).await?;
+    let model = service::load_model(&service, args.head.as_deref())?;
+    Ok(Other { service, model })
 }
 
 /// An image and its class.
@@ -134,22 +182,44 @@ fn cases(
     images.into_iter().map(case).collect()
 }
 
-/// Classifies one image and compares the answer with its class. Returns the name of the image with
-/// the outcome.
-async fn judge(service: &Service, model: &Model, case: Case) -> (String, Result<Judged, String>) {
+/// Classifies one image and compares the answer with its class, and with what the model says in
+/// another number type. Returns the name of the image with the outcome.
+async fn judge(
+    service: &Service,
+    model: &Model,
+    other: Option<&Other>,
+    case: Case,
+) -> (String, Result<(Judged, Option<Pair>), String>) {
     let file = case.input.name().to_owned();
     let outcome = async {
         let class = case.class?;
-        let answer = service::answer(service, case.input, model.asking(Ask::default())).await?;
+        let source = case.input.read(service.max_fetched_bytes()).await?;
+        let of_other = other.map(|_| source.clone());
+        let ask = model.asking(Ask::default());
+        let answer = service::answer_source(service, source, ask).await?;
         let scores = service.scores(model, &answer.output);
+        let pair = match other.zip(of_other) {
+            Some((other, source)) => {
+                let ask = other.model.asking(Ask::default());
+                let answer = service::answer_source(&other.service, source, ask).await?;
+                let others = other.service.scores(&other.model, &answer.output);
+                Some(Pair {
+                    class,
+                    probabilities: scores.probabilities.clone(),
+                    other: others.probabilities,
+                })
+            }
+            None => None,
+        };
         let predictions = service.named_classes(model, &scores, 5, 0.0, 0.0);
-        Ok(Judged {
+        let judged = Judged {
             class,
             predicted: predictions.iter().map(|p| p.index).collect(),
             confidence: predictions
                 .first()
                 .map_or(0.0, |p| f64::from(p.probability)),
-        })
+        };
+        Ok((judged, pair))
     };
     (file, outcome.await)
 }

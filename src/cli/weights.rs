@@ -17,7 +17,7 @@ use imgclass_checkpoint::hub::{self, HubConfig};
 use imgclass_checkpoint::{LastLayer, OpenCheckpoint, WeightsChoice, WeightsSource};
 use imgclass_heads::Head;
 use imgclass_network::{
-    ComputeType, DeviceChoice, Fidelity, GpuPath, ModelOptions, QuantisedCheckpoint,
+    ComputeType, DeviceChoice, Fidelity, GpuPath, LayerNoise, ModelOptions, QuantisedCheckpoint,
 };
 
 /// The arguments of `imgclass weights`.
@@ -87,6 +87,11 @@ struct QuantizeArgs {
     /// measured on up to 64 of them instead of on generated ones
     #[arg(long, value_name = "DIR")]
     calibrate: Option<PathBuf>,
+
+    /// Also print the ratio of signal to noise of each layer's output in decibels: of the layer by
+    /// itself, and with what the layers before it have lost
+    #[arg(long)]
+    layers: bool,
 
     #[command(flatten)]
     weights: WeightsArgs,
@@ -247,7 +252,8 @@ fn quantize(args: &QuantizeArgs, hub: &HubConfig) -> Result<String, Failure> {
         bytes,
         fidelity,
         wide_layers,
-    } = imgclass_network::quantise_checkpoint(&checkpoint, &options)?;
+        noise,
+    } = imgclass_network::quantise_checkpoint(&checkpoint, &options, args.layers)?;
     output::write_file(output, &bytes)?;
     let mut text = format!(
         "{}: {}, {} classes, 8-bit integers, {}\n",
@@ -259,6 +265,12 @@ fn quantize(args: &QuantizeArgs, hub: &HubConfig) -> Result<String, Failure> {
     text += &compared(fidelity);
     if !wide_layers.is_empty() {
         text += &format!("kept in bfloat16: {}\n", wide_layers.join(", "));
+    }
+    if !noise.is_empty() {
+        text += "layer                     alone dB   in the network dB\n";
+    }
+    for LayerNoise { layer, own, total } in noise {
+        text += &format!("{layer:<24}  {own:>8.1}  {total:>18.1}\n");
     }
     Ok(text)
 }

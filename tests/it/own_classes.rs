@@ -603,6 +603,7 @@ fn a_merged_checkpoint_answers_as_network_and_head_do() {
         "net.safetensors",
         "-o",
         "int8.safetensors",
+        "--layers",
     ];
     let said = succeeds(&quantize);
     assert!(

@@ -39,6 +39,8 @@ pub(crate) struct LoadedNetwork {
     pub(crate) dtype: ComputeType,
     /// What 8-bit integers lose.
     pub(crate) fidelity: Option<Fidelity>,
+    /// The layers that are kept in bfloat16 because 8-bit integers lose too much in them.
+    pub(crate) wide_layers: Vec<String>,
     pub(crate) path: ComputePath,
     /// Why a faster path is not taken.
     pub(crate) note: Option<String>,
@@ -75,6 +77,7 @@ impl LoadedNetwork {
             device: DeviceChoice::Cpu,
             dtype,
             fidelity,
+            wide_layers: Vec::new(),
             path: ComputePath::Kernels,
             note: None,
         };
@@ -95,7 +98,9 @@ impl LoadedNetwork {
             network,
             packed,
             fidelity,
+            ..
         } = int8::obtain(checkpoint, options, &backend)?;
+        let wide_layers = network.wide();
         let (net, class_weights) = match packed {
             Some(packed) => packed,
             None => timed("packed the integers", || {
@@ -103,7 +108,9 @@ impl LoadedNetwork {
             })?,
         };
         let network = FixedSizeResNet::new(net, checkpoint.info.preprocessing.crop.dims());
-        Ok(loaded(Arc::new(network), class_weights, Some(fidelity)))
+        let mut loaded = loaded(Arc::new(network), class_weights, Some(fidelity));
+        loaded.wide_layers = wide_layers;
+        Ok(loaded)
     }
 
     /// Candle's operations on any of its devices.
@@ -127,6 +134,7 @@ impl LoadedNetwork {
             class_weights,
             cpu: None,
             fidelity: None,
+            wide_layers: Vec::new(),
             device: name,
             dtype,
             path: ComputePath::Candle,
@@ -329,6 +337,7 @@ mod fused {
             class_weights,
             cpu: None,
             fidelity: None,
+            wide_layers: Vec::new(),
             device,
             dtype,
             path: ComputePath::Fused,
@@ -396,6 +405,7 @@ mod tests {
                     class_weights: Vec::new(),
                     cpu: None,
                     fidelity: None,
+                    wide_layers: Vec::new(),
                     device: DeviceChoice::Cuda(0),
                     dtype: ComputeType::F16,
                     path,

@@ -54,6 +54,8 @@ pub struct ModelInfo {
     pub compute_dtype: ComputeType,
     /// How far the network in 8-bit integers is from the one in float32; `None` for other types.
     pub fidelity: Option<Fidelity>,
+    /// The layers that are kept in bfloat16 because 8-bit integers lose too much in them.
+    pub wide_layers: Vec<String>,
     /// The device that computes, such as `cpu` or `cuda:0`.
     pub device: String,
     /// What computes there.
@@ -102,6 +104,7 @@ impl Classifier {
             class_weights,
             cpu,
             fidelity,
+            wide_layers,
             device,
             dtype,
             path,
@@ -111,6 +114,7 @@ impl Classifier {
             checkpoint: checkpoint.info,
             compute_dtype: dtype,
             fidelity,
+            wide_layers,
             device: device.to_string(),
             compute_path: path,
             compute_path_note: note,

@@ -12,7 +12,7 @@ use crate::choice::kernels_of;
 use crate::classifier::ModelOptions;
 use crate::cpu::{CpuBackend, CpuNumbers};
 use crate::error::NetworkError;
-use crate::input::Normalisation;
+use crate::input::{Input, Normalisation};
 use crate::noise::LayerNoise;
 use crate::plan::Plan;
 use crate::quantise::Scales;
@@ -26,6 +26,8 @@ pub(crate) struct Obtained {
     pub(crate) packed: Option<(ResNet<CpuBackend>, Vec<f32>)>,
     /// How it compares with the float network.
     pub(crate) fidelity: Fidelity,
+    /// The ranges that it was made with; `None` for a network that was read from a file.
+    pub(crate) scales: Option<Scales>,
 }
 
 /// Obtains the network of a checkpoint. `backend` makes a backend that computes in a number type.
@@ -48,6 +50,7 @@ pub(crate) fn obtain(
             })?,
             packed: None,
             fidelity: file.description().comparison.into(),
+            scales: None,
         });
     }
     let quantise = |scales: &Scales| {
@@ -56,10 +59,7 @@ pub(crate) fn obtain(
             weights.take_all(|tensors| QuantisedNetwork::of(tensors, info, scales, threads))
         })
     };
-    let own = match &options.calibrate {
-        Some(folder) => Some(calibration::read_folder(folder, &info.preprocessing)?),
-        None => None,
-    };
+    let own = own_pictures(checkpoint, options)?;
     // Ranges on the user's own pictures are not kept, as the pictures may change.
     let folder = options.cache.as_deref().filter(|_| own.is_none());
     let normalisation = Normalisation::of(&info.preprocessing);
@@ -72,6 +72,7 @@ pub(crate) fn obtain(
                     network,
                     packed: None,
                     fidelity,
+                    scales: Some(scales),
                 });
             }
             // The file lacks a layer.
@@ -100,6 +101,7 @@ pub(crate) fn obtain(
             network,
             packed: Some(packed),
             fidelity,
+            scales: Some(scales.clone()),
         })
     };
     let mut obtained = pack(&scales)?;
@@ -135,6 +137,18 @@ pub(crate) fn obtain(
         cache.write(&scales, &obtained.fidelity);
     }
     Ok(obtained)
+}
+
+/// Returns the pictures of the folder that the operator named, if there is one.
+fn own_pictures(
+    checkpoint: &OpenCheckpoint,
+    options: &ModelOptions,
+) -> Result<Option<Vec<Input>>, NetworkError> {
+    let preprocessing = &checkpoint.info.preprocessing;
+    let folder = options.calibrate.as_deref();
+    folder
+        .map(|folder| calibration::read_folder(folder, preprocessing))
+        .transpose()
 }
 
 /// Returns the names of the layers that are kept wide together, in the order in which they should
@@ -174,16 +188,19 @@ pub struct QuantisedCheckpoint {
     pub fidelity: Fidelity,
     /// The names of layers that are kept in bfloat16.
     pub wide_layers: Vec<String>,
+    /// What each layer loses, in the network's order, if it was asked for.
+    pub noise: Vec<LayerNoise>,
 }
 
 /// Makes a file of 8-bit integers of a float checkpoint. It loads as the network that `--dtype int8`
-/// makes of the checkpoint, bit for bit.
+/// makes of the checkpoint, bit for bit. `with_noise` also measures what each layer loses.
 ///
 /// # Errors
 /// The weights cannot be used, are 8-bit integers already, or are not for 8-bit integers.
 pub fn quantise_checkpoint(
     checkpoint: &OpenCheckpoint,
     options: &ModelOptions,
+    with_noise: bool,
 ) -> Result<QuantisedCheckpoint, NetworkError> {
     if let Weights::Quantised(file) = &checkpoint.weights {
         return Err(file
@@ -194,6 +211,19 @@ pub fn quantise_checkpoint(
     let backend = CpuBackend::maker(isa, threads, &checkpoint.info);
     let obtained = obtain(checkpoint, options, &backend)?;
     let (info, labels) = (&checkpoint.info, &checkpoint.labels);
+    let noise = match &obtained.scales {
+        Some(scales) if with_noise => {
+            let own = own_pictures(checkpoint, options)?;
+            let threads = options.threads.get();
+            let calibration = Calibration::new(&checkpoint.weights, info, own, threads)?;
+            let exact = scales.all_wide(&Plan::of(&info.architecture));
+            let exact = checkpoint
+                .weights
+                .take_all(|tensors| QuantisedNetwork::of(tensors, info, &exact, threads))?;
+            calibration.noise(&exact, &obtained.network, backend(CpuNumbers::F32))?
+        }
+        _ => Vec::new(),
+    };
     let comparison = obtained.fidelity.into();
     let description = QuantisedDescription::of(info, labels, RECIPE, comparison);
     let bytes = encode(&description, &obtained.network.tensors())
@@ -205,6 +235,7 @@ pub fn quantise_checkpoint(
         bytes: file.into_bytes(),
         fidelity: obtained.fidelity,
         wide_layers: obtained.network.wide(),
+        noise,
     })
 }
 
@@ -240,7 +271,6 @@ mod tests {
     use super::*;
     use crate::backend::Backend;
     use crate::device::DeviceChoice;
-    use crate::input::Input;
     use crate::path::GpuPath;
 
     /// The reference's weights with channels of very different size, which change no answer in

@@ -7,6 +7,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::comparison::ComparisonReport;
 use super::report::EvalReport;
 
 /// The style sheet of the page.
@@ -46,6 +47,9 @@ pub(super) fn page(report: &EvalReport) -> String {
                     p .soft .digest { "SHA-256 " (digest) }
                 }
                 (tiles(report))
+                @if let Some(comparison) = &report.comparison {
+                    (compared(comparison))
+                }
                 h2 { "Is confidence deserved?" }
                 div .plots {
                     (reliability_plot(report))
@@ -79,6 +83,18 @@ fn tiles(report: &EvalReport) -> Markup {
         div .tiles {
             @for (name, value) in tiles {
                 div { b { (value) } span .soft { (name) } }
+            }
+        }
+    }
+}
+
+/// How the model compares with itself in another number type.
+fn compared(comparison: &ComparisonReport) -> Markup {
+    html! {
+        h2 { (comparison.dtype) " compared with " (comparison.compared_with) }
+        table {
+            @for (name, value) in comparison.lines() {
+                tr { th { (name) } td { (value) } }
             }
         }
     }
@@ -296,6 +312,7 @@ mod tests {
             mean_confidence: 0.5,
             expected_calibration_error: 0.5,
             calibration: Vec::new(),
+            comparison: None,
             classes: Vec::new(),
             confusions: vec![Confusion {
                 class: 0,

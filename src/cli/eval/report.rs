@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde::Serialize;
 
+use super::comparison::ComparisonReport;
 use super::score::{BINS, Evaluation, ScoreTally};
 use crate::cli::output::printable;
 use crate::service::{Model, Service};
@@ -29,6 +30,9 @@ pub(super) struct EvalReport {
     pub(super) mean_confidence: f64,
     pub(super) expected_calibration_error: f64,
     pub(super) calibration: Vec<ConfidenceBin>,
+    /// How the model compares with itself in another number type, under `--compare`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) comparison: Option<ComparisonReport>,
     /// The classes of which there were images, the worst first.
     pub(super) classes: Vec<ClassScore>,
     /// The pairs of confused classes, the most frequent first.
@@ -99,6 +103,7 @@ impl EvalReport {
             mean_confidence: all.share(all.confidence),
             expected_calibration_error: evaluation.calibration_error(),
             calibration: confidence_bins(evaluation),
+            comparison: None,
             classes: class_scores(evaluation, labels, &name),
             confusions: pairs
                 .map(|((class, taken_for), images)| Confusion {
@@ -137,6 +142,13 @@ impl EvalReport {
             "expected calibration error",
             percent(self.expected_calibration_error),
         );
+        if let Some(comparison) = &self.comparison {
+            let (dtype, other) = (&comparison.dtype, &comparison.compared_with);
+            line(&format!("\n{dtype} compared with {other}"), String::new());
+            for (name, value) in comparison.lines() {
+                line(&format!("  {name}"), value);
+            }
+        }
         line("\nmost confused", String::new());
         for pair in self.confusions.iter().take(SHOWN) {
             let what = format!("{} taken for {}", pair.label, pair.taken_for_label);

@@ -251,7 +251,7 @@ fn quantised_small() -> Vec<u8> {
         dtype: Some(ComputeType::Int8),
         ..options()
     };
-    let quantised = imgclass_network::quantise_checkpoint(&checkpoint, &options);
+    let quantised = imgclass_network::quantise_checkpoint(&checkpoint, &options, false);
     quantised.expect("the formula is quantised").bytes
 }
 
