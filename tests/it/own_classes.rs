@@ -607,7 +607,9 @@ fn a_merged_checkpoint_answers_as_network_and_head_do() {
     ];
     let said = succeeds(&quantize);
     assert!(
-        said.contains("8-bit integers") && said.contains("compared"),
+        said.contains("8-bit integers")
+            && said.contains("compared")
+            && said.contains("layer4.1.conv2"),
         "{said}"
     );
     let integers = ["--weights", "int8.safetensors"];

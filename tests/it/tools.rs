@@ -81,6 +81,25 @@ fn eval_counts_the_same_from_folders_and_from_a_table() {
     for outside in ["http", "src=", "<link", "<script", "url("] {
         assert!(!page.contains(outside), "{outside}");
     }
+    let compared = ["--dtype", "bf16", "--compare", "f32", "labelled"];
+    let (_, report, said) = eval(&[&["--format", "json"], &compared[..]].concat());
+    let report: Value = serde_json::from_str(&report).unwrap_or_else(|_| panic!("{said}"));
+    let comparison = &report["comparison"];
+    assert_eq!(comparison["images"], 6);
+    assert_eq!(comparison["compared_with"], "f32");
+    let largest = comparison["largest_probability_difference"].as_f64();
+    assert!(
+        largest.is_some_and(|largest| largest < 0.05),
+        "{comparison}"
+    );
+    let (_, page, _) = eval(&[&["--format", "html"], &compared[..]].concat());
+    assert!(page.contains("bf16 compared with f32"), "{page}");
+    let (_, summary, said) = eval(&["--dtype", "f32", "--compare", "f32", "labelled"]);
+    assert!(
+        summary.is_empty() && said.contains("name another one"),
+        "{said}"
+    );
+
     let (_, summary, _) = eval(&["labelled"]);
     assert!(
         summary.contains("top-5") && summary.contains("expected calibration error"),

@@ -14,7 +14,7 @@ use imgclass_network::{
     Backend, Classifier, ComputeType, CpuBackend, CpuNumbers, DeviceChoice, Input, ModelOptions,
     Normalisation, STEM, Scales, Want,
 };
-use imgclass_test_support::shared;
+use imgclass_test_support::{checkpoints, shared};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use sha2::{Digest, Sha256};
@@ -411,6 +411,47 @@ fn a_quantised_file_that_is_damaged_or_does_not_fit_is_refused_with_the_reason()
     for (change, expected) in asked {
         let error = refusal(&whole, &with(change)).expect(expected);
         assert!(error.contains(expected), "{error}\nlacks {expected}");
+    }
+}
+
+#[test]
+fn checkpoints_of_each_depth_type_and_number_of_classes_are_quantised() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("fine-tuned.safetensors");
+    let as_bf16 = |tensors: checkpoints::Tensors| -> checkpoints::Tensors {
+        let upper = |(name, dims, _, bytes): (String, Vec<usize>, _, Vec<u8>)| {
+            let (numbers, _) = bytes.as_chunks::<4>();
+            let bytes = numbers.iter().flat_map(|bytes| [bytes[2], bytes[3]]);
+            (name, dims, safetensors::Dtype::BF16, bytes.collect())
+        };
+        tensors.into_iter().map(upper).collect()
+    };
+    let plain = |tensors: checkpoints::Tensors| tensors;
+    type Form<'a> = &'a dyn Fn(checkpoints::Tensors) -> checkpoints::Tensors;
+    let cases: [(Architecture, usize, Form<'_>, &str); 5] = [
+        (Architecture::RESNET18, 7, &checkpoints::halved, "F16"),
+        (Architecture::RESNET34, 1, &as_bf16, "BF16"),
+        (Architecture::RESNET50, 3, &as_bf16, "BF16"),
+        (Architecture::RESNET101, 5, &checkpoints::halved, "F16"),
+        (Architecture::RESNET152, 2, &plain, "F32"),
+    ];
+    for (architecture, classes, form, stored) in cases {
+        let tensors = form(checkpoints::tensors(&architecture, classes));
+        std::fs::write(&path, checkpoints::safetensors(&tensors)).expect("writes");
+        let options = ModelOptions {
+            dtype: Some(ComputeType::Int8),
+            ..options()
+        };
+        let loaded = Classifier::load(&WeightsSource::local(&path), &options).expect("loads");
+        let info = loaded.info();
+        assert_eq!(info.checkpoint.stored_type, stored);
+        let images = images(1);
+        let found = loaded.run_batch(&[&images[0]], &[]).expect("runs");
+        assert_eq!(found[0].logits.len(), classes);
+        eprintln!(
+            "{architecture}: {:?}, wide {:?}",
+            info.fidelity, info.wide_layers
+        );
     }
 }
 
