@@ -327,7 +327,7 @@ async function describe() {
   const network = `${model.architecture.replace("resnet", "ResNet-")} ${model.variant ?? ""}`.trim();
   const size = model.preprocessing.crop.join("×");
   const named = { "imagenet-1k": "ImageNet's", checkpoint: "the checkpoint's", file: "the operator's", numbered: "numbered" }[model.labels];
-  $("#model").textContent = `${network}, ${name}, ${size} pixels, ${model.classes} classes (${named}), ${model.features} features, on ${model.instruction_set ?? model.device}`;
+  $("#model").textContent = `${network}, ${name}, ${size} pixels, ${model.classes} classes (${named}), ${model.features} features, in ${model.compute_dtype} on ${model.instruction_set ?? model.device}`;
   $("#untrained").hidden = model.trained;
   if (model.heads.length) {
     const own = new Option(`the model's own (${model.classes})`, "");
