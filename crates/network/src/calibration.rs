@@ -80,7 +80,7 @@ pub struct Fidelity {
     /// For how many of them both networks have the same first class.
     pub same_class: usize,
     /// The root mean square of the differences between the logits, as a share of the standard
-    /// deviation of the float32 logits.
+    /// deviation of the float32 logits; with a single class, of their root mean square.
     pub logit_error: f64,
 }
 
@@ -119,7 +119,11 @@ impl Fidelity {
     fn of(float: &[Vec<f32>], integer: &[Vec<f32>]) -> Self {
         let (mut squares, mut variance, mut same_class) = (0.0, 0.0, 0);
         for (float, integer) in float.iter().zip(integer) {
-            let mean = float.iter().map(|&x| f64::from(x)).sum::<f64>() / float.len() as f64;
+            // A single logit does not deviate from the mean of its picture's.
+            let mean = match float.as_slice() {
+                [_] => 0.0,
+                _ => float.iter().map(|&x| f64::from(x)).sum::<f64>() / float.len() as f64,
+            };
             for (x, y) in float.iter().zip(integer) {
                 squares += (f64::from(*x) - f64::from(*y)).powi(2);
                 variance += (f64::from(*x) - mean).powi(2);
