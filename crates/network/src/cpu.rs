@@ -371,7 +371,7 @@ impl Backend for CpuBackend {
         Ok(Stem { packed, scale: 1.0 })
     }
 
-    /// In 8-bit networks the layer is bfloat16, see [`CpuBackend::pack_linear`].
+    /// In 8-bit networks the layer is bfloat16 (`pack_linear` says why).
     fn load_linear(&self, weights: LinearWeights) -> Result<PackedLinear, NetworkError> {
         let LinearWeights {
             inputs,
