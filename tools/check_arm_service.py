@@ -3,12 +3,14 @@
 
     python3 tools/check_arm_service.py ARM_BINARY [BINARY]          (default: target/release/imgclass)
 
-Both serve the untrained ResNet-18 in each number type and get the example picture over HTTP. In bf16 and int8 the logits must be the same
-bits; in f32, sums of other vectors are rounded otherwise, and a logit may be off by a hundred-thousandth of the largest. Needs qemu-aarch64
-and its C library (Debian: qemu-user libc6-arm64-cross), Python 3.8 and nothing else.
+Both serve the untrained ResNet-18 in each number type and get the example picture over HTTP. In
+bf16 and int8 the logits must be the same bits; in f32, sums of other vectors are rounded otherwise,
+and a logit may be off by a hundred-thousandth of the largest. Needs qemu-aarch64 and its C library
+(Debian: qemu-user libc6-arm64-cross), Python 3.8 and nothing else.
 
-Pictures are decoded in the service's own process: an emulator starts no second program for the other processor, and knows neither seccomp
-nor Landlock. Nobody has run this with a binary for 64-bit Arm yet; two of this machine's own were compared.
+Pictures are decoded in the service's own process: an emulator starts no second program for the
+other processor, and knows neither seccomp nor Landlock. Nobody has run this with a binary for
+64-bit Arm yet; two of this machine's own were compared.
 """
 
 import base64

@@ -68,7 +68,8 @@ const LARGEST_SHARE: f32 = 0.75;
 const TOP: f32 = 255.0;
 
 /// Beyond this logit error layers are kept wide, and where that is not enough the network is
-/// refused. docs/numbers.md has the measurements behind it.
+/// refused. It lies between two measured networks: the reference's, which is off by 0.06 and keeps
+/// 198 of 200 photographs' classes, and one with a poor layer, which is off by 0.71 and keeps 110.
 const LARGEST_ERROR: f64 = 0.15;
 
 /// How far an 8-bit network is from the float32 network that it was made of, measured on the

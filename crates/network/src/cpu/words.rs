@@ -35,7 +35,8 @@ pub(super) fn integers_to_bf16(integers: &[f32], pixels: usize, scale: f32, out:
 pub(super) fn bf16_to_integers(numbers: &[f32], pixels: usize, scale: f32, out: &mut [f32]) {
     let byte = |bits: u32| {
         let number = f32::from_bits(bits);
-        // The cast limits the number, and makes 0 of NaN.
+        // The cast limits the number. It makes 0 of a NaN, where the kernels make 255; finite
+        // weights give none.
         u32::from((number / scale).round_ties_even() as u8)
     };
     let two = |word: f32| byte(word.to_bits() << 16) | byte(word.to_bits() & 0xffff_0000) << 8;
