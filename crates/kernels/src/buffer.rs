@@ -10,13 +10,22 @@
 //! what can be carried for them: the borrow lives as long as they do, and debug builds check every
 //! offset against the length.
 
+mod large_pages;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::Arc;
+
+use large_pages::Chunk;
 
 /// The alignment of buffers in bytes: a cache line, and the widest vector. A load of a vector from
 /// an aligned line never straddles two lines.
 const ALIGN: usize = 64;
+
+/// The fewest bytes of a buffer that shares large pages. Smaller ones are nothing beside a network's
+/// weights, and come from the heap.
+const SHARED_BYTES: usize = 4 << 10;
 
 /// Floats that start on a cache line. All of them are initialised from the beginning: fresh memory
 /// is zero, and for large blocks the system gives zero pages for nothing.
@@ -24,9 +33,12 @@ const ALIGN: usize = 64;
 pub(crate) struct Buffer {
     start: NonNull<f32>,
     len: usize,
+    /// The chunk that the memory is a part of; `None` if it is an allocation of its own.
+    chunk: Option<Arc<Chunk>>,
 }
 
-// SAFETY: a buffer owns its memory and nothing else refers to it, as with `Vec<f32>`.
+// SAFETY: a buffer owns its memory, or its part of a chunk, and nothing else refers to it, as with
+// `Vec<f32>`.
 unsafe impl Send for Buffer {}
 // SAFETY: through a shared reference a buffer can only be read.
 unsafe impl Sync for Buffer {}
@@ -37,6 +49,7 @@ impl Default for Buffer {
         Self {
             start: NonNull::dangling(),
             len: 0,
+            chunk: None,
         }
     }
 }
@@ -57,6 +70,22 @@ impl Buffer {
         Self {
             start: start.cast(),
             len,
+            chunk: None,
+        }
+    }
+
+    /// Allocates `len` floats, all zero, that share large pages with other buffers of this kind. It
+    /// is for what lives long.
+    pub(crate) fn in_large_pages(len: usize) -> Self {
+        let bytes = Self::layout(len).size();
+        if bytes < SHARED_BYTES {
+            return Self::zeroed(len);
+        }
+        let (start, chunk) = large_pages::take(bytes);
+        Self {
+            start: start.cast(),
+            len,
+            chunk: Some(chunk),
         }
     }
 
@@ -99,8 +128,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: a buffer with floats got its memory in `zeroed` by this layout, and owns it.
+        if self.len > 0 && self.chunk.is_none() {
+            // SAFETY: a buffer with floats and without a chunk got its memory in `zeroed` by this layout, and owns it.
             unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
         }
     }

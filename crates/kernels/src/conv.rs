@@ -134,6 +134,21 @@ pub struct Int8Weights {
     pub residual_scale: f32,
 }
 
+impl Int8Weights {
+    /// Returns whether no output is a NaN or beyond 10^9 in magnitude before it is limited to bytes,
+    /// whatever the input and a residual of bytes are.
+    fn are_bounded(&self) -> bool {
+        let per_output = (self.weight.len() / self.bias.len().max(1)).max(1);
+        let residual = 255.0 * self.residual_scale.abs();
+        let channels = self.weight.chunks_exact(per_output).zip(&self.scale);
+        channels.zip(&self.bias).all(|((weight, scale), bias)| {
+            let sum: u32 = weight.iter().map(|w| u32::from(w.unsigned_abs())).sum();
+            // A NaN is not below the limit.
+            255.0 * sum as f32 * scale.abs() + bias.abs() + residual < 1e9
+        })
+    }
+}
+
 /// A convolution's weights, packed for one instruction set. Bias, residual and ReLU are fused into
 /// its store.
 ///
@@ -157,6 +172,9 @@ pub struct PackedConv {
     scale: Option<Buffer>,
     /// The type of the residual, and what it is multiplied by.
     residual: (Numbers, f32),
+    /// Whether outputs are between -2^31 and 2^31 before they are limited to bytes, whatever the
+    /// input is.
+    bounded: bool,
     /// The weights that the layer after this one will read.
     next: OnceLock<pack::Weights>,
     /// For the sizes of input that this layer was run for: which pixels are read. The latest is the
@@ -258,6 +276,7 @@ impl PackedConv {
         let offset = isa.tiles(WeightNumbers::I8, *output).pixel_offset;
         packed.start = pack::integer_starts(weight, scale.len(), offset, packed.bias.len());
         packed.residual = (*residual, *residual_scale);
+        packed.bounded = *residual == Numbers::U8 && weights.are_bounded();
         packed
     }
 
@@ -321,6 +340,7 @@ impl PackedConv {
             start: None,
             scale: None,
             residual: (output, 1.0),
+            bounded: false,
             next: OnceLock::new(),
             offsets: Mutex::default(),
         }
@@ -567,6 +587,7 @@ impl PackedConv {
             skip_block: output.pixels() * BLOCK,
             skip_blocks: skip_numbers.blocks(self.shape.out_channels),
             skip_scale,
+            bounded: self.bounded,
             relu: call.relu,
             next: self.next.get(),
         };

@@ -90,6 +90,9 @@ pub(crate) struct Gemm<'a> {
     pub skip_blocks: usize,
     /// What the residual of an integer product is multiplied by.
     pub skip_scale: f32,
+    /// Integers only: whether results are between -2^31 and 2^31 before they are limited to the
+    /// output's type, whatever the input is.
+    pub bounded: bool,
     /// Whether sums below zero become zero.
     pub relu: bool,
     /// The weights that the next layer will read.
@@ -108,7 +111,12 @@ impl Gemm<'_> {
     /// as possible: 49 pixels in tiles of at most 14 are 13 + 12 + 12 + 12, so nothing is spent on
     /// padding.
     pub(crate) fn tiles(&self) -> usize {
-        self.pixels.div_ceil(self.kernels.dense.len())
+        let tallest = self.kernels.dense.len();
+        if (1..=tallest).contains(&self.pixels) {
+            // Winograd's many small products do without a division.
+            return 1;
+        }
+        self.pixels.div_ceil(tallest)
     }
 
     /// Computes the whole product on all threads of the session.
@@ -196,7 +204,11 @@ impl Gemm<'_> {
             return;
         }
         // The first tiles are one pixel taller, where the pixels do not divide.
-        let (height, taller) = (self.pixels / all, self.pixels % all);
+        let (height, taller) = if all == 1 {
+            (self.pixels, 0)
+        } else {
+            (self.pixels / all, self.pixels % all)
+        };
         let edge = |tile: usize| tile * height + tile.min(taller);
         let taps = self.offsets.map_or(1, Offsets::taps);
         let stored = self.kernels.stored;
@@ -204,7 +216,10 @@ impl Gemm<'_> {
         // While the tiles of a panel are computed, the panel after it is asked for, a slice with
         // each tile. A panel is `steps * 16` rows of `width` floats, that is `width` lines for each
         // of the `steps`.
-        let slice = self.panels.width.div_ceil(tiles.len().max(1));
+        let slice = match tiles.len() {
+            0 | 1 => self.panels.width,
+            tiles => self.panels.width.div_ceil(tiles),
+        };
         let prefetch =
             self.next_layer_prefetch(panels.start * all + tiles.start, height * steps, threads);
         for panel in panels {
@@ -247,6 +262,7 @@ impl Gemm<'_> {
                     skip_blocks,
                     skip_scale: self.skip_scale,
                     skip_is_bf16: self.skip_numbers == Numbers::Bf16,
+                    bounded: self.bounded,
                     relu: self.relu,
                     prefetch: [
                         Stream {
@@ -295,8 +311,11 @@ impl Gemm<'_> {
         steps: usize,
         threads: usize,
     ) -> NextLayerPrefetch<'_> {
+        let Some(next) = self.next else {
+            return NextLayerPrefetch::NONE;
+        };
         let tiles = self.tiles() * self.panels.panels;
-        let lines = self.next.map_or(0, Weights::lines);
+        let lines = next.lines();
         let paid_for = 2 * steps * BLOCK * self.panels.width / OPERATIONS_PER_LINE;
         let needed = lines.div_ceil(tiles);
         let shares = if paid_for < needed { threads } else { 1 };
@@ -328,6 +347,15 @@ struct NextLayerPrefetch<'a> {
 }
 
 impl NextLayerPrefetch<'_> {
+    /// Asks for nothing.
+    const NONE: Self = Self {
+        weights: None,
+        lines_per_tile: 0,
+        first_line: 0,
+        end_line: 0,
+        first_tile: 0,
+    };
+
     /// Returns what tile `tile`, counted over all panels, asks for in `steps` portions.
     fn stream(&self, tile: usize, steps: usize) -> Stream {
         let line = self.first_line + (tile - self.first_tile) * self.lines_per_tile;

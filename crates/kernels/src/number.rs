@@ -64,13 +64,23 @@ impl Numbers {
 
     /// Returns how many blocks `channels` channels take.
     pub(crate) const fn blocks(self, channels: usize) -> usize {
-        channels.div_ceil(self.block())
+        // Each type by itself divides by a constant, which is a shift.
+        match self {
+            Self::F32 => channels.div_ceil(Self::F32.block()),
+            Self::Bf16 => channels.div_ceil(Self::Bf16.block()),
+            Self::U8 => channels.div_ceil(Self::U8.block()),
+        }
     }
 
     /// Returns where channel `channel` of a pixel lies: its block, and its word in the block.
     pub(crate) const fn place(self, channel: usize) -> (usize, usize) {
-        let lane = channel % self.block();
-        (channel / self.block(), lane / self.per_word())
+        // A word of a pixel, then its block: a division by a constant is a shift.
+        let word = match self {
+            Self::F32 => channel,
+            Self::Bf16 => channel / Self::Bf16.per_word(),
+            Self::U8 => channel / Self::U8.per_word(),
+        };
+        (word / BLOCK, word % BLOCK)
     }
 }
 
@@ -282,13 +292,15 @@ pub(crate) trait Stored {
     /// - `p` spans `LANES` numbers that nobody else has access to.
     unsafe fn store<V: Vector>(values: V, p: *mut f32);
 
-    /// Does what [`Self::store`] does with four registers, one after the other.
+    /// Does what [`Self::store`] does with four registers, one after the other. If `bounded`, the
+    /// values are no NaN and between -2^31 and 2^31.
     ///
     /// # Safety
     /// - The target features of `V` are enabled and present.
     /// - `p` spans `4 * LANES` numbers that nobody else has access to.
     #[inline(always)]
-    unsafe fn store_quad<V: Vector>(quad: [V; 4], p: *mut f32) {
+    unsafe fn store_quad<V: Vector>(quad: [V; 4], p: *mut f32, bounded: bool) {
+        let _ = bounded;
         let words = V::LANES / Self::NUMBERS.per_word();
         for (index, values) in quad.into_iter().enumerate() {
             // SAFETY: `index` is below 4, so the register's numbers are among those at `p`.
@@ -368,9 +380,9 @@ impl Stored for StoredU8 {
     }
 
     #[inline(always)]
-    unsafe fn store_quad<V: Vector>(quad: [V; 4], p: *mut f32) {
+    unsafe fn store_quad<V: Vector>(quad: [V; 4], p: *mut f32, bounded: bool) {
         // SAFETY: this method's contract is that of the one that is called.
-        unsafe { V::store_u8_quad(quad, p.cast()) }
+        unsafe { V::store_u8_quad(quad, p.cast(), bounded) }
     }
 
     #[inline(always)]

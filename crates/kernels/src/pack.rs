@@ -116,7 +116,7 @@ impl Panels {
         let panels = outputs.div_ceil(width);
         let per_word = numbers.per_word();
         let depth = inputs.div_ceil(BLOCK * per_word) * taps * BLOCK;
-        let mut data = Buffer::zeroed(matrices * panels * depth * width);
+        let mut data = Buffer::in_large_pages(matrices * panels * depth * width);
         let mut rest = data.as_mut_slice();
         for matrix in 0..matrices {
             for panel in 0..panels {

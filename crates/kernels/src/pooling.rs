@@ -49,13 +49,17 @@ pub fn average_words(
     let (blocks, per_word) = (numbers.blocks(channels), numbers.per_word());
     let average = |image: usize, block: usize, out: Destination<'_>| {
         let start = (block * dims.n + image) * plane * BLOCK;
-        let pixels = x[start..start + plane * BLOCK].chunks_exact(BLOCK);
+        let pixels = &x[start..start + plane * BLOCK];
         // The sums of the first number of each word, then those of the second, and so on.
         let mut sums = [[0.0f32; BLOCK]; 4];
-        for pixel in pixels {
-            for (part, sums) in sums.iter_mut().enumerate().take(per_word) {
-                for (sum, word) in sums.iter_mut().zip(pixel) {
-                    *sum += number(*word, part, numbers);
+        if numbers == Numbers::U8 {
+            add_bytes(pixels, &mut sums);
+        } else {
+            for pixel in pixels.chunks_exact(BLOCK) {
+                for (part, sums) in sums.iter_mut().enumerate().take(per_word) {
+                    for (sum, word) in sums.iter_mut().zip(pixel) {
+                        *sum += number(*word, part, numbers);
+                    }
                 }
             }
         }
@@ -83,6 +87,28 @@ pub fn average_words(
         });
     }
     means
+}
+
+/// Adds the bytes of one block of some pixels to their sums.
+fn add_bytes(pixels: &[f32], sums: &mut [[f32; BLOCK]; 4]) {
+    // Each half of a word holds the sum of a byte over 256 pixels: 256 * 255 is below 2^16.
+    for pixels in pixels.chunks(256 * BLOCK) {
+        let mut even = [0u32; BLOCK];
+        let mut odd = [0u32; BLOCK];
+        for pixel in pixels.chunks_exact(BLOCK) {
+            for ((even, odd), word) in even.iter_mut().zip(&mut odd).zip(pixel) {
+                let bits = word.to_bits();
+                *even += bits & 0x00ff_00ff;
+                *odd += bits >> 8 & 0x00ff_00ff;
+            }
+        }
+        for (part, sums) in sums.iter_mut().enumerate() {
+            let halves = if part % 2 == 0 { &even } else { &odd };
+            for (sum, halves) in sums.iter_mut().zip(halves) {
+                *sum += (halves >> (16 * (part / 2)) & 0xffff) as f32;
+            }
+        }
+    }
 }
 
 /// Returns number `part` of a word.

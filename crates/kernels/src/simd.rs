@@ -131,13 +131,15 @@ pub(crate) trait Vector: Copy {
     /// - `p` spans `LANES` bytes that nobody else has access to.
     unsafe fn store_u8(self, p: *mut u8);
 
-    /// Does what [`Self::store_u8`] does with four registers, one after the other.
+    /// Does what [`Self::store_u8`] does with four registers, one after the other. If `bounded`,
+    /// the lanes are no NaN and between -2^31 and 2^31.
     ///
     /// # Safety
     /// - The target features are enabled and present.
     /// - `p` spans `4 * LANES` bytes that nobody else has access to.
     #[inline(always)]
-    unsafe fn store_u8_quad(quad: [Self; 4], p: *mut u8) {
+    unsafe fn store_u8_quad(quad: [Self; 4], p: *mut u8, bounded: bool) {
+        let _ = bounded;
         for (index, register) in quad.into_iter().enumerate() {
             // SAFETY: `index` is below 4, so the register's bytes are among those at `p`.
             unsafe { register.store_u8(p.add(index * Self::LANES)) };

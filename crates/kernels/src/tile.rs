@@ -74,6 +74,9 @@ pub(crate) struct Tile {
     pub skip_scale: f32,
     /// Integers only: whether the residual is bfloat16 and not of the output's type.
     pub skip_is_bf16: bool,
+    /// Integers only: whether what is stored is between -2^31 and 2^31 before it is limited to the
+    /// output's type, whatever the pixels are.
+    pub bounded: bool,
     /// Whether sums below zero are stored as zero.
     pub relu: bool,
     /// What is asked into the second-level cache meanwhile: this layer's next panel, and the next
@@ -248,20 +251,28 @@ unsafe fn finish<N: Operands, S: Stored, const MR: usize, const NV: usize>(
     let lanes = N::Floats::LANES;
     if NV == 4 && S::NUMBERS.block() == NV * lanes {
         // The panel's channels are one block: a pixel's are written at once.
-        for (r, sums) in acc.into_iter().enumerate() {
-            // SAFETY: vector `v` of the panel and pixel `r` are among the tile's, and the block's
-            // channels of pixel `r` lie at `r * 16`, within the output.
-            unsafe {
-                // Not by a closure: it would not be sure to have the target features.
-                let quad = [
-                    value::<N, S>(t, sums[0], 0, r),
-                    value::<N, S>(t, sums[1 % NV], lanes, r),
-                    value::<N, S>(t, sums[2 % NV], 2 * lanes, r),
-                    value::<N, S>(t, sums[3 % NV], 3 * lanes, r),
-                ];
-                S::store_quad(quad, t.out.add(r * BLOCK));
-            }
+        const { assert!(NV != 4 || MR <= 6) };
+        // The compiler would keep a loop here as a loop, and the sums in memory.
+        macro_rules! pixels {
+            ($($r:literal)+) => {$(
+                if $r < MR {
+                    // SAFETY: vector `v` of the panel and pixel `r` are among the tile's, and the
+                    // block's channels of pixel `r` lie at `r * 16`, within the output.
+                    unsafe {
+                        // Not by a closure: it would not be sure to have the target features.
+                        let sums = acc[$r % MR];
+                        let quad = [
+                            value::<N, S>(t, sums[0], 0, $r),
+                            value::<N, S>(t, sums[1 % NV], lanes, $r),
+                            value::<N, S>(t, sums[2 % NV], 2 * lanes, $r),
+                            value::<N, S>(t, sums[3 % NV], 3 * lanes, $r),
+                        ];
+                        S::store_quad(quad, t.out.add($r * BLOCK), t.bounded);
+                    }
+                }
+            )+};
         }
+        pixels!(0 1 2 3 4 5);
         return;
     }
     for v in 0..NV {
@@ -344,7 +355,11 @@ pub(crate) unsafe fn dense<N: Operands, S: Stored, const MR: usize, const NV: us
         let (mut a, mut b, [mut panel, mut layer]) = (t.a, t.panel, t.prefetch);
         // The lines of one output block are asked for after those of the other. All at once, they
         // would take every place in which a miss can wait.
-        let every = t.blocks.div_ceil(t.out_blocks);
+        let every = match t.out_blocks {
+            1 => t.blocks,
+            2 => t.blocks.div_ceil(2),
+            blocks => t.blocks.div_ceil(blocks),
+        };
         let mut announced = 0;
         for step in 0..t.blocks {
             if step == announced * every {

@@ -380,6 +380,7 @@ impl Winograd {
             skip_block: 0,
             skip_blocks: 0,
             skip_scale: 1.0,
+            bounded: false,
             relu: false,
             next: None,
         }

@@ -165,15 +165,23 @@ impl<const BF16: bool> Vector for Registers<BF16> {
     }
 
     #[inline(always)]
-    unsafe fn store_u8_quad(quad: [Self; 4], p: *mut u8) {
+    unsafe fn store_u8_quad(quad: [Self; 4], p: *mut u8, bounded: bool) {
         // SAFETY: the caller vouches for AVX-512F and AVX512BW, and for 64 bytes to write at `p`.
         unsafe {
-            let limit = _mm512_set1_ps(255.0);
-            // The minimum with a NaN is its second operand. Packing limits the rest at zero.
-            let a = _mm512_cvtps_epi32(_mm512_min_ps(quad[0].0, limit));
-            let b = _mm512_cvtps_epi32(_mm512_min_ps(quad[1].0, limit));
-            let c = _mm512_cvtps_epi32(_mm512_min_ps(quad[2].0, limit));
-            let d = _mm512_cvtps_epi32(_mm512_min_ps(quad[3].0, limit));
+            let mut quad = quad.map(|register| register.0);
+            if !bounded {
+                // What has no integer of its own would become the smallest one. The minimum with a
+                // NaN is its second operand.
+                let limit = _mm512_set1_ps(255.0);
+                for register in &mut quad {
+                    *register = _mm512_min_ps(*register, limit);
+                }
+            }
+            // Packing limits the rest.
+            let a = _mm512_cvtps_epi32(quad[0]);
+            let b = _mm512_cvtps_epi32(quad[1]);
+            let c = _mm512_cvtps_epi32(quad[2]);
+            let d = _mm512_cvtps_epi32(quad[3]);
             let words = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
             // Packing works within each 128 bits: these hold four bytes of each register.
             let bytes = _mm512_packus_epi16(words.0, words.1);

@@ -1,6 +1,7 @@
-//! The buffer pool: buffers start on cache lines, come back, and are kept within a bound.
+//! The buffer pool: buffers start on cache lines, come back, and are kept within a bound. Weights lie
+//! side by side in large pages.
 
-use imgclass_kernels::BufferPool;
+use imgclass_kernels::{BatchDims, BufferPool, ConvShape, Isa, Numbers, PackedConv};
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -88,5 +89,45 @@ fn buffers_that_are_lent_at_one_time_never_share_memory() {
                 "buffer {number}"
             );
         }
+    }
+}
+
+#[test]
+fn weights_stay_as_they_are_while_others_beside_them_come_and_go() {
+    let shape = |channels| ConvShape {
+        in_channels: channels,
+        out_channels: channels,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+    };
+    let pack = |channels: usize, value: f32| {
+        let weight = vec![value; channels * channels];
+        PackedConv::new(
+            Isa::detect(),
+            shape(channels),
+            &weight,
+            &vec![0.0; channels],
+        )
+    };
+    let dims = BatchDims { n: 1, h: 1, w: 1 };
+    let check = |conv: &PackedConv, channels: usize, value: f32| {
+        let x = vec![1.0; dims.words(channels, Numbers::F32)];
+        let y = conv.forward(&crate::pool(1), &x, dims, None, false);
+        assert!(y.iter().all(|y| *y == value * channels as f32));
+    };
+    // Weights of a few kilobytes share memory; the largest take more than a chunk.
+    let sizes: &[usize] = if cfg!(miri) { &[48] } else { &[48, 64, 1040] };
+    for &channels in sizes {
+        let before = pack(64, 1.0);
+        let kept = pack(channels, 2.0);
+        drop(before);
+        let after: Vec<_> = (3..6).map(|value| pack(48, value as f32)).collect();
+        check(&kept, channels, 2.0);
+        for (value, conv) in (3..6).zip(&after) {
+            check(conv, 48, value as f32);
+        }
+        drop(kept);
+        check(&after[0], 48, 3.0);
     }
 }

@@ -129,7 +129,12 @@ fn the_average_pool_of_bfloat16_and_of_integers_is_right() {
     let table: &[(usize, [usize; 3])] = if cfg!(miri) {
         &[(17, [2, 2, 3])]
     } else {
-        &[(2048, [9, 7, 7]), (100, [3, 1, 1]), (1, [1, 5, 2])]
+        &[
+            (2048, [9, 7, 7]),
+            (100, [3, 1, 1]),
+            (1, [1, 5, 2]),
+            (70, [1, 20, 31]),
+        ]
     };
     for &(channels, [n, h, w]) in table {
         let dims = BatchDims { n, h, w };
