@@ -328,7 +328,8 @@ impl PackedConv {
             }
         };
         let panels = weights.panels();
-        let mut padded_bias = Buffer::zeroed(panels.panels * panels.width);
+        let channels = panels.width.max(output.block());
+        let mut padded_bias = Buffer::zeroed(out_channels.next_multiple_of(channels));
         padded_bias.as_mut_slice()[..out_channels].copy_from_slice(bias);
         Self {
             shape,

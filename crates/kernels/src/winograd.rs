@@ -13,8 +13,11 @@
 //! channels is then longer or shorter from phase to phase ([`Numbers::block`]).
 //!
 //! Tiles pass through the phases in *chunks*, so that a chunk's intermediate numbers stay in a
-//! cache. Where there are many tiles, a chunk is small, and one thread takes it through all phases.
-//! Where there are few, all threads work on one chunk, phase by phase.
+//! cache. The last two phases take one *group* of output channels after the other, those of a panel
+//! or of a block: so the products of a group alone are kept, by the thread that transforms them
+//! back. Where there are many tiles, a chunk is small, and one thread takes it through all phases.
+//! Where there are few, all threads transform the inputs of one chunk, and then each takes groups;
+//! where there are too few groups for the threads, these share each of the phases.
 
 mod grid;
 pub(crate) mod transform;
@@ -82,10 +85,13 @@ pub(crate) struct Winograd {
     products: &'static TileKernels,
     /// Blocks of the transformed inputs.
     factor_blocks: usize,
-    /// Blocks of 16 channels of the products.
+    /// Groups of output channels.
+    groups: usize,
+    /// Blocks of 16 channels of a group's products.
     product_blocks: usize,
+    /// A matrix for each position of each group.
     panels: Panels,
-    /// A zero for each output channel up to the end of the last panel: products start from nothing.
+    /// A zero for each output channel of a group: products start from nothing.
     no_bias: super::buffer::Buffer,
 }
 
@@ -117,8 +123,8 @@ fn kind((rows, columns): (bool, bool)) -> usize {
     2 * usize::from(rows) + usize::from(columns)
 }
 
-/// Some of a batch's tiles, and where their transformed inputs and products lie. All lengths are in
-/// words of 32 bits.
+/// Some of a batch's tiles, and where their transformed inputs lie. All lengths are in words of 32
+/// bits.
 #[derive(Clone, Copy)]
 struct Chunk<'a> {
     grid: Grid,
@@ -129,6 +135,23 @@ struct Chunk<'a> {
     /// The transformed inputs: `positions * stride(factor_blocks, tiles)` words. At each position
     /// lies `[factor_blocks][tiles][16]`.
     inputs: Destination<'a>,
+}
+
+impl Chunk<'_> {
+    /// Returns the tiles of share `index` of `shares`.
+    fn share(&self, index: usize, shares: usize) -> Range<usize> {
+        index * self.tiles / shares..(index + 1) * self.tiles / shares
+    }
+}
+
+/// Some of a chunk's tiles and a group of output channels, and where their products lie.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    /// The first tile, counted from the chunk's first.
+    first: usize,
+    /// How many tiles the part has, at least 1.
+    tiles: usize,
+    group: usize,
     /// The products: `positions * stride(product_blocks, tiles)` floats. At each position lies
     /// `[product_blocks][tiles][16]`.
     products: Destination<'a>,
@@ -157,24 +180,37 @@ impl Winograd {
                 transformed[position * outputs * inputs + index] = value;
             }
         }
-        // Products fill the last block of the output.
-        let padded = outputs.next_multiple_of(activations.block());
+        // The products of a group fill blocks of the output.
+        let group_channels = products.width.max(activations.block());
+        // A group's weights lie together, position after position, as they are read.
         let panels = Panels::new(
             numbers,
             products.width,
-            (positions, padded, inputs, 1),
-            outputs,
-            |position, output, input, _| {
-                transformed[(position * outputs + output) * inputs + input]
+            (
+                outputs.div_ceil(group_channels) * positions,
+                group_channels,
+                inputs,
+                1,
+            ),
+            group_channels,
+            |matrix, output, input, _| {
+                let (group, position) = (matrix / positions, matrix % positions);
+                let output = group * group_channels + output;
+                if output < outputs {
+                    transformed[(position * outputs + output) * inputs + input]
+                } else {
+                    0.0
+                }
             },
         );
-        let no_bias = super::buffer::Buffer::zeroed(panels.panels * products.width);
+        let no_bias = super::buffer::Buffer::zeroed(group_channels);
         Self {
             side,
             kernels,
             products,
             factor_blocks: kernels.factors.blocks(inputs),
-            product_blocks: padded / BLOCK,
+            groups: outputs.div_ceil(group_channels),
+            product_blocks: group_channels / BLOCK,
             panels,
             no_bias,
         }
@@ -195,8 +231,8 @@ impl Winograd {
     pub(crate) unsafe fn run(&self, session: &mut Session<'_>, call: &Call<'_>) {
         let grid = Grid::new(call.dims, self.side.outputs());
         let tiles = grid.tiles();
-        let per_tile = self.stride(self.factor_blocks, 1) + self.stride(self.product_blocks, 1);
-        let words_per_tile = per_tile * self.side.positions();
+        let blocks = self.factor_blocks + self.product_blocks;
+        let words_per_tile = blocks * BLOCK * self.side.positions();
         // A multiple of what one micro-kernel holds.
         let height = self.products.dense.len();
         let fused = FUSED_WORDS / words_per_tile / height * height;
@@ -207,25 +243,39 @@ impl Winograd {
             self.home_tiles(tiles, threads, height)
         };
         if fused > 0 {
-            let size = self.chunk_words(fused);
+            let (inputs, products) = (self.input_words(fused), self.product_words(fused));
             session.run(tiles.div_ceil(fused), |task, scratch| {
                 let tiles = fused.min(tiles - task * fused);
                 let range = task * fused..task * fused + tiles;
-                let chunk = self.chunk(grid, range, scratch.grow(size));
+                let (inputs, products) = scratch.grow(inputs + products).split_at_mut(inputs);
+                let chunk = self.chunk(grid, range, inputs);
                 // SAFETY: the operands are as the caller promised. Tasks have different tiles, so
                 // they write different output pixels, and the scratch memory is this thread's own.
-                unsafe { self.alone(call, &chunk) }
+                unsafe { self.alone(call, &chunk, products) }
             });
         } else {
             let chunks = tiles.div_ceil(CHUNK_TILES);
             let largest = tiles.div_ceil(chunks);
-            let mut scratch = session.take_scratch(self.chunk_words(largest));
+            let inputs = self.input_words(largest);
+            let parts = self.parts(largest, threads);
+            let products = match parts {
+                Some(_) => 0,
+                None => self.groups * self.product_words(largest),
+            };
+            let mut scratch = session.take_scratch(inputs + products);
             for index in 0..chunks {
                 let (from, to) = (index * tiles / chunks, (index + 1) * tiles / chunks);
-                let chunk = self.chunk(grid, from..to, scratch.as_mut_slice());
+                let (inputs, products) = scratch.as_mut_slice().split_at_mut(inputs);
+                let chunk = self.chunk(grid, from..to, inputs);
                 // SAFETY: the operands are as the caller promised, and one chunk is computed after
                 // the other, so nobody else uses the scratch memory.
-                unsafe { self.together(session, call, &chunk) }
+                unsafe {
+                    self.transform_together(session, call, &chunk);
+                    match parts {
+                        Some(parts) => self.multiply_apart(session, call, &chunk, parts),
+                        None => self.multiply_together(session, call, &chunk, products),
+                    }
+                }
             }
             session.keep_scratch(scratch);
         }
@@ -234,10 +284,9 @@ impl Winograd {
     /// Returns how many tiles a thread takes through all phases at once if each thread has a home,
     /// a contiguous part of the tiles; 0 if all threads should work on one chunk together.
     ///
-    /// Together, each thread reads what the others have just written: once between the transform of
-    /// the inputs and the products, and once between those and the transform of the outputs. At
-    /// home it reads nothing of the others', but all of the weights. That pays while the weights
-    /// are small and there are enough tiles for each thread.
+    /// Together, each thread reads the inputs that the others have just transformed. At home it reads
+    /// nothing of the others', but all of the weights. That pays while the weights are small and
+    /// there are enough tiles for each thread.
     fn home_tiles(&self, tiles: usize, threads: usize, height: usize) -> usize {
         let each = tiles.div_ceil(threads);
         if threads == 1 || each < height || self.panels.bytes() > HOME_WEIGHT_BYTES {
@@ -247,66 +296,158 @@ impl Winograd {
         tiles.div_ceil(threads * chunks)
     }
 
-    /// Computes all three phases of one chunk on this thread.
+    /// Computes all three phases of one chunk on this thread. `products` serves one group after the
+    /// other, and has at least [`Self::product_words`] of the chunk's tiles.
     ///
     /// # Safety
     /// - The operands span and overlap as [`Self::run`] asks for.
     /// - Nobody else uses the chunk's memory, or writes to the output pixels of its tiles.
-    unsafe fn alone(&self, call: &Call<'_>, chunk: &Chunk<'_>) {
-        // SAFETY: all blocks, positions, panels and tiles are those that the call and the chunk
-        // have, so the pointers stay within what the caller vouches for. The phases run one after
-        // the other on this thread, and nobody else uses what they write.
+    unsafe fn alone(&self, call: &Call<'_>, chunk: &Chunk<'_>, products: &mut [f32]) {
+        // SAFETY: all blocks, tiles and groups are those that the call and the chunk have, so the
+        // pointers stay within what the caller vouches for. The phases run one after the other on
+        // this thread, and nobody else uses what they write.
         unsafe {
             for block in 0..self.factor_blocks {
                 self.transform_inputs(call, chunk, block, 0..chunk.tiles);
             }
-            for position in 0..self.side.positions() {
-                let gemm = self.product(chunk, position);
-                gemm.block(0..gemm.tiles(), 0..self.panels.panels, 1);
-            }
-            for block in 0..call.output_blocks {
-                self.transform_outputs(call, chunk, block, 0..chunk.tiles);
+            let products = Destination::new(products);
+            for group in 0..self.groups {
+                self.multiply(call, chunk, &self.part(group, 0..chunk.tiles, products));
             }
         }
     }
 
-    /// Computes all three phases of one chunk, each on all threads.
+    /// Computes the first phase of one chunk on all threads.
     ///
     /// # Safety
     /// - The operands span and overlap as [`Self::run`] asks for.
-    /// - Nobody else uses the chunk's memory, or writes to the output pixels of its tiles.
-    unsafe fn together(&self, session: &mut Session<'_>, call: &Call<'_>, chunk: &Chunk<'_>) {
+    /// - Nobody else uses the chunk's memory.
+    unsafe fn transform_together(
+        &self,
+        session: &mut Session<'_>,
+        call: &Call<'_>,
+        chunk: &Chunk<'_>,
+    ) {
         // There are enough tasks to even out, and each takes a few microseconds at least.
         let parts = if self.factor_blocks < 4 * session.threads() {
             chunk.tiles.clamp(1, 4)
         } else {
             1
         };
-        let part = |index: usize| index * chunk.tiles / parts..(index + 1) * chunk.tiles / parts;
         session.run(self.factor_blocks * parts, |task, _| {
+            let tiles = chunk.share(task % parts, parts);
             // SAFETY: the block and the tiles are among the chunk's. No two tasks have the same
             // tiles of the same block, so they write different lines of the transformed inputs.
-            unsafe { self.transform_inputs(call, chunk, task / parts, part(task % parts)) }
+            unsafe { self.transform_inputs(call, chunk, task / parts, tiles) }
         });
-        let halves = if self.side.positions() < 8 * session.threads() {
-            self.panels.panels.min(4)
-        } else {
-            1
+    }
+
+    /// Computes the last two phases of one chunk: each thread takes groups, each in `parts` parts of
+    /// the tiles, and transforms back what it has multiplied.
+    ///
+    /// # Safety
+    /// - The operands span and overlap as [`Self::run`] asks for. The inputs of the chunk are
+    ///   transformed.
+    /// - Nobody else writes to the chunk's memory, or to the output pixels of its tiles.
+    unsafe fn multiply_apart(
+        &self,
+        session: &mut Session<'_>,
+        call: &Call<'_>,
+        chunk: &Chunk<'_>,
+        parts: usize,
+    ) {
+        let words = self.product_words(chunk.tiles.div_ceil(parts));
+        session.run(self.groups * parts, |task, scratch| {
+            let tiles = chunk.share(task % parts, parts);
+            let products = Destination::new(scratch.grow(words));
+            let part = self.part(task / parts, tiles, products);
+            // SAFETY: no two tasks have the same tiles of the same group, so they write different
+            // output pixels or channels, and the scratch memory is this thread's own.
+            unsafe { self.multiply(call, chunk, &part) }
+        });
+    }
+
+    /// Computes the last two phases of one chunk, each on all threads. `products` has room for the
+    /// products of all groups.
+    ///
+    /// # Safety
+    /// As [`Self::multiply_apart`].
+    unsafe fn multiply_together(
+        &self,
+        session: &mut Session<'_>,
+        call: &Call<'_>,
+        chunk: &Chunk<'_>,
+        products: &mut [f32],
+    ) {
+        let words = self.product_words(chunk.tiles);
+        let products = Destination::new(products);
+        let whole = |group: usize| {
+            let products = products.part(group * words, words);
+            self.part(group, 0..chunk.tiles, products)
         };
-        session.run(self.side.positions() * halves, |task, _| {
-            let (position, half) = (task / halves, task % halves);
-            let gemm = self.product(chunk, position);
-            let all = self.panels.panels;
-            let panels = half * all / halves..(half + 1) * all / halves;
-            // SAFETY: the inputs of this position were written by the job before. No two tasks have
-            // the same panels of the same position, so they write different products.
-            unsafe { gemm.block(0..gemm.tiles(), panels, 1) }
+        let positions = self.side.positions();
+        session.run(self.groups * positions, |task, _| {
+            let gemm = self.product(chunk, &whole(task / positions), task % positions);
+            // SAFETY: no two tasks have the same position of the same group, so they write different
+            // products.
+            unsafe { gemm.block(0..gemm.tiles(), 0..self.panels.panels, 1) }
         });
+        let parts = chunk.tiles.clamp(1, 4);
         session.run(call.output_blocks * parts, |task, _| {
+            let (block, tiles) = (task / parts, chunk.share(task % parts, parts));
+            let part = whole(block / self.group_blocks());
             // SAFETY: the products were written by the job before. No two tasks have the same tiles
             // of the same block, so they write different output pixels or channels.
-            unsafe { self.transform_outputs(call, chunk, task / parts, part(task % parts)) }
+            unsafe { self.transform_outputs(call, chunk, &part, block, tiles) }
         });
+    }
+
+    /// Returns into how many parts the tiles of each group are cut where each thread takes groups;
+    /// `None` if there are too few groups and tiles to give each thread as much as the others.
+    ///
+    /// Each part reads all of the group's weights, so there are no more of them than that takes, and
+    /// than it takes to keep the products of a part in a second-level cache.
+    fn parts(&self, tiles: usize, threads: usize) -> Option<usize> {
+        let groups = self.groups;
+        let even = if groups.is_multiple_of(threads) || groups >= 4 * threads {
+            1
+        } else {
+            (2 * threads).div_ceil(groups)
+        };
+        let small = self.product_words(tiles).div_ceil(FUSED_WORDS);
+        let height = self.products.dense.len();
+        let parts = even.max(small).min(tiles.div_ceil(height));
+        let tasks = groups * parts;
+        (tasks >= 2 * threads || tasks.is_multiple_of(threads)).then_some(parts)
+    }
+
+    /// Returns how many blocks of the output a group has.
+    fn group_blocks(&self) -> usize {
+        self.product_blocks * BLOCK / self.kernels.activations.block()
+    }
+
+    /// Computes the last two phases of a part: the products of its group, position by position, and
+    /// their transform into outputs.
+    ///
+    /// # Safety
+    /// - The operands span and overlap as [`Self::run`] asks for. The inputs of the chunk are
+    ///   transformed, and nobody writes to them meanwhile.
+    /// - The part's group is below `groups`, and its tiles are among the chunk's.
+    /// - Nobody else uses the part's memory, or the output pixels of its tiles in its group.
+    unsafe fn multiply(&self, call: &Call<'_>, chunk: &Chunk<'_>, part: &Part<'_>) {
+        let first = part.group * self.group_blocks();
+        let end = call.output_blocks.min(first + self.group_blocks());
+        // SAFETY: the blocks are those of the group, as far as the layer has them. The
+        // products are written before they are read, by this thread, and nobody else uses them.
+        unsafe {
+            for position in 0..self.side.positions() {
+                let gemm = self.product(chunk, part, position);
+                gemm.block(0..gemm.tiles(), 0..self.panels.panels, 1);
+            }
+            for block in first..end {
+                self.transform_outputs(call, chunk, part, block, 0..part.tiles);
+            }
+        }
     }
 
     /// Returns the floats from one position to the next. They are an odd number of cache lines: a
@@ -315,55 +456,66 @@ impl Winograd {
         ((blocks * tiles) | 1) * BLOCK
     }
 
-    /// Returns how many words a chunk of `tiles` tiles needs.
-    fn chunk_words(&self, tiles: usize) -> usize {
-        let strides =
-            self.stride(self.factor_blocks, tiles) + self.stride(self.product_blocks, tiles);
-        strides * self.side.positions()
+    /// Returns how many words the transformed inputs of `tiles` tiles take.
+    fn input_words(&self, tiles: usize) -> usize {
+        self.stride(self.factor_blocks, tiles) * self.side.positions()
     }
 
-    /// Makes the chunk of the tiles in `range`, whose numbers will lie in `scratch`.
+    /// Returns how many words the products of `tiles` tiles take in one group.
+    fn product_words(&self, tiles: usize) -> usize {
+        self.stride(self.product_blocks, tiles) * self.side.positions()
+    }
+
+    /// Makes the chunk of the tiles in `range`, whose transformed inputs will lie in `scratch`.
     ///
     /// # Panics
-    /// If `scratch` is shorter than [`Self::chunk_words`].
+    /// If `scratch` is shorter than [`Self::input_words`].
     fn chunk<'a>(&self, grid: Grid, range: Range<usize>, scratch: &'a mut [f32]) -> Chunk<'a> {
         let (first, tiles) = (range.start, range.len());
-        let inputs = self.stride(self.factor_blocks, tiles) * self.side.positions();
-        let products = self.stride(self.product_blocks, tiles) * self.side.positions();
-        let scratch = Destination::new(scratch);
         Chunk {
             grid,
             first,
             tiles,
-            inputs: scratch.part(0, inputs),
-            products: scratch.part(inputs, products),
+            inputs: Destination::new(scratch).part(0, self.input_words(tiles)),
         }
     }
 
-    /// Returns the product of one position, over those of the chunk's tiles that take part in it.
-    fn product<'a>(&'a self, chunk: &Chunk<'a>, position: usize) -> Gemm<'a> {
+    /// Makes the part of a group and of the tiles in `range`, whose products will lie in `products`.
+    ///
+    /// # Panics
+    /// If `products` is shorter than [`Self::product_words`].
+    fn part<'a>(&self, group: usize, range: Range<usize>, products: Destination<'a>) -> Part<'a> {
+        let (first, tiles) = (range.start, range.len());
+        Part {
+            first,
+            tiles,
+            group,
+            products: products.part(0, self.product_words(tiles)),
+        }
+    }
+
+    /// Returns the product of one position, over those of the part's tiles that take part in it.
+    fn product<'a>(&'a self, chunk: &Chunk<'a>, part: &Part<'a>, position: usize) -> Gemm<'a> {
         let inputs = self.side.inputs();
         let is_omitted = |line: usize| line == omitted(inputs);
         let all = chunk
             .grid
             .full(is_omitted(position / inputs), is_omitted(position % inputs));
-        let end = chunk.first + chunk.tiles;
-        let (from, to) = (
-            all.start.clamp(chunk.first, end),
-            all.end.clamp(chunk.first, end),
-        );
-        let first = (from - chunk.first) * BLOCK;
+        let begin = chunk.first + part.first;
+        let end = begin + part.tiles;
+        let (from, to) = (all.start.clamp(begin, end), all.end.clamp(begin, end));
         // At one position lies a line of 16 words for each block and tile.
-        let lines = |of: Destination<'a>, blocks: usize| {
-            let stride = self.stride(blocks, chunk.tiles);
-            of.part(position * stride + first, stride - first)
+        let lines = |of: Destination<'a>, blocks: usize, tiles: usize, first: usize| {
+            let stride = self.stride(blocks, tiles);
+            of.part(position * stride + first * BLOCK, stride - first * BLOCK)
         };
-        let input = lines(chunk.inputs, self.factor_blocks).as_source();
-        let output = lines(chunk.products, self.product_blocks);
+        let first = from - chunk.first;
+        let input = lines(chunk.inputs, self.factor_blocks, chunk.tiles, first).as_source();
+        let output = lines(part.products, self.product_blocks, part.tiles, from - begin);
         Gemm {
             kernels: self.products,
             panels: &self.panels,
-            matrix: position,
+            matrix: part.group * self.side.positions() + position,
             bias: Source::new(self.no_bias.as_slice()),
             start: Source::NOTHING,
             scale: Source::NOTHING,
@@ -373,7 +525,7 @@ impl Winograd {
             pixels: to - from,
             offsets: None,
             output,
-            output_block: chunk.tiles * BLOCK,
+            output_block: part.tiles * BLOCK,
             output_blocks: self.product_blocks,
             skip: Source::NOTHING,
             skip_numbers: Numbers::F32,
@@ -426,19 +578,21 @@ impl Winograd {
         }
     }
 
-    /// Transforms output channel block `block` of `tiles` back, which are counted from the chunk's
+    /// Transforms output channel block `block` of `tiles` back, which are counted from the part's
     /// first, and stores them.
     ///
     /// # Safety
     /// - `call.output` and `call.skip` span and overlap as [`Self::run`] asks for, and `call.bias`
     ///   spans what its field says.
-    /// - `block` is below `call.output_blocks`, and `tiles` lie below `chunk.tiles`.
+    /// - `block` is below `call.output_blocks` and in the part's group, `tiles` lie below
+    ///   `part.tiles`, and the part's tiles are among the chunk's.
     /// - Nobody writes to the products of these tiles in this block meanwhile, or uses their output
     ///   pixels.
     unsafe fn transform_outputs(
         &self,
         call: &Call<'_>,
         chunk: &Chunk<'_>,
+        part: &Part<'_>,
         block: usize,
         tiles: Range<usize>,
     ) {
@@ -446,15 +600,17 @@ impl Winograd {
         let (row, side) = (w * BLOCK, self.side.outputs());
         let plane = block * call.dims.pixels() * BLOCK;
         let channels = self.kernels.activations.block();
+        let product_block = block * channels / BLOCK - part.group * self.product_blocks;
         for tile in tiles {
-            let Place { image, y, x, short } = chunk.grid.place(chunk.first + tile);
+            let place = chunk.grid.place(chunk.first + part.first + tile);
+            let Place { image, y, x, short } = place;
             let (height, width) = (side - usize::from(short.0), side - usize::from(short.1));
-            let first = block * channels / BLOCK * chunk.tiles + tile;
+            let first = product_block * part.tiles + tile;
             let at = plane + (image * h + y) * row + x * BLOCK;
             let t = OutputTile {
-                product: chunk.products.at(first * BLOCK),
-                position: self.stride(self.product_blocks, chunk.tiles),
-                block: chunk.tiles * BLOCK,
+                product: part.products.at(first * BLOCK),
+                position: self.stride(self.product_blocks, part.tiles),
+                block: part.tiles * BLOCK,
                 bias: call.bias.at(block * channels),
                 out: call.output.at(at),
                 skip: call.skip.at(at),
