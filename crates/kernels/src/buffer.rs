@@ -76,9 +76,12 @@ impl Buffer {
 
     /// Allocates `len` floats, all zero, that share large pages with other buffers of this kind. It
     /// is for what lives long.
+    ///
+    /// Under Miri and with `--cfg unshared_weights` they share nothing, so that a checker sees
+    /// accesses outside of them.
     pub(crate) fn in_large_pages(len: usize) -> Self {
         let bytes = Self::layout(len).size();
-        if bytes < SHARED_BYTES {
+        if bytes < SHARED_BYTES || cfg!(any(miri, unshared_weights)) {
             return Self::zeroed(len);
         }
         let (start, chunk) = large_pages::take(bytes);

@@ -2,7 +2,7 @@
 //!
 //! A pass reads all weights of a network once, tens of megabytes. In pages of 4 KB it would have to
 //! look up thousands of addresses, more than a processor remembers: on a virtual machine that takes
-//! 2 to 6 % of a pass. So weights share *chunks* of some megabytes, which the system is asked to
+//! 5 to 8 % of a pass. So weights share *chunks* of some megabytes, which the system is asked to
 //! keep in pages of 2 MB. Linux does so where `/sys/kernel/mm/transparent_hugepage/enabled` says
 //! `madvise` or `always`. Elsewhere chunks are memory like any other.
 //!
