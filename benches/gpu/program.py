@@ -27,9 +27,11 @@ TOOLKIT = ROOT / "target" / "cuda-toolkit" / "wheels" / "nvidia" / "cu13" / "lib
 # Where NVIDIA's installers put what is not always on the PATH.
 USUAL_FOLDERS = "/usr/local/nvidia/bin:/usr/local/cuda/bin:/opt/cuda/bin"
 # Ways through the network on a device, by name, with the options that choose each.
-PATHS = {"candle": ["--gpu-path", "candle"], "fused": ["--gpu-path", "fused"]}
+PATHS = {path: ["--gpu-path", path] for path in ["candle", "fixed", "fused"]}
 # The types that a path does not compute in.
-NOT_IN = {"fused": ["f32"]}
+NOT_IN = {"fixed": ["f32", "bf16"], "fused": ["f32"]}
+# Paths that only show what another one gains: their logits and speed are measured, and no more.
+COMPARED = ["fixed"]
 # Our kernels on the CPU, which every path is compared with.
 KERNELS = "kernels"
 

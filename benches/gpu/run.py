@@ -29,7 +29,7 @@ import peers
 import photographs
 import process
 import tables
-from program import KERNELS, NOT_IN, PATHS, ROOT, Program, card, query_card
+from program import COMPARED, KERNELS, NOT_IN, PATHS, ROOT, Program, card, query_card
 from store import Store
 
 PARTS = ["logits", "speed", "peers", "memory", "service", "sanitizer"]
@@ -143,6 +143,10 @@ class Run:
     def paths_of(self, dtype: str) -> list:
         """The paths that compute in a type."""
         return [path for path in self.paths if dtype not in NOT_IN.get(path, [])]
+
+    def main_paths(self) -> list:
+        """The paths of the parts that measure only one type."""
+        return [path for path in self.paths_of(self.dtype) if path not in COMPARED]
 
     def reason(self, name: str) -> str:
         """Returns why a measurement has no figure."""
@@ -378,7 +382,7 @@ def peer(run: Run, engine: str, dtype: str, timeout: float) -> None:
 def part_memory(run: Run) -> None:
     """Measures what the card's memory holds while ours computes batches of 64."""
     rows = []
-    for path in run.paths_of(run.dtype):
+    for path in run.main_paths():
         name = f"memory, {path}, {run.dtype}, batch of {MEMORY_BATCH}"
         # nvidia-smi answers about ten times a second: the passes have to last longer than that.
         iterations = 4 * run.options.iterations
@@ -395,7 +399,7 @@ def part_memory(run: Run) -> None:
 def part_service(run: Run) -> None:
     """Measures a saturated service as a share of `imgclass bench` at the service's batch size."""
     rows = []
-    for path in run.paths_of(run.dtype):
+    for path in run.main_paths():
         name = f"service, {path}, {run.dtype}"
         key = run.key(
             "service",
@@ -424,7 +428,7 @@ def part_service(run: Run) -> None:
 def part_sanitizer(run: Run) -> None:
     """Looks for wrong memory accesses in one pass."""
     rows = []
-    for path in run.paths_of(run.dtype):
+    for path in run.main_paths():
         name = f"sanitizer, {path}, {run.dtype}"
         key = run.key("sanitizer", path, run.dtype)
         value = run.measure(

@@ -42,11 +42,12 @@ pub struct ModelArgs {
     #[arg(long, value_name = "DIR", env = "IMGCLASS_CALIBRATE")]
     pub calibrate: Option<PathBuf>,
 
-    /// The way through the network on a GPU: auto, fused or candle.
+    /// The way through the network on a GPU: auto, fused, fixed or candle.
     ///
-    /// `fused` is our own network over cuDNN, for NVIDIA's GPUs in f16 and bf16. `candle` runs
-    /// candle's operations. `auto` takes the first of both whose logits agree with the CPU's when
-    /// the model is loaded.
+    /// `fused` is our own network over cuDNN, for NVIDIA's GPUs in f16 and bf16, and takes the
+    /// fastest of the plans that cuDNN proposes. `fixed` is the same with one algorithm for all
+    /// convolutions. `candle` runs candle's operations. `auto` takes the first of them whose logits
+    /// agree with the CPU's when the model is loaded.
     #[arg(long, value_name = "PATH", default_value_t = GpuPath::Auto, env = "IMGCLASS_GPU_PATH")]
     pub gpu_path: GpuPath,
 

@@ -293,7 +293,7 @@ fn devices_and_types_are_written_as_they_are_read() {
             text
         );
     }
-    for text in ["auto", "fused", "candle"] {
+    for text in ["auto", "fused", "fixed", "candle"] {
         assert_eq!(text.parse::<GpuPath>().expect("a path").to_string(), text);
     }
     assert!("cudnn".parse::<GpuPath>().is_err());

@@ -1,12 +1,16 @@
 //! The driver over CUDA and cuDNN.
 //!
-//! Convolutions run by `cudnnConvolutionBiasActivationForward`. Their algorithm is
-//! `IMPLICIT_PRECOMP_GEMM`: it is the one of tensor cores in NHWC, and the only one that cuDNN takes
-//! without an activation.
+//! A convolution has two ways:
+//!
+//! - `cudnnConvolutionBiasActivationForward` with the algorithm `IMPLICIT_PRECOMP_GEMM`: it is the
+//!   one of tensor cores in NHWC, and the only one that cuDNN takes without an activation.
+//! - A plan of cuDNN's graph interface (`plans.rs`). At warm-up those which cuDNN proposes for a
+//!   shape are timed beside the first way, and the fastest of all is kept.
 
 mod descriptors;
 mod kernels;
 mod memory;
+mod plans;
 mod state;
 
 use std::fmt;
@@ -15,12 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use cudarc::cudnn::result::{self as cudnn, CudnnError};
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result as driver, sys};
 
-use crate::driver::{Buffer, DeviceError, Driver, Graph, SlotBytes};
+use crate::driver::{Buffer, DeviceError, Driver, Engines, Graph, SlotBytes, Tuning};
 use crate::op::{Convolution, Op, Place};
-use descriptors::Descriptors;
 use kernels::Kernels;
 use memory::{DeviceMemory, Pinned};
-use state::{ALGORITHM, Handle, State};
+use plans::{Plan, Properties, Target};
+use state::{Handle, State};
 
 /// Says what was being done when a call failed.
 trait During<T> {
@@ -62,6 +66,18 @@ pub struct CudaDriver {
     slots: RwLock<Vec<Mutex<Slot>>>,
 }
 
+/// Returns the engines, by cuDNN's numbers, that cuDNN proposes for a convolution on a GPU that need
+/// not be here: `properties` describes it in cuDNN's JSON. It shows without a GPU whether cuDNN takes
+/// the graphs that this driver makes.
+///
+/// # Errors
+/// cuDNN refuses the properties or the graph.
+pub fn engines_for(properties: &str, shape: &Convolution) -> Result<Vec<i64>, DeviceError> {
+    let target = Target::Absent(Properties::parse(properties)?);
+    let plans = Plan::propose(&target, shape)?;
+    Ok(plans.iter().map(|plan| plan.engine).collect())
+}
+
 /// The host's side of one pass.
 struct Slot {
     upload: Pinned,
@@ -79,7 +95,7 @@ impl CudaDriver {
     ///
     /// # Errors
     /// There is no such GPU, the driver has no code for it, or cuDNN does not start.
-    pub fn new(ordinal: usize) -> Result<Self, DeviceError> {
+    pub fn new(ordinal: usize, engines: Engines) -> Result<Self, DeviceError> {
         let context = CudaContext::new(ordinal).during("opening the GPU")?;
         // SAFETY: cudarc's events serve its own slices, of which there are none here.
         unsafe { context.disable_event_tracking() };
@@ -91,12 +107,7 @@ impl CudaDriver {
         );
         let compute = context.new_stream().during("creating a stream")?;
         let upload = context.new_stream().during("creating a stream")?;
-        let state = State {
-            graphs: Vec::new(),
-            buffers: Vec::new(),
-            cudnn: Handle::new(&compute)?,
-            kernels: Kernels::load(&context)?,
-        };
+        let state = State::new(Handle::new(&compute)?, Kernels::load(&context)?, engines);
         Ok(Self {
             description,
             context,
@@ -162,21 +173,7 @@ impl Driver for CudaDriver {
     }
 
     fn workspace_bytes(&self, shape: &Convolution) -> Result<usize, DeviceError> {
-        let call = "planning a convolution";
-        let state = self.state(call)?;
-        let descriptors = Descriptors::new(shape)?;
-        // SAFETY: the handle and the descriptors are valid.
-        unsafe {
-            cudnn::get_convolution_forward_workspace_size(
-                state.cudnn.handle,
-                descriptors.x.0,
-                descriptors.filter.0,
-                descriptors.convolution.0,
-                descriptors.y.0,
-                ALGORITHM,
-            )
-        }
-        .during(call)
+        self.state("planning a convolution")?.workspace_bytes(shape)
     }
 
     fn open_slots(&self, sizes: &[SlotBytes]) -> Result<(), DeviceError> {
@@ -228,6 +225,15 @@ impl Driver for CudaDriver {
 
     fn run(&self, op: &Op) -> Result<(), DeviceError> {
         self.state(op.places().0)?.run(op, &self.compute)
+    }
+
+    fn tune(&self, op: &Op) -> Option<Tuning> {
+        let mut state = self.state("timing a convolution").ok()?;
+        state.tune(op, &self.compute)
+    }
+
+    fn distrust(&self, op: &Op) -> bool {
+        locked(&self.state).distrust(op)
     }
 
     fn capture(&self, ops: &[Op]) -> Result<Graph, DeviceError> {

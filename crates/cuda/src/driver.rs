@@ -22,6 +22,28 @@ pub struct Buffer(pub usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Graph(pub usize);
 
+/// How convolutions are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engines {
+    /// The fastest of what cuDNN proposes, by [`Driver::tune`].
+    Timed,
+    /// One algorithm for all.
+    Fixed,
+}
+
+/// What [`Driver::tune`] has found for a convolution.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tuning {
+    /// How many plans were proposed.
+    pub tried: usize,
+    /// The fastest plan's engine, by cuDNN's number; `None` is the fixed algorithm.
+    pub engine: Option<i64>,
+    /// How long the fastest takes.
+    pub milliseconds: f32,
+    /// How long the fixed algorithm takes; `None` if it fails.
+    pub fixed_milliseconds: Option<f32>,
+}
+
 /// The page-locked host memory of one slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotBytes {
@@ -95,6 +117,15 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// As [`Driver::allocate`].
     fn run(&self, op: &Op) -> Result<(), DeviceError>;
+
+    /// Chooses the fastest way to compute an operation, by running all of them. It waits for the
+    /// results, and leaves in the operation's output what the last one wrote. Returns `None` where
+    /// there is nothing to choose, or the choice was made before.
+    fn tune(&self, op: &Op) -> Option<Tuning>;
+
+    /// Takes a choice of [`Driver::tune`] back for good: the fixed algorithm computes. Returns
+    /// whether something else did.
+    fn distrust(&self, op: &Op) -> bool;
 
     /// Captures operations as a graph, which is replayed with less work for the host than each of
     /// them takes. They do not run yet. Each must have run before, because libraries load code when

@@ -4,13 +4,16 @@
 //! GPU, a driver or a library with which nobody has tried it cannot give wrong answers unnoticed.
 //! With `--gpu-path auto` the candidates are, in this order:
 //!
-//! 1. our own network over cuDNN ([`GpuNet`](crate::gpu::GpuNet)), on CUDA in f16 and bf16;
-//! 2. candle's network;
-//! 3. our kernels on the CPU, if the operator asked for `--device auto`; else the error of 2.
+//! 1. our own network over cuDNN ([`GpuNet`](crate::gpu::GpuNet)), on CUDA in f16 and bf16, whose
+//!    convolutions run by the fastest of cuDNN's plans;
+//! 2. the same with one algorithm for all convolutions;
+//! 3. candle's network;
+//! 4. our kernels on the CPU, if the operator asked for `--device auto`; else the error of 3.
 
 use std::sync::Arc;
 
 use imgclass_checkpoint::OpenCheckpoint;
+use imgclass_cuda::Engines;
 use imgclass_kernels::{Isa, ThreadPool};
 
 use crate::backend::Backend;
@@ -153,10 +156,11 @@ impl LoadedNetwork {
         }
         let (name, dtype) = (opened.name, opened.dtype);
         let suits = fused::suits(name, dtype);
-        if options.gpu_path == GpuPath::Fused
+        if options.gpu_path != GpuPath::Auto
             && let Err(why) = &suits
         {
-            return Err(name.absent(&format!("--gpu-path fused: {why}")));
+            let path = options.gpu_path;
+            return Err(name.absent(&format!("--gpu-path {path}: {why}")));
         }
         let kernels = Self::kernels(checkpoint, ComputeType::F32, options)?;
         let picture = test_picture(checkpoint.info.preprocessing.crop.dims());
@@ -165,10 +169,28 @@ impl LoadedNetwork {
 
         let mut candidates = Vec::new();
         if let Ok((ordinal, half)) = suits {
-            candidates.push(Candidate {
-                what: "the fused network over cuDNN",
-                load: Box::new(move || fused::load(checkpoint, name, dtype, ordinal, half)),
-            });
+            for (what, path, engines) in [
+                (
+                    "the fused network over cuDNN",
+                    GpuPath::Fused,
+                    Engines::Timed,
+                ),
+                (
+                    "the fused network with a fixed algorithm",
+                    GpuPath::Fixed,
+                    Engines::Fixed,
+                ),
+            ] {
+                if options.gpu_path != GpuPath::Auto && options.gpu_path != path {
+                    continue;
+                }
+                candidates.push(Candidate {
+                    what,
+                    load: Box::new(move || {
+                        fused::load(checkpoint, (name, ordinal), (dtype, half), engines)
+                    }),
+                });
+            }
         }
         if options.gpu_path == GpuPath::Auto {
             candidates.push(Candidate {
@@ -297,7 +319,7 @@ mod fused {
     use std::sync::Arc;
 
     use imgclass_checkpoint::OpenCheckpoint;
-    use imgclass_cuda::CudaDriver;
+    use imgclass_cuda::{CudaDriver, Engines};
 
     use super::{LoadedNetwork, normalisation};
     use crate::device::DeviceChoice;
@@ -321,12 +343,11 @@ mod fused {
 
     pub(super) fn load(
         checkpoint: &OpenCheckpoint,
-        device: DeviceChoice,
-        dtype: ComputeType,
-        ordinal: usize,
-        half: Half,
+        (device, ordinal): (DeviceChoice, usize),
+        (dtype, half): (ComputeType, Half),
+        engines: Engines,
     ) -> Result<LoadedNetwork, NetworkError> {
-        let driver = CudaDriver::new(ordinal)?;
+        let driver = CudaDriver::new(ordinal, engines)?;
         let recorder = Recorder::default();
         let (net, class_weights) = build(&checkpoint.weights, &checkpoint.info, recorder)?;
         let program = Program::record(net, checkpoint.info.preprocessing.crop.dims())?;
@@ -351,6 +372,7 @@ mod fused {
     //! Stands in for the fused network in a build without it.
 
     use imgclass_checkpoint::OpenCheckpoint;
+    use imgclass_cuda::Engines;
 
     use super::LoadedNetwork;
     use crate::device::DeviceChoice;
@@ -358,6 +380,7 @@ mod fused {
     use crate::error::NetworkError;
 
     /// What there is none of.
+    #[derive(Clone, Copy)]
     pub(super) enum Nothing {}
 
     pub(super) fn suits(_: DeviceChoice, _: ComputeType) -> Result<(usize, Nothing), String> {
@@ -366,10 +389,9 @@ mod fused {
 
     pub(super) fn load(
         _: &OpenCheckpoint,
-        _: DeviceChoice,
-        _: ComputeType,
-        _: usize,
-        nothing: Nothing,
+        _: (DeviceChoice, usize),
+        (_, nothing): (ComputeType, Nothing),
+        _: Engines,
     ) -> Result<LoadedNetwork, NetworkError> {
         match nothing {}
     }

@@ -9,14 +9,15 @@
 //!   every activation (`plan.rs`). Activations whose times do not meet share memory (`arena.rs`).
 //! - [`GpuNet`] runs plans on a [`Driver`] (`net.rs`): weights are uploaded
 //!   once (`weights.rs`), batches are padded to powers of two, and each of these sizes is a CUDA
-//!   graph.
+//!   graph. The first pass of a size lets the driver choose how each convolution is computed.
 //!
 //! Activations are NHWC in half precision, bias, residual and ReLU are part of each convolution,
 //! and all sums are float32.
 //!
 //! All of this is tested without a GPU, by drivers that compute in the host's memory or that fail.
 //! **It has never run on a GPU.** Therefore [`agreement`] compares logits with the CPU's kernels at
-//! load, and a network that is further off than its type allows is not used.
+//! load, and a network that is further off than its type allows is not used. Warming up compares
+//! the other batch sizes with a batch of one.
 
 mod arena;
 mod net;
@@ -33,13 +34,22 @@ pub use record::{Fused, Layer, Program, Step, Value};
 pub use weights::DeviceWeights;
 
 pub use imgclass_cuda::{
-    Buffer, Convolution, DeviceError, Driver, Graph, Half, Op, Place, SlotBytes, Tensor4,
+    Buffer, Convolution, DeviceError, Driver, Graph, Half, Op, Place, SlotBytes, Tensor4, Tuning,
 };
 
 use crate::dtype::ComputeType;
 use crate::error::NetworkError;
 use crate::input::Input;
 use crate::network::Network;
+
+impl From<Half> for ComputeType {
+    fn from(half: Half) -> Self {
+        match half {
+            Half::F16 => Self::F16,
+            Half::BF16 => Self::BF16,
+        }
+    }
+}
 
 /// How far a logit may be from the CPU's, as a share of the picture's largest logit.
 ///
@@ -70,7 +80,6 @@ pub fn agreement(
         .run_batch(&[picture], &[])
         .map_err(|error: NetworkError| error.to_string())?;
     let found = found.first().map_or(&[][..], |output| &output.logits);
-    let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
     if found.len() != expected.len() {
         return Err(format!(
             "{} logits instead of {}",
@@ -78,16 +87,7 @@ pub fn agreement(
             expected.len()
         ));
     }
-    let mut furthest = 0f32;
-    for (a, b) in found.iter().zip(expected) {
-        let share = (a - b).abs() / largest.max(f32::MIN_POSITIVE);
-        // A logit that is not a number is as far off as can be.
-        furthest = if share.is_nan() {
-            f32::INFINITY
-        } else {
-            furthest.max(share)
-        };
-    }
+    let furthest = furthest_share(found, expected);
     if furthest <= allowed(dtype) {
         Ok(furthest)
     } else {
@@ -97,6 +97,21 @@ pub fn agreement(
             100.0 * allowed(dtype)
         ))
     }
+}
+
+/// Returns the furthest difference as a share of the largest expected logit.
+fn furthest_share(found: &[f32], expected: &[f32]) -> f32 {
+    let largest = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let mut furthest = 0f32;
+    for (a, b) in found.iter().zip(expected) {
+        let share = (a - b).abs() / largest.max(f32::MIN_POSITIVE);
+        // A logit that is not a number is as far off as can be.
+        if share.is_nan() {
+            return f32::INFINITY;
+        }
+        furthest = furthest.max(share);
+    }
+    furthest
 }
 
 /// Returns a picture for [`agreement`]: ramps and noise, in which every position and channel

@@ -9,8 +9,11 @@ pub enum GpuPath {
     /// The fastest one whose logits agree with the CPU's.
     #[default]
     Auto,
-    /// Our own network over cuDNN, [`gpu::GpuNet`](crate::gpu::GpuNet), or an error.
+    /// Our own network over cuDNN, [`gpu::GpuNet`](crate::gpu::GpuNet), whose convolutions run by the
+    /// fastest of cuDNN's plans, or an error.
     Fused,
+    /// The same with one algorithm for all convolutions, or an error.
+    Fixed,
     /// Candle's operations. They are not checked against the CPU.
     Candle,
 }
@@ -22,8 +25,11 @@ impl FromStr for GpuPath {
         match text {
             "auto" => Ok(Self::Auto),
             "fused" => Ok(Self::Fused),
+            "fixed" => Ok(Self::Fixed),
             "candle" => Ok(Self::Candle),
-            other => Err(format!("`{other}` is no path; use auto, fused or candle")),
+            other => Err(format!(
+                "`{other}` is no path; use auto, fused, fixed or candle"
+            )),
         }
     }
 }
@@ -33,6 +39,7 @@ impl fmt::Display for GpuPath {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Fused => "fused",
+            Self::Fixed => "fixed",
             Self::Candle => "candle",
         })
     }

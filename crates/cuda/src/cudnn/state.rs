@@ -1,5 +1,6 @@
 //! What runs operations: buffers and graphs by their numbers, cuDNN's handle, and our kernels.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
@@ -10,17 +11,32 @@ use cudarc::driver::{CudaContext, CudaGraph, CudaStream, sys};
 use super::descriptors::Descriptors;
 use super::kernels::{Kernels, launch};
 use super::memory::DeviceMemory;
+use super::plans::{Addresses, Plan, Target};
 use super::{During, failed};
-use crate::driver::DeviceError;
+use crate::driver::{DeviceError, Engines, Tuning};
 use crate::op::{Convolution, Half, Op, Place, max_pool_size};
 
 pub(super) const ALGORITHM: cudnn_sys::cudnnConvolutionFwdAlgo_t =
     cudnn_sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
 
+/// How many times a way of computing a convolution is timed, after it has run once.
+const TIMED_RUNS: usize = 3;
+
+/// What is known of how a convolution is computed best.
+enum Choice {
+    /// cuDNN has proposed plans. None was timed yet, and [`ALGORITHM`] computes.
+    Proposed(Vec<Plan>),
+    /// The fastest: a plan, or [`ALGORITHM`].
+    Timed(Option<Plan>),
+}
+
 /// What must not be used by two threads at one time. It is dropped in this order.
 pub(super) struct State {
-    /// Graphs by [`Graph`]'s number.
+    /// Graphs by [`Graph`](crate::Graph)'s number.
     pub(super) graphs: Vec<Option<CudaGraph>>,
+    /// How each convolution is computed; [`ALGORITHM`] computes what is not here.
+    choices: HashMap<Convolution, Choice>,
+    engines: Engines,
     /// Allocations by [`Buffer`]'s number. A freed one is `None`.
     pub(super) buffers: Vec<Option<DeviceMemory>>,
     pub(super) cudnn: Handle,
@@ -60,6 +76,116 @@ impl Drop for Handle {
 }
 
 impl State {
+    pub(super) fn new(cudnn: Handle, kernels: Kernels, engines: Engines) -> Self {
+        Self {
+            graphs: Vec::new(),
+            choices: HashMap::new(),
+            engines,
+            buffers: Vec::new(),
+            cudnn,
+            kernels,
+        }
+    }
+
+    /// Returns how many bytes of workspace a convolution wants, and asks cuDNN for plans if it was
+    /// not asked before.
+    pub(super) fn workspace_bytes(&mut self, shape: &Convolution) -> Result<usize, DeviceError> {
+        let descriptors = Descriptors::new(shape)?;
+        // SAFETY: the handle and the descriptors are valid.
+        let fixed = unsafe {
+            cudnn::get_convolution_forward_workspace_size(
+                self.cudnn.handle,
+                descriptors.x.0,
+                descriptors.filter.0,
+                descriptors.convolution.0,
+                descriptors.y.0,
+                ALGORITHM,
+            )
+        }
+        .during("planning a convolution")?;
+        if self.engines == Engines::Fixed {
+            return Ok(fixed);
+        }
+        let target = Target::Handle(self.cudnn.handle);
+        let choice = self.choices.entry(*shape).or_insert_with(|| {
+            // What cuDNN does not plan, the algorithm computes.
+            Choice::Proposed(Plan::propose(&target, shape).unwrap_or_default())
+        });
+        let plans = match choice {
+            Choice::Proposed(plans) => plans.as_slice(),
+            Choice::Timed(plan) => plan.as_slice(),
+        };
+        let most = plans.iter().map(|plan| plan.workspace).max();
+        Ok(fixed.max(most.unwrap_or(0)))
+    }
+
+    /// Times the ways to compute an operation and keeps the fastest. Returns nothing for what has
+    /// one way, or was timed before.
+    pub(super) fn tune(&mut self, op: &Op, stream: &CudaStream) -> Option<Tuning> {
+        let Op::Convolution {
+            shape, workspace, ..
+        } = op
+        else {
+            return None;
+        };
+        let plans = match self.choices.get_mut(shape)? {
+            Choice::Proposed(plans) => std::mem::take(plans),
+            Choice::Timed(_) => return None,
+        };
+        let timed = |state: &Self, plan: Option<&Plan>| state.time(op, plan, stream).ok();
+        // A way that fails is not taken. If all of them do, running the operation says why.
+        let fixed = timed(self, None);
+        let mut fastest = (fixed.unwrap_or(f32::INFINITY), None);
+        let tried = plans.len();
+        for plan in plans {
+            if plan.workspace > workspace.bytes {
+                continue;
+            }
+            if let Some(milliseconds) = timed(self, Some(&plan))
+                && milliseconds < fastest.0
+            {
+                fastest = (milliseconds, Some(plan));
+            }
+        }
+        let (milliseconds, plan) = fastest;
+        let engine = plan.as_ref().map(|plan| plan.engine);
+        self.choices.insert(*shape, Choice::Timed(plan));
+        Some(Tuning {
+            tried,
+            engine,
+            milliseconds,
+            fixed_milliseconds: fixed,
+        })
+    }
+
+    /// Takes a choice back. Returns whether a plan computed the operation.
+    pub(super) fn distrust(&mut self, op: &Op) -> bool {
+        let Op::Convolution { shape, .. } = op else {
+            return false;
+        };
+        let before = self.choices.insert(*shape, Choice::Timed(None));
+        matches!(before, Some(Choice::Timed(Some(_))))
+    }
+
+    /// Returns how long a convolution takes by a plan, or by [`ALGORITHM`].
+    fn time(&self, op: &Op, plan: Option<&Plan>, stream: &CudaStream) -> Result<f32, DeviceError> {
+        let call = "timing a convolution";
+        let run = || self.run_with(op, plan, stream);
+        // The first time, code is loaded.
+        run()?;
+        let event = || {
+            let flags = sys::CUevent_flags::CU_EVENT_DEFAULT;
+            stream.record_event(Some(flags)).during(call)
+        };
+        let begin = event()?;
+        for _ in 0..TIMED_RUNS {
+            run()?;
+        }
+        let end = event()?;
+        let all = begin.elapsed_ms(&end).during(call)?;
+        Ok(all / TIMED_RUNS as f32)
+    }
+
     /// Returns the address of a place of at least `bytes` bytes.
     pub(super) fn address(
         &self,
@@ -80,8 +206,31 @@ impl State {
         }
     }
 
-    /// Queues an operation.
-    pub(super) fn run(&self, op: &Op, stream: &CudaStream) -> Result<(), DeviceError> {
+    /// Queues an operation, a convolution in the way that was chosen for it. A plan that fails is
+    /// given up for [`ALGORITHM`].
+    pub(super) fn run(&mut self, op: &Op, stream: &CudaStream) -> Result<(), DeviceError> {
+        let shape = match op {
+            Op::Convolution { shape, .. } => Some(shape),
+            _ => None,
+        };
+        if let Some(shape) = shape
+            && let Some(Choice::Timed(plan @ Some(_))) = self.choices.get(shape)
+        {
+            if self.run_with(op, plan.as_ref(), stream).is_ok() {
+                return Ok(());
+            }
+            self.choices.insert(*shape, Choice::Timed(None));
+        }
+        self.run_with(op, None, stream)
+    }
+
+    /// Queues an operation, a convolution by a plan or by [`ALGORITHM`].
+    fn run_with(
+        &self,
+        op: &Op,
+        plan: Option<&Plan>,
+        stream: &CudaStream,
+    ) -> Result<(), DeviceError> {
         let (call, places) = op.places();
         for (place, bytes) in places {
             self.address(place, bytes, call)?;
@@ -134,9 +283,30 @@ impl State {
                 y,
                 workspace,
             } => {
-                let z = z.map(at).transpose()?;
-                let places = [at(x)?, at(weights)?, at(bias)?, z.unwrap_or(at(y)?), at(y)?];
-                self.convolve(&shape, places, (at(workspace)?, workspace.bytes), call)
+                let tensors = Addresses {
+                    x: at(x)?,
+                    weights: at(weights)?,
+                    bias: at(bias)?,
+                    z: z.map(at).transpose()?,
+                    y: at(y)?,
+                };
+                if shape.residual != tensors.z.is_some() {
+                    return Err(failed(
+                        call,
+                        &"z is there without a residual, or the reverse",
+                    ));
+                }
+                let (address, bytes) = (at(workspace)?, workspace.bytes);
+                match plan {
+                    Some(plan) if plan.workspace > bytes => {
+                        Err(failed(call, &"the workspace is too small"))
+                    }
+                    // SAFETY: the handle is used under the mutex around this state. The places were
+                    // checked for the shapes, z for whether it is there, and the workspace for its
+                    // size.
+                    Some(plan) => unsafe { plan.execute(self.cudnn.handle, &tensors, address) },
+                    None => self.convolve(&shape, &tensors, (address, bytes), call),
+                }
             }
             Op::MaxPool {
                 from,
@@ -199,16 +369,24 @@ impl State {
         }
     }
 
-    /// Queues a convolution on the handle's stream. `places` are the addresses of x, weights, bias,
-    /// z and y.
+    /// Queues a convolution by [`ALGORITHM`] on the handle's stream.
     fn convolve(
         &self,
         shape: &Convolution,
-        [x, weights, bias, z, y]: [sys::CUdeviceptr; 5],
+        tensors: &Addresses,
         workspace: (sys::CUdeviceptr, usize),
         call: &'static str,
     ) -> Result<(), DeviceError> {
         let descriptors = Descriptors::new(shape)?;
+        let Addresses {
+            x,
+            weights,
+            bias,
+            z,
+            y,
+        } = *tensors;
+        // Without a residual z counts for nothing, but has to be there.
+        let z = z.unwrap_or(y);
         let one = 1f32;
         let residual = f32::from(u8::from(shape.residual));
         // SAFETY: the handle and the descriptors are valid. The addresses are of places that hold

@@ -6,12 +6,15 @@ use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use half::{bf16, f16};
-use imgclass_cuda::{Buffer, DeviceError, Driver, Graph, Half, Op, Pixels, Place, SlotBytes};
+use imgclass_cuda::{
+    Buffer, DeviceError, Driver, Graph, Half, Op, Pixels, Place, SlotBytes, Tuning,
+};
 
 use crate::error::NetworkError;
 use crate::gpu::plan::{Plan, PlanMemory};
 use crate::gpu::record::Program;
 use crate::gpu::weights::DeviceWeights;
+use crate::gpu::{allowed, furthest_share, test_picture};
 use crate::input::{Input, Normalisation};
 use crate::network::{Network, Output, Want};
 
@@ -69,7 +72,8 @@ struct Planned {
 /// How a plan's operations get to the device.
 #[derive(Debug, Clone, Copy)]
 enum GraphState {
-    /// They have not run yet. The first time they are queued one by one, while libraries load code.
+    /// They have not run yet. The first time they are tuned and queued one by one, while libraries
+    /// load code.
     New,
     /// They have run. The next time they are captured.
     Ran,
@@ -390,11 +394,101 @@ impl GpuNet {
         if let GraphState::Captured(graph) = planned.state {
             return self.driver.replay(graph);
         }
+        let first = matches!(planned.state, GraphState::New);
+        let mut tunings = Vec::new();
         for op in &planned.plan.ops {
+            if first {
+                tunings.extend(self.driver.tune(op));
+            }
             self.driver.run(op)?;
         }
-        if let GraphState::New = planned.state {
+        if first {
+            log_tunings(planned.plan.batch, &tunings);
             planned.state = GraphState::Ran;
+        }
+        Ok(())
+    }
+
+    /// Takes the choices for a batch size back, and its graph. Returns whether there were any.
+    fn distrust(&self, batch: usize) -> bool {
+        let reserved = self.reserved.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(reserved) = &*reserved else {
+            return false;
+        };
+        let mut plans = lock(&reserved.plans);
+        let Some(planned) = plans.get_mut(&batch) else {
+            return false;
+        };
+        // No pass of this size is under way: `plans` is locked, and what was queued is waited for.
+        self.driver.settle();
+        if let GraphState::Captured(graph) = planned.state {
+            self.driver.forget(graph);
+        }
+        planned.state = GraphState::New;
+        let mut any = false;
+        for op in &planned.plan.ops {
+            any |= self.driver.distrust(op);
+        }
+        any
+    }
+
+    /// Runs pictures in turns as a batch of `size`, twice: the second time captures the graph.
+    /// Returns the logits of the last pass.
+    fn warm_up_size(&self, pictures: &[Input], size: usize) -> Result<Vec<Output>, NetworkError> {
+        let images: Vec<&Input> = pictures.iter().cycle().take(size).collect();
+        self.run_batch(&images, &[])?;
+        let outputs = self.run_batch(&images, &[])?;
+        let mut logits = outputs.iter().flat_map(|output| &output.logits);
+        if logits.all(|x| x.is_finite()) {
+            Ok(outputs)
+        } else {
+            Err(NetworkError::NotFinite)
+        }
+    }
+
+    /// Compares the logits of each batch size with those of a batch of one, which were compared with
+    /// the CPU's at load. Where they differ by more than the type allows, the choices of that size
+    /// are taken back.
+    fn compare_sizes(
+        &self,
+        pictures: &[Input],
+        warmed: Vec<(usize, Vec<Output>)>,
+    ) -> Result<(), NetworkError> {
+        let mut expected = Vec::new();
+        for picture in pictures {
+            expected.extend(self.run_batch(&[picture], &[])?);
+        }
+        let allowed = allowed(self.half.into());
+        let furthest = |outputs: &[Output]| {
+            let pairs = outputs.iter().zip(expected.iter().cycle());
+            pairs
+                .map(|(output, expected)| furthest_share(&output.logits, &expected.logits))
+                .fold(0f32, f32::max)
+        };
+        for (size, outputs) in warmed {
+            let share = furthest(&outputs);
+            if share <= allowed {
+                continue;
+            }
+            tracing::warn!(
+                batch = size,
+                "logits differ from a batch of one by {:.2} % of the largest one: the fixed \
+                 algorithm computes this batch size",
+                100.0 * share
+            );
+            let again = if self.distrust(size) {
+                furthest(&self.warm_up_size(pictures, size)?)
+            } else {
+                share
+            };
+            if again > allowed {
+                return Err(NetworkError::Compute(candle_core::Error::msg(format!(
+                    "logits of a batch of {size} differ from those of a batch of one by {:.2} % of \
+                     the largest one, {:.0} % are allowed",
+                    100.0 * again,
+                    100.0 * allowed
+                ))));
+            }
         }
         Ok(())
     }
@@ -446,6 +540,26 @@ impl GpuNet {
         }
         outputs
     }
+}
+
+/// Says what tuning a batch size has come to.
+fn log_tunings(batch: usize, tunings: &[Tuning]) {
+    if tunings.is_empty() {
+        return;
+    }
+    for tuning in tunings {
+        tracing::debug!(batch, ?tuning, "a convolution was tuned");
+    }
+    let planned = tunings.iter().filter(|one| one.engine.is_some()).count();
+    let sum = |of: fn(&Tuning) -> f32| tunings.iter().map(of).sum::<f32>();
+    let chosen = sum(|one| one.milliseconds);
+    let fixed = sum(|one| one.fixed_milliseconds.unwrap_or(f32::NAN));
+    tracing::info!(
+        batch,
+        "{planned} of {} shapes of convolutions run by cuDNN's plans: {chosen:.3} ms instead of \
+         {fixed:.3} ms by the fixed algorithm",
+        tunings.len()
+    );
 }
 
 /// What each image of a pass asks for.
@@ -527,24 +641,34 @@ impl Network for GpuNet {
         true
     }
 
-    /// Runs images of zeros at every batch size, twice: the second time captures the graph. The
-    /// second worker's call finds this done.
+    /// Runs pictures at every batch size, twice: the first time chooses how convolutions are
+    /// computed, the second time captures the graph. The second worker's call finds this done.
     fn warm_up(&self, max_batch_size: usize) -> Result<(), NetworkError> {
         let largest = padded_batch(max_batch_size);
         let mut warm = lock(&self.warm);
-        let image = Input::Pixels(vec![0; 3 * self.area()]);
+        if *warm >= largest {
+            return Ok(());
+        }
+        // Two pictures, so that images that get into each other's place show.
+        let picture = test_picture(self.program.input_size());
+        let turned = Input::Pixels(
+            picture
+                .pixels()
+                .unwrap_or_default()
+                .iter()
+                .rev()
+                .copied()
+                .collect(),
+        );
+        let pictures = [picture, turned];
         // From the largest, so that memory is allocated once.
         let sizes = std::iter::successors(Some(largest), |size| Some(size / 2));
-        for size in sizes.take_while(|size| *size > *warm) {
-            for _ in 0..2 {
-                let outputs = self.run_batch(&vec![&image; size], &[])?;
-                let mut logits = outputs.iter().flat_map(|output| &output.logits);
-                if !logits.all(|x| x.is_finite()) {
-                    return Err(NetworkError::NotFinite);
-                }
-            }
+        let mut warmed = Vec::new();
+        for size in sizes.take_while(|size| *size > 0) {
+            warmed.push((size, self.warm_up_size(&pictures, size)?));
         }
-        *warm = largest.max(*warm);
+        self.compare_sizes(&pictures, warmed)?;
+        *warm = largest;
         Ok(())
     }
 }

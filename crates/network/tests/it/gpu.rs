@@ -3,14 +3,14 @@
 
 mod host;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use imgclass_checkpoint::Architecture;
 use imgclass_image::Preprocessing;
 use imgclass_kernels::{ConvShape, Isa, ThreadPool};
 use imgclass_network::gpu::{
-    Arena, Buffer, DeviceWeights, Fused, GpuNet, Half, Layer, MAX_BATCH, Op, Plan, PlanMemory,
-    Program, Span, Step, Tensor4, Value, agreement, padded_batch, test_picture,
+    Arena, Buffer, Convolution, DeviceWeights, Fused, GpuNet, Half, Layer, MAX_BATCH, Op, Plan,
+    PlanMemory, Program, Span, Step, Tensor4, Value, agreement, padded_batch, test_picture,
 };
 use imgclass_network::resnet::ResNet;
 use imgclass_network::{
@@ -312,6 +312,85 @@ fn warming_up_captures_every_batch_size_and_a_second_worker_finds_it_done() {
 }
 
 #[test]
+fn convolutions_are_tuned_when_a_batch_size_is_first_met() {
+    let driver = HostDriver::default();
+    let net = tiny_gpu(&driver).expect("loads");
+    let tuned = || -> Vec<(usize, usize)> {
+        let tuned = std::mem::take(&mut driver.state().tuned);
+        tuned
+            .iter()
+            .map(|shape| (shape.batch, shape.kernel))
+            .collect()
+    };
+    run(&net, &pictures(3, TINY), &[]);
+    assert_eq!(tuned(), [(4, 7), (4, 3), (4, 1)]);
+    for images in [4, 3] {
+        run(&net, &pictures(images, TINY), &[]);
+        assert_eq!(tuned(), []);
+    }
+    run(&net, &pictures(1, TINY), &[]);
+    assert_eq!(tuned(), [(1, 7), (1, 3), (1, 1)]);
+}
+
+#[test]
+fn a_batch_size_whose_logits_are_not_those_of_a_batch_of_one_loses_its_tuning_or_the_network() {
+    let images = pictures(4, TINY);
+    let expected = run(
+        &tiny_gpu(&HostDriver::default()).expect("loads"),
+        &images,
+        &[],
+    );
+    for (wrong_from, sizes) in [(2, vec![8, 4, 2]), (8, vec![8]), (9, vec![])] {
+        let driver = HostDriver::default();
+        driver.state().wrong_from = Some(wrong_from);
+        let net = tiny_gpu(&driver).expect("loads");
+        net.warm_up(8).expect("warms up without the tuning");
+        let state = driver.state();
+        let mut distrusted: Vec<usize> = state.distrusted.iter().map(|shape| shape.batch).collect();
+        distrusted.dedup();
+        assert_eq!(distrusted, sizes, "{wrong_from}");
+        // The graphs of batches of 8, 4, 2 and 1.
+        assert_eq!(state.held(), (6, 4), "{wrong_from}");
+        drop(state);
+        assert_eq!(run(&net, &images, &[]), expected, "{wrong_from}");
+    }
+
+    // What stays wrong without the tuning is not served.
+    let driver = HostDriver::default();
+    driver.state().wrong_anyway = true;
+    let net = tiny_gpu(&driver).expect("loads");
+    let error = net.warm_up(2).expect_err("a batch of two is wrong");
+    assert!(error.to_string().contains("a batch of 2 differ"), "{error}");
+}
+
+#[test]
+fn the_images_of_the_next_batch_are_sent_while_a_batch_computes() {
+    let driver = HostDriver::default();
+    let net = tiny_gpu(&driver).expect("loads");
+    let images = pictures(2, TINY);
+    let expected = [&images[..1], &images[1..]].map(|image| run(&net, image, &[]));
+    let sent = driver
+        .state()
+        .calls
+        .iter()
+        .filter(|call| **call == "send")
+        .count();
+    // In a new network the first pass queues its operations one by one. It comes to its end when
+    // both passes have sent their images.
+    let net = tiny_gpu(&driver).expect("loads");
+    driver.state().awaited_sends = sent + 2;
+    std::thread::scope(|scope| {
+        for (image, expected) in images.iter().zip(&expected) {
+            let net = &net;
+            scope.spawn(move || {
+                let found = run(net, std::slice::from_ref(image), &[]);
+                assert_eq!(found, *expected);
+            });
+        }
+    });
+}
+
+#[test]
 fn without_graphs_every_operation_is_queued_and_the_logits_are_the_same() {
     let images = pictures(2, TINY);
     let driver = HostDriver::failing(Fails::Named("capture"));
@@ -539,6 +618,63 @@ fn the_convolutions_of_a_resnet50_are_described_as_cudnn_takes_them() {
     ));
     assert_eq!(program.steps.len(), 54);
     assert!(matches!(program.steps[1], Step::MaxPool { .. }));
+}
+
+#[test]
+fn each_convolution_of_a_resnet50_is_in_its_plan_with_what_is_fused_to_it() {
+    for (batch, half) in [(1, Half::F16), (64, Half::BF16)] {
+        let base = Convolution {
+            half,
+            batch,
+            size: (224, 224),
+            in_channels: 8,
+            out_channels: 64,
+            kernel: 7,
+            stride: 2,
+            padding: 3,
+            relu: true,
+            residual: false,
+        };
+        // What torchvision's ResNet-50 (version 1.5) consists of, written down again.
+        let mut expected: HashMap<Convolution, usize> = HashMap::from([(base, 1)]);
+        let mut add =
+            |size: usize, (from, to): (usize, usize), (kernel, stride), relu, residual| {
+                let shape = Convolution {
+                    size: (size, size),
+                    in_channels: from,
+                    out_channels: to,
+                    kernel,
+                    stride,
+                    padding: kernel / 2,
+                    relu,
+                    residual,
+                    ..base
+                };
+                *expected.entry(shape).or_default() += 1;
+            };
+        let (mut size, mut channels) = (56, 64);
+        for (stage, blocks) in [3, 4, 6, 3].into_iter().enumerate() {
+            let planes = 64 << stage;
+            for block in 0..blocks {
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                add(size, (channels, planes), (1, 1), true, false);
+                add(size, (planes, planes), (3, stride), true, false);
+                if block == 0 {
+                    add(size, (channels, 4 * planes), (1, stride), false, false);
+                }
+                size /= stride;
+                channels = 4 * planes;
+                add(size, (planes, channels), (1, 1), true, true);
+            }
+        }
+        assert_eq!(expected.values().sum::<usize>(), 53);
+        let program = program(&named("resnet50"), (224, 224));
+        let mut found: HashMap<Convolution, usize> = HashMap::new();
+        for shape in Plan::convolutions(&program, batch, half) {
+            *found.entry(shape).or_default() += 1;
+        }
+        assert_eq!(found, expected);
+    }
 }
 
 #[test]

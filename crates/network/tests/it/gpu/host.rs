@@ -5,10 +5,11 @@
 //! fail at any call, and it counts what is allocated.
 
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use half::{bf16, f16};
 use imgclass_network::gpu::{
-    Buffer, Convolution, DeviceError, Driver, Graph, Half, Op, Place, SlotBytes,
+    Buffer, Convolution, DeviceError, Driver, Graph, Half, Op, Place, SlotBytes, Tuning,
 };
 
 /// When a call fails.
@@ -29,6 +30,16 @@ pub(super) struct State {
     pub(super) fails: Fails,
     /// The names of the calls, in their order.
     pub(super) calls: Vec<&'static str>,
+    /// The shapes that were tuned, in their order.
+    pub(super) tuned: Vec<Convolution>,
+    /// From which batch size on tuned convolutions are wrong.
+    pub(super) wrong_from: Option<usize>,
+    /// Batches of two and more are wrong, tuned or not.
+    pub(super) wrong_anyway: bool,
+    /// The shapes whose tuning was taken back.
+    pub(super) distrusted: Vec<Convolution>,
+    /// The mean over each channel, which is near a pass's end, waits for so many uploads.
+    pub(super) awaited_sends: usize,
     buffers: Vec<Option<Vec<u8>>>,
     graphs: Vec<Option<Vec<Op>>>,
     slots: Vec<Slot>,
@@ -171,7 +182,12 @@ impl State {
                 let weights = self.halves(weights, shape.filter().len(), half);
                 let bias = self.halves(bias, shape.out_channels, half);
                 let z = z.map(|z| self.halves(z, shape.y().len(), half));
-                let made = convolve(&shape, &x, &weights, &bias, z.as_deref());
+                let mut made = convolve(&shape, &x, &weights, &bias, z.as_deref());
+                let tuned = self.tuned.contains(&shape) && !self.distrusted.contains(&shape);
+                let wrong = tuned && self.wrong_from.is_some_and(|size| size <= shape.batch);
+                if wrong || self.wrong_anyway && shape.batch > 1 {
+                    made.reverse();
+                }
                 self.put_halves(y, &made, half);
             }
             Op::MaxPool {
@@ -347,6 +363,25 @@ impl HostDriver {
     }
 }
 
+impl HostDriver {
+    fn await_sends(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let state = self.state();
+            let sends = state.calls.iter().filter(|call| **call == "send").count();
+            if sends >= state.awaited_sends {
+                return;
+            }
+            drop(state);
+            assert!(
+                Instant::now() < until,
+                "{sends} uploads while a batch computes"
+            );
+            std::thread::yield_now();
+        }
+    }
+}
+
 fn error(call: &'static str, reason: &str) -> DeviceError {
     DeviceError {
         call,
@@ -413,6 +448,9 @@ impl Driver for HostDriver {
     }
 
     fn run(&self, op: &Op) -> Result<(), DeviceError> {
+        if matches!(op, Op::AveragePool { .. }) {
+            self.await_sends();
+        }
         let mut state = self.state();
         state.call(match op {
             Op::Pixels { .. } | Op::Planes { .. } => "run input",
@@ -420,6 +458,33 @@ impl Driver for HostDriver {
         })?;
         state.run(op);
         Ok(())
+    }
+
+    fn tune(&self, op: &Op) -> Option<Tuning> {
+        let Op::Convolution { shape, .. } = op else {
+            return None;
+        };
+        let mut state = self.state();
+        if state.tuned.contains(shape) {
+            return None;
+        }
+        state.tuned.push(*shape);
+        Some(Tuning {
+            tried: 1,
+            engine: Some(1),
+            milliseconds: 0.5,
+            fixed_milliseconds: Some(1.0),
+        })
+    }
+
+    fn distrust(&self, op: &Op) -> bool {
+        let Op::Convolution { shape, .. } = op else {
+            return false;
+        };
+        let mut state = self.state();
+        let before = state.tuned.contains(shape) && !state.distrusted.contains(shape);
+        state.distrusted.push(*shape);
+        before
     }
 
     fn capture(&self, ops: &[Op]) -> Result<Graph, DeviceError> {
