@@ -4,10 +4,10 @@
     cargo build --release
     python3 benches/serve/run.py --weights weights/resnet50.safetensors --images PHOTOGRAPHS [PART...]
 
-PART is any of: start lone saturated overload memory stop batching resources allocators (default: all but the last three, which compare
-settings). Everything runs on this machine and
-dials nothing but 127.0.0.1; the load comes from `imgclass bench --url`, which also serves the photographs. --quick shortens everything to
-see that it works: its figures mean nothing. Exit code 1 if a figure misses its mark. Needs Python 3.8 and nothing else.
+PART is any of: start lone saturated overload memory stop batching resources allocators versus fastdecode (default: all but the last five,
+which compare settings or builds). Everything runs on this machine and dials nothing but 127.0.0.1; the load comes from
+`imgclass bench --url`, which also serves the photographs. --quick shortens everything to see that it works: its figures mean nothing. Exit
+code 1 if a figure misses its mark. Needs Python 3.8 and nothing else.
 """
 
 import argparse
@@ -31,9 +31,11 @@ import time
 import zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-PARTS = ["start", "lone", "saturated", "overload", "memory", "stop", "batching", "resources", "allocators"]
-# Those that set no mark.
-COMPARING = 3
+PARTS = ["start", "lone", "saturated", "overload", "memory", "stop", "batching", "resources", "allocators", "versus", "fastdecode"]
+# Those that run only if they are named.
+COMPARING = 5
+# By number type: resident memory at rest, and the share of `imgclass bench`'s best that a saturated service should reach.
+MARKS = {"f32": (400e6, 0.90), "bf16": (180e6, 0.88), "int8": (120e6, 0.80)}
 # Debian's libmimalloc2.0 and libjemalloc2.
 PRELOADS = {"system": None, "mimalloc": "libmimalloc.so.2*", "jemalloc": "libjemalloc.so.2"}
 
@@ -74,10 +76,10 @@ def shown(command):
 class Service:
     """A running `imgclass serve`."""
 
-    def __init__(self, args, *options, preload=None, quiet=False):
+    def __init__(self, args, *options, preload=None, quiet=False, imgclass=None):
         self.image_port = free_port()
-        command = [args.imgclass, "serve", "--hostname", "127.0.0.1", "--port", "0", "--json-logs", "--weights", args.weights,
-                   "--fetch-allow-cidr", "127.0.0.0/8", "--fetch-allow-port", str(self.image_port), *options]
+        command = [imgclass or args.imgclass, "serve", "--hostname", "127.0.0.1", "--port", "0", "--json-logs", "--weights", args.weights,
+                   "--fetch-allow-cidr", "127.0.0.0/8", "--fetch-allow-port", str(self.image_port), *args.type_options, *options]
         if preload:
             print(f"$ export LD_PRELOAD={preload}")
         if not quiet:
@@ -129,9 +131,9 @@ def megabytes(n):
     return f"{n / 1e6:.0f} MB"
 
 
-def load(args, service, *options):
+def load(args, service, *options, images=None):
     """Runs the load generator on a service; photographs come by URL from a server in the generator."""
-    command = [args.imgclass, "bench", "--url", f"http://127.0.0.1:{service.port}", "--image", args.images,
+    command = [args.imgclass, "bench", "--url", f"http://127.0.0.1:{service.port}", "--image", images or args.images,
                "--image-port", str(service.image_port), "--format", "json", *map(str, options)]
     done = subprocess.run(shown(command), stdout=subprocess.PIPE, text=True, env=clean_environment(), check=False)
     if not done.stdout:
@@ -142,7 +144,7 @@ def load(args, service, *options):
 def forward(args, batch_size, passes=1):
     """Median ms and images/s of the forward pass alone, so many passes at one time."""
     command = [args.imgclass, "bench", "--weights", args.weights, "--batch-size", str(batch_size), "--passes", str(passes),
-               "--iterations", str(max(2, args.iterations // batch_size)), "--format", "json"]
+               "--iterations", str(max(2, args.iterations // batch_size)), "--format", "json", *args.type_options]
     done = subprocess.run(shown(command), stdout=subprocess.PIPE, text=True, env=clean_environment(), check=True)
     return json.loads(done.stdout)
 
@@ -194,7 +196,8 @@ def part_start(args):
             connection.close()
             if i == 0:
                 time.sleep(2)
-                figure("resident memory at rest", megabytes(service.memory()), "under 400 MB", service.memory() < 400e6)
+                most = MARKS[args.dtype][0]
+                figure("resident memory at rest", megabytes(service.memory()), f"under {megabytes(most)}", service.memory() < most)
     figure(f"start to first answer, median of {len(times)} (the first one may read the weights from disk: {max(times):.2f} s at the most)",
            f"{median(times):.2f} s", "under 1 s", median(times) < 1)
 
@@ -232,7 +235,7 @@ def part_saturated(args):
     for clients in args.clients:
         share = median(shares[clients])
         figure(f"{clients} clients", f"{median(rates[clients]):.1f} images/s, {share:.1%} of `imgclass bench --batch-size {batch_size} --passes {passes}` just before and after, median of {args.rounds}",
-               "at least 90 % of the best", share >= 0.9)
+               f"at least {MARKS[args.dtype][1]:.0%} of the best", share >= MARKS[args.dtype][1])
     return max(map(median, rates.values()))
 
 
@@ -401,13 +404,11 @@ def part_resources(args):
               ("400 photographs, 32 at a time", 8 * photos, 32, []),
               ("400 photographs, 64 at a time, --max-batch-size 32", 8 * photos, 64, ["--max-batch-size", "32"]),
               ("48 PNGs of 24 megapixels, 16 at a time", 48 * [large], 16, [])]
-    for dtype in ("f32", "bf16", "int8"):
-        if dtype == "int8":
-            # Ranges of activations are computed at the first start, and kept.
-            with Service(args, "--dtype", dtype, quiet=True):
-                pass
+    for dtype in MARKS:
+        args.type_options = ["--dtype", dtype]
+        warm(args)
         for what, bodies, clients, options in states:
-            with Service(args, "--dtype", dtype, *options) as service:
+            with Service(args, *options) as service:
                 waiting, lock = iter(bodies), threading.Lock()
 
                 def client():
@@ -425,6 +426,45 @@ def part_resources(args):
                 now, most = service.memory() / 2**20, service.memory("VmHWM") / 2**20
                 workers = ", ".join(f"{worker / 2**20:.0f}" for worker in sorted(service.workers()))
             note(f"{dtype}, {what}", f"{now:.0f} MiB now, {most:.0f} MiB at the most, workers {workers or 'none'}")
+
+
+def part_versus(args):
+    """This build against another one (--other): both services are up, and 16 clients ask them in turns."""
+    if not args.other:
+        sys.exit("versus needs --other BINARY")
+    ratios = []
+    # The service that is started second has a few per cent less or more, so each is started first in half of the rounds.
+    for first in range(2):
+        order = [args.imgclass, args.other][::1 if first == 0 else -1]
+        with Service(args, imgclass=order[0]) as one, Service(args, imgclass=order[1]) as two:
+            services = dict(zip(order, (one, two)))
+            for service in services.values():
+                load(args, service, "--clients", 16, "--duration", "1s")
+            rates = {binary: [] for binary in order}
+            for _ in range(args.rounds):
+                for binary in order:
+                    rates[binary].append(load(args, services[binary], "--clients", 16, "--duration", args.burst)["images_per_second"])
+            ratios.append(median([ours / other for ours, other in zip(rates[args.imgclass], rates[args.other])]))
+            note(f"{order[0]} started first", f"{median(rates[args.imgclass]):.1f} against {median(rates[args.other]):.1f} images/s, ratio {ratios[-1]:.3f}")
+    ratio = sum(ratios) / 2
+    figure("throughput against the other build", f"{ratio:.3f} of it, mean of both orders", "at least 0.99", ratio >= 0.99)
+
+
+def part_fastdecode(args):
+    """Large JPEGs (--large FOLDER) with --fast-decode and without: both services are up, and 16 clients ask them in turns."""
+    if not args.large:
+        sys.exit("fastdecode needs --large FOLDER")
+    with Service(args) as plain, Service(args, "--fast-decode") as fast:
+        rates = {service: [] for service in (plain, fast)}
+        for _ in range(args.rounds):
+            for service in rates:
+                report = load(args, service, "--clients", 16, "--duration", args.burst, images=args.large)
+                rates[service].append(report["images_per_second"])
+                if report["requests"] != ok_row(report)["count"]:
+                    figure("answers other than 200", report["statuses"], "none", False)
+    ratio = median([a / b for a, b in zip(rates[fast], rates[plain])])
+    figure("throughput with --fast-decode", f"{median(rates[fast]):.1f} images/s, {ratio:.2f} times the {median(rates[plain]):.1f} without it",
+           "at least 1.6 times in int8", args.dtype != "int8" or ratio >= 1.6)
 
 
 def part_allocators(args):
@@ -451,12 +491,17 @@ def arguments():
     parser.add_argument("--imgclass", default=str(ROOT / "target/release/imgclass"), help="the binary")
     parser.add_argument("--weights", required=True, help="a safetensors file, or random")
     parser.add_argument("--images", required=True, help="a folder of photographs")
+    parser.add_argument("--dtype", choices=MARKS, default="f32", help="the number type; resources measures all of them")
+    parser.add_argument("--other", help="versus: the other build's binary")
+    parser.add_argument("--large", help="fastdecode: a folder of JPEGs of 12 megapixels or so")
     parser.add_argument("--quick", action="store_true", help="short runs that only show that everything works")
     args = parser.parse_args()
     unknown = set(args.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {' '.join(PARTS)}")
     args.parts = args.parts or PARTS[:-COMPARING]
+    # Builds that know one type only are compared in float32.
+    args.type_options = [] if args.dtype == "f32" else ["--dtype", args.dtype]
     if args.quick:
         args.duration, args.overload, args.clients, args.iterations = "1s", "2s", [8], 2
         args.starts, args.stops, args.requests, args.rounds = 2, 2, (20, 60), 1
@@ -468,8 +513,16 @@ def arguments():
     return args
 
 
+def warm(args):
+    """Has the ranges of 8-bit integers measured and kept, which the first start does."""
+    if args.type_options:
+        with Service(args, quiet=True):
+            pass
+
+
 def main():
     args = arguments()
+    warm(args)
     capacity = None
     for part in args.parts:
         print(f"\n== {part}: {globals()[f'part_{part}'].__doc__}", flush=True)

@@ -46,7 +46,7 @@ fn classify(folder: &Path, arguments: &[&str]) -> std::process::Output {
     run(
         folder,
         &[
-            &["classify", "--weights", "random", "--top-k", "2"],
+            &["classify", "--weights", "random:resnet18", "--top-k", "2"],
             arguments,
         ]
         .concat(),
@@ -95,7 +95,7 @@ fn folders_patterns_and_lists_name_inputs() {
         .args([
             "classify",
             "--weights",
-            "random",
+            "random:resnet18",
             "--format",
             "jsonl",
             "--files-from",
@@ -335,7 +335,7 @@ fn parquet_parts_are_whole_or_not_there_and_are_continued() {
         let expected = if file == "photos/bad.png" {
             (0, 0)
         } else {
-            (2, 2048)
+            (2, 512)
         };
         assert_eq!(sizes, expected, "{file}");
     }
@@ -359,7 +359,7 @@ fn embeddings_in_json_lines_are_the_features() {
         &["--format", "jsonl", "--embeddings", "photos/a.png"],
     );
     let line: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(line["embedding"].as_array().map(Vec::len), Some(2048));
+    assert_eq!(line["embedding"].as_array().map(Vec::len), Some(512));
     assert_eq!(line["predictions"].as_array().map(Vec::len), Some(2));
 }
 

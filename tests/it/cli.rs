@@ -34,7 +34,7 @@ fn classify_reports_bad_inputs_and_goes_on_with_exit_code_1() {
         &[
             "classify",
             "--weights",
-            "random",
+            "random:resnet18",
             "--format",
             "jsonl",
             "--top-k",
@@ -99,7 +99,7 @@ fn classify_reads_standard_input_and_writes_tables_and_csv() {
         ("csv", "file,rank,index,wnid,label,probability,error\n-,1,"),
     ] {
         let mut child = imgclass(folder.path())
-            .args(["classify", "--weights", "random", "--format", format, "-"])
+            .args(["classify", "--weights", "random:resnet18", "--format", format, "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -126,7 +126,7 @@ fn classify_reads_standard_input_and_writes_tables_and_csv() {
         &[
             "classify",
             "--weights",
-            "random",
+            "random:resnet18",
             "--format",
             "csv",
             "--top-k",
@@ -198,7 +198,7 @@ fn a_device_or_instruction_set_that_is_not_there_is_a_clear_error() {
         let output = run(
             folder.path(),
             &[
-                &["classify", "--weights", "random"],
+                &["classify", "--weights", "random:resnet18"],
                 &option[..],
                 &["a.png"],
             ]
@@ -532,7 +532,7 @@ fn a_port_that_is_taken_is_a_clear_error() {
             "--port",
             &port,
             "--weights",
-            "random",
+            "random:resnet18",
         ],
     );
     assert_eq!(output.status.code(), Some(1));

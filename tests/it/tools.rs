@@ -25,7 +25,7 @@ fn eval_counts_the_same_from_folders_and_from_a_table() {
     let eval = |arguments: &[&str]| {
         let output = run(
             folder.path(),
-            &[&["eval", "--weights", "random"], arguments].concat(),
+            &[&["eval", "--weights", "random:resnet18"], arguments].concat(),
         );
         (
             output.status.code(),
@@ -128,7 +128,7 @@ fn eval_says_what_it_cannot_judge_and_what_it_cannot_read() {
     for (arguments, part) in cases {
         let output = run(
             folder.path(),
-            &[&["eval", "--weights", "random"], &arguments[..]].concat(),
+            &[&["eval", "--weights", "random:resnet18"], &arguments[..]].concat(),
         );
         let said = text(&output.stdout) + &text(&output.stderr);
         assert!(
@@ -186,7 +186,7 @@ fn explain_writes_a_picture_and_says_of_what() {
     ];
     for (arguments, said) in cases {
         let arguments = [
-            &["explain", "--weights", "random", "a.png", "-o", "out.png"],
+            &["explain", "--weights", "random:resnet18", "a.png", "-o", "out.png"],
             arguments,
         ]
         .concat();
@@ -222,7 +222,7 @@ fn explain_writes_a_picture_and_says_of_what() {
     for (arguments, code, part) in cases {
         let output = run(
             folder.path(),
-            &[&["explain", "--weights", "random"], arguments].concat(),
+            &[&["explain", "--weights", "random:resnet18"], arguments].concat(),
         );
         let said = text(&output.stderr);
         assert!(

@@ -49,13 +49,18 @@ fn some_scales(blocks: usize, convs: usize) -> Scales {
 
 /// Images of noise, of the size that the formula's network takes.
 fn images(n: usize) -> Vec<Input> {
+    images_of(n, 224)
+}
+
+/// Images of noise that are `side` pixels wide and high.
+fn images_of(n: usize, side: usize) -> Vec<Input> {
     let mut state = 1u32;
     let mut byte = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     };
     (0..n)
-        .map(|_| Input::Pixels((0..3 * 224 * 224).map(|_| byte()).collect()))
+        .map(|_| Input::Pixels((0..3 * side * side).map(|_| byte()).collect()))
         .collect()
 }
 
@@ -418,6 +423,8 @@ fn a_quantised_file_that_is_damaged_or_does_not_fit_is_refused_with_the_reason()
 fn checkpoints_of_each_depth_type_and_number_of_classes_are_quantised() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("fine-tuned.safetensors");
+    // Small images, because the depths are what matters here.
+    let side = 96;
     let as_bf16 = |tensors: checkpoints::Tensors| -> checkpoints::Tensors {
         let upper = |(name, dims, _, bytes): (String, Vec<usize>, _, Vec<u8>)| {
             let (numbers, _) = bytes.as_chunks::<4>();
@@ -438,6 +445,10 @@ fn checkpoints_of_each_depth_type_and_number_of_classes_are_quantised() {
     for (architecture, classes, form, stored) in cases {
         let tensors = form(checkpoints::tensors(&architecture, classes));
         std::fs::write(&path, checkpoints::safetensors(&tensors)).expect("writes");
+        let config = serde_json::json!({
+            "architecture": architecture.name(), "pretrained_cfg": { "input_size": [3, side, side] }
+        });
+        std::fs::write(folder.path().join("config.json"), config.to_string()).expect("writes");
         let options = ModelOptions {
             dtype: Some(ComputeType::Int8),
             ..options()
@@ -445,7 +456,7 @@ fn checkpoints_of_each_depth_type_and_number_of_classes_are_quantised() {
         let loaded = Classifier::load(&WeightsSource::local(&path), &options).expect("loads");
         let info = loaded.info();
         assert_eq!(info.checkpoint.stored_type, stored);
-        let images = images(1);
+        let images = images_of(1, side);
         let found = loaded.run_batch(&[&images[0]], &[]).expect("runs");
         assert_eq!(found[0].logits.len(), classes);
         eprintln!(
