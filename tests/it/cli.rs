@@ -99,7 +99,14 @@ fn classify_reads_standard_input_and_writes_tables_and_csv() {
         ("csv", "file,rank,index,wnid,label,probability,error\n-,1,"),
     ] {
         let mut child = imgclass(folder.path())
-            .args(["classify", "--weights", "random:resnet18", "--format", format, "-"])
+            .args([
+                "classify",
+                "--weights",
+                "random:resnet18",
+                "--format",
+                format,
+                "-",
+            ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -186,7 +186,14 @@ fn explain_writes_a_picture_and_says_of_what() {
     ];
     for (arguments, said) in cases {
         let arguments = [
-            &["explain", "--weights", "random:resnet18", "a.png", "-o", "out.png"],
+            &[
+                "explain",
+                "--weights",
+                "random:resnet18",
+                "a.png",
+                "-o",
+                "out.png",
+            ],
             arguments,
         ]
         .concat();

@@ -250,11 +250,7 @@ impl<'a> Calibration<'a> {
     }
 
     /// Returns a network's logits for up to `most` of the pictures.
-    fn run<B: Backend>(
-        &self,
-        net: &ResNet<B>,
-        most: usize,
-    ) -> Result<Vec<Vec<f32>>, NetworkError> {
+    fn run<B: Backend>(&self, net: &ResNet<B>, most: usize) -> Result<Vec<Vec<f32>>, NetworkError> {
         let (size, classes) = (self.info.preprocessing.crop.dims(), self.info.classes);
         let pictures = self.some(most);
         let mut logits = Vec::with_capacity(pictures.len());
