@@ -60,7 +60,10 @@ def run(command: list, *, timeout: float, environment: dict | None = None, on_li
         if code != 0:
             errors.seek(0)
             shown = shlex.join(map(str, command))
-            raise Failed(f"`{shown[:200]}` ended with {code}: {errors.read().strip()[-600:]}")
+            # `classify` writes a picture's error among its answers.
+            answered = [line for line in lines if '"error"' in line][:1]
+            why = "".join([errors.read(), *answered]).strip()[-600:]
+            raise Failed(f"`{shown[:200]}` ended with {code}: {why}")
     return "".join(lines)
 
 
