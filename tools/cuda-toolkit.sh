@@ -40,9 +40,22 @@ done
 mkdir -p "$home/lib/stubs"
 echo | gcc -shared -x c - -Wl,-soname,libcuda.so.1 -o "$home/lib/stubs/libcuda.so"
 
+# candle compiles its products of quantised tensors to machine code, which takes ten minutes and more.
+# Nothing here calls them, so they stay PTX, which the driver would compile if something did.
+cat >"$home/bin/nvcc-for-candle" <<'NVCC'
+#!/usr/bin/env bash
+arguments=("$@")
+for argument in "$@"; do
+    if [[ $argument == -c ]]; then arguments=("${@/code=sm_/code=compute_}"); fi
+done
+exec "${0%/*}/nvcc" "${arguments[@]}"
+NVCC
+chmod +x "$home/bin/nvcc-for-candle"
+
 cat >"$folder/env" <<ENV
 export CUDA_HOME="$home"
 export CUDA_PATH="$home"
+export NVCC="$home/bin/nvcc-for-candle"
 export PATH="$home/bin:\$PATH"
 export LD_LIBRARY_PATH="$home/lib\${LD_LIBRARY_PATH:+:\$LD_LIBRARY_PATH}"
 ENV
