@@ -300,7 +300,7 @@ fn bench_times_forward_passes_one_after_the_other_side_by_side_and_layer_by_laye
             "{report}"
         );
     }
-    let (code, table, said) = bench(&["--per-layer"]);
+    let (code, table, said) = bench(&["--per-layer", "--warm-up", "0"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(
         table.contains("layer4.1.conv2") && table.contains("images/s"),

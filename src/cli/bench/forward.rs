@@ -47,8 +47,7 @@ pub(super) struct ForwardArgs {
 
     /// The number of forward passes that are timed, one after the other
     ///
-    /// Five more run before them, to warm up. With --passes, each of the passes at one time runs
-    /// this often.
+    /// With --passes, each of the passes at one time runs this often.
     #[arg(
         long,
         value_name = "N",
@@ -56,6 +55,15 @@ pub(super) struct ForwardArgs {
         value_parser = clap::value_parser!(u32).range(1..=1_000_000)
     )]
     iterations: u32,
+
+    /// The number of forward passes that run before those, for a steady clock and warm caches
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(0..=1_000_000)
+    )]
+    warm_up: u32,
 
     /// Also print each layer's time, algorithm, GFLOP/s and share of the measured peak
     #[arg(long)]
@@ -109,9 +117,6 @@ struct LayerReport {
     share_of_peak: f64,
 }
 
-/// The number of passes before the measurement, enough for a steady clock and warm caches.
-const WARM_UP: u32 = 5;
-
 pub(super) fn run(args: &ForwardArgs, format: BenchFormat) -> Result<ExitCode, Failure> {
     let classifier = block_on(service::load_classifier(&args.model))?;
     let image = made_up_image(&classifier);
@@ -152,7 +157,7 @@ fn measure(
             runs.push(classifier.profile(images)?);
             Ok(())
         })?;
-        let measured = runs.get(WARM_UP as usize..).unwrap_or_default();
+        let measured = runs.get(args.warm_up as usize..).unwrap_or_default();
         return Ok((times, Some(report_layers(classifier, args, measured)?)));
     }
     let pass = || time_each(args, bar, || classifier.run_batch(images, &[]).map(drop));
@@ -174,7 +179,7 @@ fn time_each(
     bar: &ProgressBar,
     mut run: impl FnMut() -> Result<(), NetworkError>,
 ) -> Result<Vec<Duration>, NetworkError> {
-    for _ in 0..WARM_UP {
+    for _ in 0..args.warm_up {
         run()?;
     }
     let measured = (0..args.iterations).map(|_| {
