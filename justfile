@@ -102,8 +102,8 @@ check-arm *cpus:
 check-fake-gpu *arguments:
     tools/check-fake-gpu.sh {{ arguments }}
 
-# type-checks for macOS with Metal and for 64-bit Arm Linux; needs rustup, and zig from PyPI for C dependencies
-check-targets *targets="metal arm":
+# type-checks for macOS with and without Metal and for 64-bit Arm Linux; needs rustup, and zig from PyPI for C dependencies
+check-targets *targets="macos metal arm":
     tools/check-targets.sh {{ targets }}
 
 # logits, top-1 and speed on a GPU, beside our CPU kernels and PyTorch; see benches/gpu/README.md

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Type-checks the package for machines that this one is not: macOS with Metal, 64-bit Arm Linux, and
-# Windows.
+# Type-checks the package for machines that this one is not: macOS with and without Metal, 64-bit Arm
+# Linux, and Windows.
 # Nothing is linked and nothing runs. C code in dependencies is compiled by zig, which is a C
 # compiler for every target; it comes from PyPI into target/zig.
-#   tools/check-targets.sh [metal] [arm] [windows]      default: all. Needs rustup and python3 with venv.
+#   tools/check-targets.sh [metal] [macos] [arm] [windows]      default: all. Needs rustup and python3 with venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -40,14 +40,15 @@ check() {
     echo "checked: $rust $*"
 }
 
-for what in "${@:-metal arm windows}"; do
-    # The default is one word for three.
+for what in "${@:-metal macos arm windows}"; do
+    # The default is one word for four.
     for target in $what; do
         case $target in
             metal) check aarch64-apple-darwin aarch64-macos --lib --bins --features metal ;;
+            macos) check aarch64-apple-darwin aarch64-macos --lib --bins ;;
             arm) check aarch64-unknown-linux-gnu aarch64-linux-gnu --lib --bins ;;
             windows) check x86_64-pc-windows-gnu x86_64-windows-gnu --lib --bins ;;
-            *) echo "unknown: $target; use metal, arm or windows"; exit 2 ;;
+            *) echo "unknown: $target; use metal, macos, arm or windows"; exit 2 ;;
         esac
     done
 done
