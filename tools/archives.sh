@@ -5,13 +5,14 @@
 # zig links, against glibc 2.28 (Debian 10, RHEL 8, Ubuntu 20.04 and later), whatever this machine
 # has. zig and cargo-zigbuild come from PyPI into target/zig. Needs rustup, python3 with venv, and to
 # run the other machine's binary qemu-user with its C library (Debian: qemu-user libc6-arm64-cross).
-# Nobody has run this script to its end yet.
+# tools/check-archives.sh tries the archives.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly glibc=2.28
 readonly zig=target/zig
 readonly out=target/archives
+readonly build=${CARGO_TARGET_DIR:-target}
 version="$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)"
 
 [[ -x $zig/bin/python ]] || python3 -m venv "$zig"
@@ -33,7 +34,7 @@ archive() {
     local machine=$1 target=$1-unknown-linux-gnu name=imgclass-$version-$1-linux start
     rustup -q target add "$target"
     cargo zigbuild --release --locked --bin imgclass --target "$target.$glibc"
-    local binary=target/$target/release/imgclass folder=$out/$name
+    local binary=$build/$target/release/imgclass folder=$out/$name
     rm -rf "$folder" && mkdir -p "$folder/completions" "$folder/man"
     install -m 755 "$binary" "$folder/imgclass"
     install -m 644 LICENSE README.md CHANGELOG.md "$folder"
