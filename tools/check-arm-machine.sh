@@ -18,7 +18,7 @@ readonly work root=$work/root
 mmdebstrap --quiet --variant=extract --architectures=arm64 --include="libc6,libgcc-s1,busybox-static,$kernel" "$suite" "$root"
 cp "$(ls "$root"/boot/vmlinuz-*)" "$work/vmlinuz"
 # The kernel's modules stay away: what is needed is built in.
-rm -rf "$root/boot" "$root"/{,usr/}lib/modules "$root"/usr/share
+rm -rf "${root:?}/boot" "${root:?}"/{,usr/}lib/modules "${root:?}"/usr/share
 mkdir -p "$root"/{proc,dev,tmp,opt,etc/ssl/certs}
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs"
 install -m 755 "$binary" "$root/opt/imgclass"
