@@ -57,7 +57,7 @@ INIT
 chmod +x "$root/init"
 (cd "$root" && find . -print0 | cpio --quiet --null --create --format newc | gzip -1) >"$work/initrd"
 timeout 1200 qemu-system-aarch64 -machine virt -cpu max,pauth-impdef=on -smp 2 -m 3G -nographic -no-reboot -nic none \
-    -kernel "$work/vmlinuz" -initrd "$work/initrd" -append "console=ttyAMA0 quiet panic=-1" | tr -d '\r' | tee "$work/said"
+    -kernel "$work/vmlinuz" -initrd "$work/initrd" -append "console=ttyAMA0 quiet panic=-1" | stdbuf -o0 tr -d '\r' | tee "$work/said"
 
 grep -q 'limits=address space, seccomp, Landlock' "$work/said" || { echo "the limits of a decoding process do not hold"; exit 1; }
 grep -q 'instruction_set="neon"' "$work/said" || { echo "NEON is not the default"; exit 1; }
