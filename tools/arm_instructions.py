@@ -51,7 +51,8 @@ PEER_WHEELS = ["onnxruntime==1.32.0", "ncnn==1.0.20261020", "numpy==1.26.4"]
 def emulate(cpu, library, command, environment=()):
     """Runs a program under qemu and returns (all instructions, multiply-adds, loads and stores)."""
     variables = [word for pair in environment for word in ("-E", pair)]
-    done = subprocess.run(["qemu-aarch64", "-cpu", cpu, "-L", str(library), *variables, "-plugin", str(PLUGIN), *command],
+    # On one core `imgclass bench` does not measure how far cores are apart, for which threads spin.
+    done = subprocess.run(["taskset", "--cpu-list", "0", "qemu-aarch64", "-cpu", cpu, "-L", str(library), *variables, "-plugin", str(PLUGIN), *command],
                           capture_output=True, text=True)
     found = COUNTS.search(done.stderr)
     if done.returncode or not found:
