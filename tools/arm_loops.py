@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 
-KERNEL = re.compile(r"imgclass_kernels::isa::(\w+?)::(dense|indirect|tile)\b")
+KERNEL = re.compile(r"imgclass_kernels::isa::(?:\w+::)*(\w+)::(dense|indirect|tile)\b")
 MULTIPLIES = re.compile(r"(fmla|sdot|sudot|sadalp)$")
 INSTRUCTION = re.compile(r"\s+([0-9a-f]+):\s+(\S+)\s*(.*)")
 
