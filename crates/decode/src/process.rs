@@ -20,6 +20,9 @@ use crate::worker::Cause;
 /// The time in which a worker must be ready. It needs milliseconds.
 const START: Duration = Duration::from_secs(20);
 
+/// The variable of the environment that names folders of shared libraries, as those of CUDA.
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+
 /// Address space that a worker may take beside its own at the start, the encoded picture and what
 /// decoding announces, in bytes: 8 MiB of stack, the crop and the resize's rows, and what the
 /// allocator keeps.
@@ -68,6 +71,8 @@ impl Process {
             .arg0("imgclass")
             .arg(WORKER_ARGUMENT)
             .env_clear()
+            // Where the operator's own libraries are, without which the program may not start.
+            .envs(std::env::var_os(LIBRARY_PATH).map(|folders| (LIBRARY_PATH, folders)))
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())

@@ -18,13 +18,14 @@ fn sum(samples: &[u8], taps: &Taps, start: usize, step: usize) -> u8 {
 }
 
 fn across(samples: &[u8], width: usize, columns: &[Taps]) -> Vec<u8> {
-    let rows = 0..samples.len() / (3 * width);
-    rows.flat_map(|row| {
-        columns.iter().flat_map(move |taps| {
-            (0..3).map(move |channel| sum(samples, taps, 3 * width * row + channel, 3))
-        })
-    })
-    .collect()
+    let rows = samples.len() / (3 * width);
+    let mut sums = Vec::with_capacity(3 * rows * columns.len());
+    for row in 0..rows {
+        for taps in columns {
+            sums.extend((0..3).map(|channel| sum(samples, taps, 3 * width * row + channel, 3)));
+        }
+    }
+    sums
 }
 
 fn down(samples: &[u8], row_bytes: usize, rows: &[Taps]) -> Vec<u8> {
