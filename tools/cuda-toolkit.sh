@@ -40,8 +40,8 @@ done
 mkdir -p "$home/lib/stubs"
 echo | gcc -shared -x c - -Wl,-soname,libcuda.so.1 -o "$home/lib/stubs/libcuda.so"
 
-# candle compiles its products of quantised tensors to machine code, which takes ten minutes and more.
-# Nothing here calls them, so they stay PTX, which the driver would compile if something did.
+# candle compiles its products of quantised tensors to machine code, which takes minutes. Nothing here
+# calls them, so they stay PTX, which the driver would compile if something did.
 cat >"$home/bin/nvcc-for-candle" <<'NVCC'
 #!/usr/bin/env bash
 arguments=("$@")

@@ -132,7 +132,8 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.len > 0 && self.chunk.is_none() {
-            // SAFETY: a buffer with floats and without a chunk got its memory in `zeroed` by this layout, and owns it.
+            // SAFETY: a buffer with floats and without a chunk got its memory in `zeroed` by this
+            // layout, and owns it.
             unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
         }
     }

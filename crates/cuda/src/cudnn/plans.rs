@@ -58,47 +58,47 @@ struct HandleValue(sys::cudnnHandle_t);
 #[repr(transparent)]
 struct Address(CUdeviceptr);
 
-// SAFETY: cudnn_backend.h names this type for the attribute type; likewise for all below.
+// SAFETY: cudnn_backend.h names this type for the attribute type.
 unsafe impl Attribute for i64 {
     const TYPE: Type = Type::CUDNN_TYPE_INT64;
 }
-// SAFETY: as above.
+// SAFETY: cudnn_backend.h names this type for the attribute type.
 unsafe impl Attribute for f32 {
     const TYPE: Type = Type::CUDNN_TYPE_FLOAT;
 }
-// SAFETY: as above; C's and Rust's bool are one byte of 0 or 1.
+// SAFETY: cudnn_backend.h names C's bool, which like Rust's is one byte of 0 or 1.
 unsafe impl Attribute for bool {
     const TYPE: Type = Type::CUDNN_TYPE_BOOLEAN;
 }
-// SAFETY: as above.
+// SAFETY: cudnn_backend.h names this type for the attribute type.
 unsafe impl Attribute for u8 {
     const TYPE: Type = Type::CUDNN_TYPE_CHAR;
 }
-// SAFETY: as above.
+// SAFETY: cudnn_backend.h names this type for the attribute type.
 unsafe impl Attribute for cudnnDataType_t {
     const TYPE: Type = Type::CUDNN_TYPE_DATA_TYPE;
 }
-// SAFETY: as above.
+// SAFETY: cudnn_backend.h names this type for the attribute type.
 unsafe impl Attribute for sys::cudnnConvolutionMode_t {
     const TYPE: Type = Type::CUDNN_TYPE_CONVOLUTION_MODE;
 }
-// SAFETY: as above.
+// SAFETY: cudnn_backend.h names this type for the attribute type.
 unsafe impl Attribute for sys::cudnnPointwiseMode_t {
     const TYPE: Type = Type::CUDNN_TYPE_POINTWISE_MODE;
 }
-// SAFETY: as above.
+// SAFETY: cudnn_backend.h names this type for the attribute type.
 unsafe impl Attribute for Mode {
     const TYPE: Type = Type::CUDNN_TYPE_HEUR_MODE;
 }
-// SAFETY: as above; the wrapper is transparent.
+// SAFETY: cudnn_backend.h names the pointer in the wrapper, which is transparent.
 unsafe impl Attribute for Reference {
     const TYPE: Type = Type::CUDNN_TYPE_BACKEND_DESCRIPTOR;
 }
-// SAFETY: as above.
+// SAFETY: cudnn_backend.h names the handle in the wrapper, which is transparent.
 unsafe impl Attribute for HandleValue {
     const TYPE: Type = Type::CUDNN_TYPE_HANDLE;
 }
-// SAFETY: as above; device addresses have the size of pointers.
+// SAFETY: cudnn_backend.h names a pointer, and device addresses have the size of one.
 unsafe impl Attribute for Address {
     const TYPE: Type = Type::CUDNN_TYPE_VOID_PTR;
 }
