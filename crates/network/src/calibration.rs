@@ -59,8 +59,8 @@ const SAMPLES: usize = 2048;
 const TOGETHER: usize = 4;
 
 /// On how many pictures at most an 8-bit network is compared with the float32 network. A pass in
-/// float32 takes twice the time of one in bfloat16. On the reference the error is 0.051 on twelve pictures
-/// and 0.056 on twenty-four.
+/// float32 takes twice the time of one in bfloat16. On the reference the error is 0.051 on twelve
+/// pictures and 0.056 on twenty-four.
 const COMPARED_PICTURES: usize = 12;
 
 /// On how many pictures at most the noise of layers is measured.

@@ -16,28 +16,28 @@ pub(super) struct ActivationDescriptor(pub(super) cudnn_sys::cudnnActivationDesc
 
 impl Drop for TensorDescriptor {
     fn drop(&mut self) {
-        // SAFETY: the descriptor was created with this value and is destroyed once; likewise below.
+        // SAFETY: the descriptor was created with this value and is destroyed once.
         let _ = unsafe { cudnn::destroy_tensor_descriptor(self.0) };
     }
 }
 
 impl Drop for FilterDescriptor {
     fn drop(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: the descriptor was created with this value and is destroyed once.
         let _ = unsafe { cudnn::destroy_filter_descriptor(self.0) };
     }
 }
 
 impl Drop for ConvolutionDescriptor {
     fn drop(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: the descriptor was created with this value and is destroyed once.
         let _ = unsafe { cudnn::destroy_convolution_descriptor(self.0) };
     }
 }
 
 impl Drop for ActivationDescriptor {
     fn drop(&mut self) {
-        // SAFETY: as above.
+        // SAFETY: the descriptor was created with this value and is destroyed once.
         let _ = unsafe { cudnn_sys::cudnnDestroyActivationDescriptor(self.0) };
     }
 }
@@ -63,7 +63,7 @@ impl Descriptors {
         let tensor = |tensor: Tensor4| -> Result<TensorDescriptor, DeviceError> {
             let descriptor = TensorDescriptor(cudnn::create_tensor_descriptor().during(call)?);
             let (dims, strides) = (integers(tensor.dims)?, integers(tensor.strides)?);
-            // SAFETY: the descriptor is valid; likewise below.
+            // SAFETY: the descriptor was just created.
             unsafe { cudnn::set_tensor4d_descriptor_ex(descriptor.0, half, dims, strides) }
                 .during(call)?;
             Ok(descriptor)
@@ -72,13 +72,13 @@ impl Descriptors {
         // In this format cuDNN still takes the sizes in the order K, C, R, S.
         let format = cudnn_sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
         let dims = integers(shape.filter().dims)?;
-        // SAFETY: as above.
+        // SAFETY: the descriptor was just created.
         unsafe { cudnn::set_filter4d_descriptor(filter.0, half, format, dims) }.during(call)?;
 
         let convolution =
             ConvolutionDescriptor(cudnn::create_convolution_descriptor().during(call)?);
         let [padding, stride] = integers([shape.padding, shape.stride])?;
-        // SAFETY: as above.
+        // SAFETY: the descriptor was just created.
         unsafe {
             cudnn::set_convolution2d_descriptor(
                 convolution.0,
@@ -106,7 +106,7 @@ impl Descriptors {
             cudnn_sys::cudnnActivationMode_t::CUDNN_ACTIVATION_IDENTITY
         };
         let nan = cudnn_sys::cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN;
-        // SAFETY: as above.
+        // SAFETY: the descriptor was just created.
         unsafe { cudnn::set_activation_descriptor(activation.0, mode, nan, 0.0) }.during(call)?;
         Ok(Self {
             x: tensor(shape.x())?,
