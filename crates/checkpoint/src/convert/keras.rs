@@ -24,6 +24,11 @@ const MAX_DEPTH: usize = 12;
 /// links can show the same ones again and again.
 const MAX_NUMBERS: usize = 128 << 20;
 
+/// How many numbers a file may have for each of its bytes. Halves take two bytes, and weights can
+/// hardly be compressed; but a data set that was never written, or that holds the same number all
+/// over, takes none.
+const NUMBERS_PER_BYTE: usize = 1;
+
 /// The most groups and datasets that are looked at. A ResNet-152 has 2,000, and its optimizer's
 /// state, where it is not at the root, twice as many. Links can show the same ones again and again.
 const MAX_VISITS: usize = 50_000;
@@ -53,6 +58,7 @@ pub(super) fn read_tensors(bytes: &[u8]) -> Result<ForeignTensors<'_>, String> {
         layers: BTreeMap::new(),
         visits: 0,
         numbers: 0,
+        most_numbers: MAX_NUMBERS.min(bytes.len() * NUMBERS_PER_BYTE),
     };
     let root = file.root_group().map_err(|e| e.to_string())?;
     reader.collect_variables(&root, &mut Vec::new())?;
@@ -146,6 +152,7 @@ struct Reader<'a> {
     layers: BTreeMap<String, Variables>,
     visits: usize,
     numbers: usize,
+    most_numbers: usize,
 }
 
 impl Reader<'_> {
@@ -189,10 +196,17 @@ impl Reader<'_> {
         let sides = dataset.shape().iter().copied();
         let count = sides.fold(1u64, u64::saturating_mul);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        self.numbers = self.numbers.saturating_add(count);
-        if self.numbers > MAX_NUMBERS {
+        if count == 0 {
             return Err(format!(
-                "it has more numbers than any ResNet, at {}",
+                "the variable at {} has no numbers, its shape is {:?}",
+                place(),
+                dataset.shape()
+            ));
+        }
+        self.numbers = self.numbers.saturating_add(count);
+        if self.numbers > self.most_numbers {
+            return Err(format!(
+                "it has more numbers than any ResNet, or than its bytes can hold, at {}",
                 place()
             ));
         }

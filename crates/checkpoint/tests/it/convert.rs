@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hdf5_writer::{DatasetBuilder, Hdf5Builder, Hdf5Writer, WriteOptions};
+use hdf5_writer::{DatasetBuilder, FilterDescription, Hdf5Builder, Hdf5Writer, WriteOptions};
 use imgclass_checkpoint::{
     Architecture, CheckpointError, Converted, OpenCheckpoint, Overrides, WeightsSource,
 };
@@ -385,9 +385,47 @@ fn a_file_that_says_more_than_it_holds_costs_no_more_than_its_size() {
     bomb.extend(b"h\x00h\x00\x86q\x00".repeat(60));
     let said = refusal(&archived(&pickle(&[bomb]), &vec![]), "doubling");
     assert!(said.contains("no dictionary"), "{said}");
+    // One list of pairs, of which call after call makes a dictionary.
+    let mut calls = b"ccollections\nOrderedDict\nq\x000K\x01K\x02\x86q\x010](".to_vec();
+    calls.extend(b"h\x01".repeat(100_000));
+    calls.extend(b"e\x85q\x02");
+    calls.extend(b"h\x00h\x02R0".repeat(100_000));
+    let start = Instant::now();
+    let said = refusal(&archived(&pickle(&[calls]), &vec![]), "many dictionaries");
+    assert!(said.contains("dictionaries of more than"), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(5));
     let endless = pickle(&[b"N0".repeat(3 << 20)]);
     let said = refusal(&archived(&endless, &vec![]), "many steps");
     assert!(said.contains("steps"), "{said}");
+}
+
+#[test]
+fn numbers_that_an_hdf5_file_only_announces_are_not_read() {
+    let file = |kernel: DatasetBuilder| {
+        let plan = Hdf5Builder::new().dataset(kernel).into_plan();
+        let writer = Hdf5Writer::new(std::io::Cursor::new(Vec::new()), WriteOptions::default());
+        let written = writer.finish(plan.expect("a plan"));
+        written.expect("written").into_inner()
+    };
+    let kernel = |dims: Vec<u64>, values: &[f32]| {
+        DatasetBuilder::typed_data("dense/kernel:0", dims, values).expect("a dataset")
+    };
+    // There are none of them, but 10^18 columns to bring to another layout.
+    let said = refusal(
+        &file(kernel(vec![0, 1_000_000_000_000_000_000], &[])),
+        "no rows",
+    );
+    assert!(said.contains("has no numbers"), "{said}");
+    // A million zeros in some thousand bytes.
+    let deflate = FilterDescription {
+        id: 1,
+        name: None,
+        client_data: vec![9],
+    };
+    let zeros = kernel(vec![1024, 1024], &vec![0.0; 1 << 20]);
+    let packed = zeros.chunked(vec![1024, 1024]).filter(deflate);
+    let said = refusal(&file(packed), "zeros");
+    assert!(said.contains("than its bytes can hold"), "{said}");
 }
 
 #[test]

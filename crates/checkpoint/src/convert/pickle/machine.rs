@@ -17,6 +17,8 @@ pub(super) struct Machine<'a> {
     /// Heights of the stack.
     marks: Vec<usize>,
     memo: HashMap<u32, Ref>,
+    /// How many elements of lists have been gone over for dictionaries.
+    copied: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -28,6 +30,7 @@ impl<'a> Machine<'a> {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            copied: 0,
         }
     }
 
@@ -270,16 +273,26 @@ impl<'a> Machine<'a> {
             _ => None,
         };
         let items = match items.and_then(|items| self.value(items)) {
-            Some(Value::List(items)) => items.iter().filter_map(|pair| match self.value(*pair) {
-                Some(Value::List(pair) | Value::Tuple(pair)) => match pair[..] {
-                    [key, value] => Some((key, value)),
-                    _ => None,
-                },
-                _ => None,
-            }),
+            Some(Value::List(items)) => items,
             _ => return self.push(Value::Dict(Vec::new())),
         };
-        let pairs = items.collect();
+        // Nothing else copies what is there, and one list can be the argument of many calls.
+        let copied = self.copied.saturating_add(items.len());
+        if copied > MAX_STEPS {
+            return Err(format!(
+                "its pickle makes dictionaries of more than {MAX_STEPS} entries, too many for one of \
+                 weights"
+            ));
+        }
+        let pairs = items.iter().filter_map(|pair| match self.value(*pair) {
+            Some(Value::List(pair) | Value::Tuple(pair)) => match pair[..] {
+                [key, value] => Some((key, value)),
+                _ => None,
+            },
+            _ => None,
+        });
+        let pairs = pairs.collect();
+        self.copied = copied;
         self.push(Value::Dict(pairs))
     }
 
