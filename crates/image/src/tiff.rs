@@ -26,6 +26,10 @@ use crate::orientation::{self, Orientation};
 /// How many times the file's bytes its strips and tiles may read together.
 const READS_PER_BYTE: usize = 4;
 
+/// Bytes of JPEG tables that a strip or tile may have beside its own data. Encoders write some 600. What
+/// is more counts as read for each strip anew, because it is.
+const USUAL_TABLES: usize = 2048;
+
 /// How many times the picture's samples its strips and tiles may unpack to together, apart from
 /// [`SMALL`]. Tiles of 16 x 16 for a picture one pixel wide take 16 times.
 const UNPACKED_PER_SAMPLE: u64 = 64;
@@ -302,7 +306,12 @@ impl<'a> Source<'a> {
             _ if stated == 0 => rest,
             _ => rest.get(..stated).ok_or_else(Refusal::cut_off)?,
         };
-        self.budget = self.budget.checked_sub(data.len()).ok_or_else(|| {
+        let tables = match header.coding {
+            Coding::Jpeg(_) => self.jpeg_tables.len().saturating_sub(USUAL_TABLES),
+            Coding::Bytes(_) => 0,
+        };
+        let read = data.len().saturating_add(tables);
+        self.budget = self.budget.checked_sub(read).ok_or_else(|| {
             Refusal::malformed("its strips or tiles lie over each other too often")
         })?;
         out.clear();

@@ -468,6 +468,7 @@ const TILE_HEIGHT: u16 = 323;
 const TILES: u16 = 324;
 const EXTRA: u16 = 338;
 const FORMAT: u16 = 339;
+const JPEG_TABLES: u16 = 347;
 
 #[test]
 fn samples_of_tiffs_become_rgb() {
@@ -660,6 +661,36 @@ fn a_jpeg_inside_a_tiff_is_judged_like_any_other_and_must_fit_its_strip() {
     assert!(reason(&around_a_jpeg(16, 17, 17)).contains("the JPEG inside has 23x17 pixels"));
     assert!(reason(&around_a_jpeg(23, 20, 20)).contains("the JPEG inside has 23x17 pixels"));
     assert!(reason(&around_a_jpeg(23, 17 * 40, 17)).contains("too often"));
+}
+
+#[test]
+fn tables_that_the_jpegs_inside_a_tiff_share_count_for_each_of_them() {
+    let jpeg = file("jpeg_444");
+    let with_tables = |comments: usize, strips: usize| {
+        let mut tables = vec![0xFF, 0xD8];
+        for _ in 0..comments {
+            tables.extend([0xFF, 0xFE, 0x03, 0xFE]);
+            tables.extend([0; 1020]);
+        }
+        tables.extend([0xFF, 0xD9]);
+        let words = tables.as_chunks::<4>().0.iter();
+        let words: Vec<u32> = words.map(|word| u32::from_le_bytes(*word)).collect();
+        let places: Vec<u32> = (0..strips).map(|i| (i * jpeg.len()) as u32).collect();
+        let entries: &[(u16, &[u32])] = &[
+            (WIDTH, &[23]),
+            (HEIGHT, &[17 * strips as u32]),
+            (BITS, &[8; 3]),
+            (COMPRESSION, &[7]),
+            (PHOTOMETRIC, &[6]),
+            (CHANNELS, &[3]),
+            (ROWS, &[17]),
+            (SIZES, &vec![jpeg.len() as u32; strips]),
+            (JPEG_TABLES, &words),
+        ];
+        tiff(entries, (STRIPS, &places), &jpeg.repeat(strips))
+    };
+    assert_eq!(seen(&with_tables(1, 3)).height(), 51);
+    assert!(reason(&with_tables(100, 100)).contains("too often"));
 }
 
 #[test]
