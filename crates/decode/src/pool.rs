@@ -11,12 +11,14 @@
 //!   counted together.
 //!
 //! So a small picture never waits behind large ones: there is always a worker that no large picture
-//! can hold, and no picture holds that one for longer than [`SMALL_TIME`].
+//! can hold, and no picture holds that one for longer than [`SMALL_TIME`]. While others wait, a
+//! picture leaves the small lane once it has used [`SHARED_TIME`] of a processor, so that many slow
+//! pictures together cost others no more than many photographs.
 
 use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +33,7 @@ use crate::keeper::{Keeper, Replacement, Start};
 #[cfg(unix)]
 use crate::process::{self, Launch};
 use crate::work::{Outcome, Prepared, Task, Work};
-use crate::worker::{Cause, Observer, Worker};
+use crate::worker::{Cause, Observer, ProcessorClock, Worker};
 
 /// The most memory that a picture in the small lane may hold, in bytes. A photograph of five
 /// megapixels fits.
@@ -40,6 +42,13 @@ const SMALL_MEMORY: u64 = 32 << 20;
 /// The longest time that a picture may take in the small lane. One of five megapixels takes 60 ms
 /// on a processor of 2022.
 const SMALL_TIME: Duration = Duration::from_millis(300);
+
+/// The processor time that a picture may take in the small lane while others wait for a worker. It is
+/// not the time on the clock, so that a busy machine does not make pictures slow.
+const SHARED_TIME: Duration = Duration::from_millis(100);
+
+/// How often the processor time of a picture in the small lane is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A worker that has had a picture of more than this many bytes is replaced, so that what its
 /// allocator keeps is given back.
@@ -104,6 +113,8 @@ pub struct Decoders {
     /// One permit per KiB, for the costly pictures together.
     memory: Arc<Semaphore>,
     total_memory_kib: u64,
+    /// How many pictures wait for a worker.
+    waiting: AtomicUsize,
     observer: Arc<dyn Observer>,
     confinement: Option<Confinement>,
 }
@@ -202,6 +213,7 @@ impl Decoders {
             costly: Arc::new(Semaphore::new(count - 1)),
             memory: Arc::new(Semaphore::new(kib)),
             total_memory_kib: kib as u64,
+            waiting: AtomicUsize::new(0),
             observer,
             confinement,
         })
@@ -231,10 +243,8 @@ impl Decoders {
             memory,
             keep_picture,
         };
-        let memory = match self
-            .attempt(&bytes, task, SMALL_TIME.min(self.timeout))
-            .await?
-        {
+        let limit = SMALL_TIME.min(self.timeout);
+        let memory = match self.attempt(&bytes, task, limit, Lane::Small).await? {
             Attempt::Done(Outcome::Prepared(prepared)) => return Ok(Begun::Prepared(prepared)),
             Attempt::Done(Outcome::Refused(error)) => return Err(error.into()),
             // A worker does not announce more than the limit, or it was a stranger's word.
@@ -278,7 +288,10 @@ impl Decoders {
             memory,
             keep_picture,
         };
-        match self.attempt(&bytes, task, self.timeout).await? {
+        match self
+            .attempt(&bytes, task, self.timeout, Lane::Costly)
+            .await?
+        {
             Attempt::Done(Outcome::Prepared(prepared)) => Ok(Finished { prepared, place }),
             Attempt::Done(Outcome::Refused(error)) => Err(error.into()),
             // The same header announced less before, so the worker is not to be believed.
@@ -300,10 +313,20 @@ impl Decoders {
         bytes: &Bytes,
         task: Task,
         limit: Duration,
+        lane: Lane,
     ) -> Result<Attempt, DecodeError> {
         let mut lease = self.lease().await?;
-        match tokio::time::timeout(limit, lease.perform(bytes, task)).await {
-            Ok(Ok(outcome)) => {
+        let clock = lease.clock().filter(|_| lane == Lane::Small);
+        let performing = async {
+            tokio::select! {
+                biased;
+                outcome = lease.perform(bytes, task) => Some(outcome),
+                () = self.others_need_the_worker(clock) => None,
+            }
+        };
+        let performed = tokio::time::timeout(limit, performing).await;
+        match performed.ok().flatten() {
+            Some(Ok(outcome)) => {
                 let large = task.memory.max(task.encoded_bytes) > RETIRE_ABOVE;
                 if large {
                     lease.replace(Cause::Retired);
@@ -312,7 +335,7 @@ impl Decoders {
                 }
                 Ok(Attempt::Done(outcome))
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 let cause = match lease.ended().await {
                     // It was ended here, for what it said.
                     Cause::Killed if error.kind() == ErrorKind::InvalidData => Cause::Crashed,
@@ -325,15 +348,34 @@ impl Decoders {
                     _ => DecodeError::Crashed,
                 }))
             }
-            Err(_) => {
+            None => {
                 lease.end();
                 Ok(Attempt::Overran)
             }
         }
     }
 
+    /// Waits until a picture has used [`SHARED_TIME`] and others wait for a worker; for ever where
+    /// the system does not tell a worker's processor time.
+    async fn others_need_the_worker(&self, clock: Option<ProcessorClock>) {
+        let Some((clock, start)) = clock.and_then(|clock| Some((clock, clock.time()?))) else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                continue;
+            }
+            let used = clock.time().map(|now| now.saturating_sub(start));
+            if used.is_some_and(|used| used >= SHARED_TIME) {
+                return;
+            }
+        }
+    }
+
     /// Waits for a worker without a picture. One that something has killed meanwhile is replaced.
     async fn lease(&self) -> Result<Lease<'_>, DecodeError> {
+        let _waiting = Waiting::new(&self.waiting);
         loop {
             let permit = self.shared.free.acquire().await.map_err(|_| CLOSED)?;
             // The permit comes back with the worker, or with the one that replaces it.
@@ -385,6 +427,29 @@ impl Drop for Decoders {
     }
 }
 
+/// Where a picture is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Small,
+    Costly,
+}
+
+/// Counts a picture that waits for a worker.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What came of one task within its time.
 enum Attempt {
     Done(Outcome),
@@ -407,6 +472,11 @@ impl Lease<'_> {
             Some(worker) => worker.perform(bytes, task).await,
             None => Err(std::io::Error::other("the worker was given back")),
         }
+    }
+
+    /// Returns the clock of the worker's processor time, if it has one.
+    fn clock(&self) -> Option<ProcessorClock> {
+        self.worker.as_ref().and_then(Worker::clock)
     }
 
     fn has_ended(&mut self) -> bool {

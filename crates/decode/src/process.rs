@@ -15,7 +15,7 @@ use crate::WORKER_ARGUMENT;
 use crate::confinement::Confinement;
 use crate::protocol::{self, FromWorker, ToWorker};
 use crate::work::{Outcome, Prepared, Task};
-use crate::worker::Cause;
+use crate::worker::{Cause, ProcessorClock};
 
 /// The time in which a worker must be ready. It needs milliseconds.
 const START: Duration = Duration::from_secs(20);
@@ -26,6 +26,7 @@ const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
 /// Address space that a worker may take beside its own at the start, the encoded picture and what
 /// decoding announces, in bytes: 8 MiB of stack, the crop and the resize's rows, and what the
 /// allocator keeps.
+#[cfg(target_os = "linux")]
 pub(crate) const RESERVE: u64 = 24 << 20;
 
 /// How workers are started.
@@ -207,6 +208,13 @@ impl Process {
         Ok(())
     }
 
+    /// Returns the clock of the process's processor time.
+    pub(crate) fn clock(&self) -> ProcessorClock {
+        ProcessorClock {
+            process: self.child.id(),
+        }
+    }
+
     /// Returns whether the process has ended.
     pub(crate) fn has_ended(&mut self) -> bool {
         !matches!(self.child.try_wait(), Ok(None))
@@ -236,11 +244,13 @@ async fn read_picture(
     RgbImage::new(width, height, data).ok_or_else(|| protocol::invalid("a picture without pixels"))
 }
 
-/// Returns why a worker ended, from its exit status. `None` where the service ended it.
+/// Returns why a worker ended, from its exit status. `None` where the service or somebody else ended
+/// it.
 fn cause(status: ExitStatus) -> Option<Cause> {
     use rustix::process::Signal;
     match status.signal().and_then(Signal::from_named_raw) {
-        Some(Signal::KILL) => None,
+        // Those that come from outside. A supervisor may send them to all processes of a service.
+        Some(Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP | Signal::QUIT) => None,
         // The standard library ends the process like this where there is no memory.
         Some(Signal::ABORT) => Some(Cause::OutOfMemory),
         _ => Some(Cause::Crashed),

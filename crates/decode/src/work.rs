@@ -77,6 +77,7 @@ impl Work {
     }
 
     /// Returns the bytes of the crop that the network sees.
+    #[cfg(unix)]
     pub(crate) fn crop_bytes(&self) -> usize {
         let (height, width) = self.preprocessor.settings().crop.dims();
         3 * height * width

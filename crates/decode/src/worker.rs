@@ -1,6 +1,7 @@
 //! A worker of either kind, and why one must be replaced.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -68,6 +69,28 @@ pub struct NoObserver;
 
 impl Observer for NoObserver {}
 
+/// Tells how long a worker process has used a processor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProcessorClock {
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    pub(crate) process: u32,
+}
+
+impl ProcessorClock {
+    /// Returns the time since the worker's start; `None` where the system does not tell it.
+    pub(crate) fn time(self) -> Option<Duration> {
+        #[cfg(target_os = "linux")]
+        {
+            // The first number of this file: nanoseconds on a processor.
+            let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.process)).ok()?;
+            let nanoseconds = text.split_ascii_whitespace().next()?.parse().ok()?;
+            Some(Duration::from_nanos(nanoseconds))
+        }
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+}
+
 /// What carries tasks out.
 #[derive(Debug)]
 pub(crate) enum Worker {
@@ -94,6 +117,15 @@ impl Worker {
         match self {
             #[cfg(unix)]
             Self::Process(process) => Some(process.confinement()),
+            Self::Thread(_) => None,
+        }
+    }
+
+    /// Returns the clock of a process; `None` for a thread.
+    pub(crate) fn clock(&self) -> Option<ProcessorClock> {
+        match self {
+            #[cfg(unix)]
+            Self::Process(process) => Some(process.clock()),
             Self::Thread(_) => None,
         }
     }
