@@ -142,9 +142,16 @@ impl ClassifyArgs {
 
     /// Finds the inputs of this run, without those in `finished`.
     fn select_inputs(&self, finished: NameSet) -> impl Iterator<Item = Input> + use<> {
-        let shard = self.shard;
+        let (shard, is_csv) = (self.shard, self.format == ResultFormat::Csv);
         inputs::expand(&self.inputs, &self.files_from).filter(move |input| {
-            shard.is_none_or(|shard| shard.takes(input.name())) && !finished.contains(input.name())
+            let name = input.name();
+            let is_finished = if is_csv {
+                // As it stands there.
+                finished.contains(&output::printable(name))
+            } else {
+                finished.contains(name)
+            };
+            shard.is_none_or(|shard| shard.takes(name)) && !is_finished
         })
     }
 

@@ -111,8 +111,8 @@ async fn evaluate(args: &EvalArgs) -> Result<ExitCode, Failure> {
     }
     let text = match args.format {
         ReportFormat::Table => report.table(),
-        ReportFormat::Json => serde_json::to_string_pretty(&report)? + "\n",
-        ReportFormat::Html => html::page(&report),
+        ReportFormat::Json => output::printable_json(serde_json::to_string_pretty(&report)? + "\n"),
+        ReportFormat::Html => output::printable_lines(&html::page(&report)),
     };
     match &args.output {
         Some(path) => output::write_file(path, text)?,

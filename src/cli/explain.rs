@@ -76,7 +76,7 @@ async fn explain(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let class = &explanation.prediction;
     output::print(format!(
         "{}: {} (class {}), {:.2} %\n",
-        args.output.display(),
+        output::printable(&args.output.display().to_string()),
         output::printable(&class.label),
         class.index,
         class.probability * 100.0

@@ -38,6 +38,34 @@ fn begins_formula(text: &str) -> bool {
     text.starts_with(FORMULA) && text.len() > 1
 }
 
+/// Returns JSON that says the same, without a character that steers a terminal. JSON itself escapes
+/// only those below the space.
+pub(super) fn printable_json(json: String) -> String {
+    let is_text = |c: char| matches!(c, '\n' | '\t' | '\r');
+    if json
+        .split(is_text)
+        .all(|line| matches!(printable(line), Cow::Borrowed(_)))
+    {
+        return json;
+    }
+    let mut shown = String::with_capacity(json.len() + 64);
+    for c in json.chars() {
+        // Outside of texts there are none, and all of them have four digits.
+        if is_text(c) || matches!(printable(c.encode_utf8(&mut [0; 4])), Cow::Borrowed(_)) {
+            shown.push(c);
+        } else {
+            shown.push_str(&format!("\\u{:04x}", u32::from(c)));
+        }
+    }
+    shown
+}
+
+/// Returns a text of several lines in which nothing but the lines' ends steers a terminal.
+pub(super) fn printable_lines(text: &str) -> String {
+    let lines: Vec<Cow<'_, str>> = text.split('\n').map(printable).collect();
+    lines.join("\n")
+}
+
 /// Writes `text` to standard output.
 ///
 /// A closed pipe is not an error: `imgclass ... | head` has read all that it wants.
@@ -125,6 +153,22 @@ mod tests {
         assert!(write_file(&folder.path().join("no/such"), "x").is_err());
         let left = fs::read_dir(folder.path()).unwrap().count();
         assert_eq!(left, if cfg!(unix) { 2 } else { 1 }, "nothing else is left");
+    }
+
+    #[test]
+    fn json_and_pages_have_nothing_that_steers_a_terminal_and_json_stays_the_same() {
+        for text in [
+            "plain",
+            "a\u{1b}[31m\u{9b}b\u{202e}\n\u{7f}\t\"\\",
+            "\u{2028}größer 猫",
+        ] {
+            let json = serde_json::to_string_pretty(&[text]).unwrap();
+            let shown = printable_json(json);
+            let lines = || shown.split('\n');
+            assert!(lines().all(|line| printable(line) == line), "{shown:?}");
+            assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), [text]);
+        }
+        assert_eq!(printable_lines("<p>\n\u{1b}x\n"), "<p>\n\\u{1b}x\n");
     }
 
     #[test]

@@ -143,7 +143,7 @@ async fn train(args: &TrainArgs) -> Result<ExitCode, Failure> {
             .extension()
             .is_some_and(|ending| ending.eq_ignore_ascii_case("html"));
         let text = if is_page {
-            html::page(&report)
+            output::printable_lines(&html::page(&report))
         } else {
             report.json()?
         };

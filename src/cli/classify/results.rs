@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::parquet::PartWriter;
-use crate::cli::output::{guard_cell, printable};
+use crate::cli::output::{guard_cell, printable, printable_json};
 use crate::service::Prediction;
 
 /// The format of results.
@@ -233,9 +233,8 @@ fn write_json_line(
         },
         Err(error) => JsonLine::Bad { file, error },
     };
-    let mut bytes = serde_json::to_vec(&line)?;
-    bytes.push(b'\n');
-    out.write_all(&bytes)?;
+    let text = printable_json(serde_json::to_string(&line)? + "\n");
+    out.write_all(text.as_bytes())?;
     out.flush()
 }
 
@@ -267,13 +266,15 @@ fn write_csv_rows(
     result: &Result<ImageResult, String>,
     known: bool,
 ) -> io::Result<()> {
+    let file = printable(file);
+    let file = guard_cell(&file);
     match result {
         Ok(result) => {
             let fit = result.known.map(|known| known.to_string());
             let rows = result.predictions.iter().enumerate();
             let rows = rows.map(|(i, prediction)| {
                 let mut row = vec![
-                    guard_cell(file).into_owned(),
+                    file.clone().into_owned(),
                     (i + 1).to_string(),
                     prediction.index.to_string(),
                     prediction.wnid.clone().unwrap_or_default(),
@@ -287,7 +288,7 @@ fn write_csv_rows(
             write_csv(out, rows)
         }
         Err(error) => {
-            let (file, error) = (guard_cell(file), printable(error));
+            let error = printable(error);
             let error = guard_cell(&error);
             let mut row = vec![&*file, "", "", "", "", "", &*error];
             row.extend(known.then_some(""));

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::cli::Failure;
-use crate::cli::output::printable;
+use crate::cli::output::{self, printable};
 use imgclass_heads::{Evaluation, Head, NetworkId, Recipe};
 
 /// The most lines of a list in the table for people.
@@ -45,7 +45,8 @@ impl TrainReport {
     }
 
     pub(super) fn json(&self) -> Result<String, Failure> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
+        let json = serde_json::to_string_pretty(self)? + "\n";
+        Ok(output::printable_json(json))
     }
 
     /// Returns the most important figures: the name, the figure and what belongs to it.
