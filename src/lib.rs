@@ -13,5 +13,6 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+mod lane;
 pub mod metrics;
 pub mod service;

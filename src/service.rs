@@ -22,14 +22,16 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
+use tokio::sync::Semaphore;
 use tracing::{Instrument, info_span};
 
 use self::heads::Heads;
 use self::phases::PhaseClock;
+use crate::lane;
 use imgclass_checkpoint::{ClassError, Labels};
 use imgclass_decode::{Begun, Confinement, DecodeOptions, Decoders, Prepared};
 use imgclass_engine::{Engine, EngineError, EngineOptions, Place, Refusal, Slot, WorkerHealth};
-use imgclass_fetch::{FetchConfig, Fetcher};
+use imgclass_fetch::{FetchConfig, Fetcher, decode_data_url, is_data_url};
 use imgclass_image::{Preprocessing, Preprocessor};
 use imgclass_network::head;
 use imgclass_network::{Classifier, Input, ModelInfo, Network, Output};
@@ -67,6 +69,8 @@ pub struct Service {
     heads: Heads,
     request_timeout: Duration,
     max_batch_size: usize,
+    /// How many images of one request may wait for a place in the queue or be decoded.
+    decoded_at_once: usize,
     draining: AtomicBool,
 }
 
@@ -120,6 +124,7 @@ impl Service {
             heads: Heads::default(),
             request_timeout: options.request_timeout,
             max_batch_size: options.engine.max_batch_size.max(1),
+            decoded_at_once: options.decode.workers.get().max(2),
             draining: AtomicBool::new(false),
         })
     }
@@ -135,26 +140,36 @@ impl Service {
     pub async fn answer_one(&self, source: Source, ask: Ask) -> Result<Answer, ServiceError> {
         let admitted = Instant::now();
         let _place = self.admit()?;
-        self.answer_image(admitted, source, ask).await
+        self.answer_image(admitted, source, ask, &Semaphore::new(1))
+            .await
     }
 
-    /// Answers a request for several images; the answers are in the order of the images.
+    /// Answers a request for several images, and makes a `T` of each answer by `make` as soon as it
+    /// is there: answers may hold feature maps, of which a request with many images would keep many
+    /// while it waits for the last. The results are in the order of the images.
     ///
     /// The images share one place and one deadline. An image that fails does not affect the others.
     /// At most two batches of images are in work at one time, so that one request cannot fill the
-    /// queue.
+    /// queue. No more of them wait for a place in it than are decoded at one time, so that other
+    /// requests have their turn between them.
     ///
     /// # Errors
     /// [`Refusal`] where the request was not admitted.
-    pub async fn answer(
+    pub async fn answer<T>(
         &self,
         sources: Vec<Source>,
         ask: Ask,
-    ) -> Result<Vec<Result<Answer, ServiceError>>, Refusal> {
+        make: impl Fn(Answer) -> T,
+    ) -> Result<Vec<Result<T, ServiceError>>, Refusal> {
         let admitted = Instant::now();
         let _place = self.admit()?;
+        let turns = Semaphore::new(self.decoded_at_once);
+        let (make, turns) = (&make, &turns);
         let answers = stream::iter(sources)
-            .map(|source| self.answer_image(admitted, source, ask))
+            .map(|source| async move {
+                let answer = self.answer_image(admitted, source, ask, turns).await;
+                answer.map(make)
+            })
             .buffered(2 * self.engine.images_at_once());
         Ok(answers.collect().await)
     }
@@ -174,6 +189,7 @@ impl Service {
         admitted: Instant,
         source: Source,
         ask: Ask,
+        turns: &Semaphore,
     ) -> Result<Answer, ServiceError> {
         let deadline = admitted + self.request_timeout;
         let mut clock = PhaseClock::new(admitted, &*self.observer);
@@ -184,7 +200,7 @@ impl Service {
             let fetched = clock.time(Phase::Fetch, fetching).await?;
 
             // Decode: the bytes become the network's input.
-            let decoding = self.decode(fetched, ask);
+            let decoding = self.decode(fetched, ask, turns);
             let (slot, input, view) = clock.time(Phase::Decode, decoding).await?;
 
             // Queue and forward pass: a worker takes the input, in a batch with those of other
@@ -212,6 +228,11 @@ impl Service {
 
     async fn fetch(&self, source: Source) -> Result<Fetched, ServiceError> {
         match source {
+            Source::Url(url) if is_data_url(&url) => {
+                let most = self.max_fetched_bytes();
+                let decoded = lane::work(url.len(), || decode_data_url(&url, most));
+                Ok(Fetched::Encoded(decoded.await?))
+            }
             Source::Url(url) => Ok(Fetched::Encoded(self.fetcher.fetch(&url).await?)),
             Source::Bytes(bytes) => Ok(Fetched::Encoded(bytes)),
             Source::Prepared(input) => Ok(Fetched::Prepared(Input::Planar(input))),
@@ -221,13 +242,16 @@ impl Service {
     /// Makes the network's input, with a place for it in the model's queue.
     ///
     /// The place comes first, so that there are never more inputs than the queue has places. Only a
-    /// costly picture gives its place back until it is decoded: others must not wait behind it. The
-    /// [`View`] is that of an encoded image; it holds the picture itself where `ask` says so.
+    /// costly picture gives its place back until it is decoded: others must not wait behind it. It
+    /// gives back its turn among the images of its request too. The [`View`] is that of an encoded image; it holds the picture itself where `ask` says so.
     async fn decode(
         &self,
         fetched: Fetched,
         ask: Ask,
+        turns: &Semaphore,
     ) -> Result<(Slot, Input, Option<View>), ServiceError> {
+        // Nobody closes it.
+        let turn = turns.acquire().await.ok();
         let slot = self.slot().await?;
         let bytes = match fetched {
             Fetched::Prepared(input) => return Ok((slot, input, None)),
@@ -238,7 +262,7 @@ impl Service {
             match self.decoders.begin(bytes, keep_picture).await? {
                 Begun::Prepared(prepared) => Ok((slot, prepared)),
                 Begun::Costly(costly) => {
-                    drop(slot);
+                    drop((slot, turn));
                     let finished = self.decoders.finish(costly).await?;
                     Ok((self.slot().await?, finished.prepared))
                 }

@@ -19,6 +19,7 @@ Needs nothing but Python and Linux. Everything stays on loopback.
 import argparse
 import base64
 import collections
+import gzip
 import http.client
 import http.server
 import json
@@ -165,18 +166,24 @@ def hostile_pictures():
 
 
 def hostile_bodies():
-    """Path, type and body of requests that a parser could multiply."""
+    """Path, encoding and body of requests that a parser could multiply."""
     small = b'{"images":[' + b",".join([b'{"a":{}}'] * 400_000) + b"]}"
     nested = b'{"instances":' + b"[" * 500_000 + b"]" * 500_000 + b"}"
     numbers = b'{"instances":[' + b",".join([b"[0]"] * 1_000_000) + b"]}"
     outputs = b",".join([b'{"name":"probabilities"}'] * 100_000)
     infer = b'{"inputs":[],"outputs":[' + outputs + b"]}"
+    expanding = b'{"images":[{"base64":"' + b"A" * (31 * MIB) + b'"}]}'
+    skipped = b'{"x":[' + b"[]," * (10 * MIB) + b"0]}"
+    members = gzip.compress(b"") * (20 * MIB // 20)
     return [
-        ("/v1/classify", small),
-        ("/classify_image/", b'{"user_id":"' + b"x" * (20 * MIB) + b'","image_url":"data:,"}'),
-        ("/v1/models/resnet50:predict", nested),
-        ("/v1/models/resnet50:predict", numbers),
-        ("/v2/models/resnet50/infer", infer),
+        ("/v1/classify", "identity", small),
+        ("/classify_image/", "identity", b'{"user_id":"' + b"x" * (20 * MIB) + b'","image_url":"data:,"}'),
+        ("/v1/models/resnet50:predict", "identity", nested),
+        ("/v1/models/resnet50:predict", "identity", numbers),
+        ("/v2/models/resnet50/infer", "identity", infer),
+        ("/v1/classify", "gzip", gzip.compress(expanding)),
+        ("/v1/models/resnet50:predict", "gzip", gzip.compress(skipped)),
+        ("/v1/classify", "gzip", members),
     ]
 
 
@@ -200,10 +207,11 @@ class Attack:
     def going(self):
         return time.monotonic() < self.until
 
-    def post(self, path, kind, body, timeout=60):
+    def post(self, path, kind, body, timeout=60, encoding="identity"):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request("POST", path, body, {"content-type": kind})
+            headers = {"content-type": kind, "content-encoding": encoding}
+            connection.request("POST", path, body, headers)
             return connection.getresponse().status
         except OSError as error:
             return type(error).__name__
@@ -222,9 +230,9 @@ class Attack:
 
     def bodies(self, bodies):
         while self.going():
-            path, body = random.choice(bodies)
-            status = self.post(path, "application/json", body)
-            self.sent[f"{path} of {len(body) >> 10} KiB: {status}"] += 1
+            path, encoding, body = random.choice(bodies)
+            status = self.post(path, "application/json", body, encoding=encoding)
+            self.sent[f"{path} of {len(body) >> 10} KiB, {encoding}: {status}"] += 1
 
     def fetches(self, host):
         """Requests that name 32 URLs of a hostile host each."""
@@ -287,6 +295,27 @@ class Attack:
             time.sleep(1)
         for s in sockets:
             s.close()
+
+    def many_heads(self):
+        """HTTP/2 clients with 64 requests each, whose heads have hundreds of fields that take a byte."""
+        fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/v1/classify"), (b":authority", b"x")]
+        ask = b"".join(hpack(*field) for field in fields)
+        # A field that enters the table, and its index again and again.
+        heads = [ask + (b"" if i else b"\x40\x01a\x00") + b"\xbe" * (440 if i % 2 else 90) for i in range(64)]
+        while self.going():
+            sockets = []
+            for _ in range(60):
+                try:
+                    s = socket.create_connection(("127.0.0.1", self.port), 5)
+                    hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + h2_frame(4, 0, 0, b"")
+                    s.sendall(hello + b"".join(h2_frame(1, 4, 1 + 2 * i, head) for i, head in enumerate(heads)))
+                    sockets.append(s)
+                    self.sent["http/2 with 64 heads"] += 1
+                except OSError:
+                    self.sent["http/2 with 64 heads: refused"] += 1
+            time.sleep(min(10, max(0, self.until - time.monotonic())))
+            for s in sockets:
+                s.close()
 
     def slow_senders(self):
         """A picture, byte by byte."""
@@ -439,6 +468,7 @@ def start(arguments, limit, host):
         *["--max-decoded-bytes", str(arguments.max_decoded_mib * MIB)],
         *["--max-body-bytes", str(arguments.max_body_mib * MIB)],
         *["--fetch-memory", str(arguments.fetch_memory_mib * MIB)],
+        *["--max-connections", str(arguments.max_connections)],
         *["--fetch-allow-cidr", "127.0.0.0/8", "--fetch-allow-port", str(host)],
     ]
     group = limit_by_cgroup(limit)
@@ -470,8 +500,9 @@ def most_memory(arguments):
     model = 350 + 10 * 4 * min(threads, 8) + 0.6 * 64
     decoding = arguments.max_decoded_mib + 100 * max(2, threads)
     received = 2.5 * arguments.max_body_mib + arguments.fetch_memory_mib
+    connections = 0.25 * arguments.max_connections
     answers = 128
-    return int(MIB * (1.2 * (model + decoding) + received + answers))
+    return int(MIB * (1.2 * (model + decoding) + received + connections + answers))
 
 
 def main():
@@ -483,7 +514,8 @@ def main():
     parser.add_argument("--max-decoded-mib", type=int, default=256)
     parser.add_argument("--max-body-mib", type=int, default=128)
     parser.add_argument("--fetch-memory-mib", type=int, default=64)
-    parser.add_argument("--kinds", default="pictures,bodies,fetches,announcements,windows,slow")
+    parser.add_argument("--max-connections", type=int, default=256)
+    parser.add_argument("--kinds", default="pictures,bodies,fetches,announcements,windows,heads,slow")
     arguments = parser.parse_args()
     limit = most_memory(arguments)
     with open(arguments.picture, "rb") as file:
@@ -507,6 +539,7 @@ def main():
     work += [lambda: attack.fetches(host.server_port)] * 20 * ("fetches" in kinds)
     work += [attack.announcements] * ("announcements" in kinds)
     work += [attack.closed_windows] * ("windows" in kinds)
+    work += [attack.many_heads] * ("heads" in kinds)
     work += [attack.slow_senders] * 4 * ("slow" in kinds)
     threads = [threading.Thread(target=one, daemon=True) for one in work]
     for thread in threads:

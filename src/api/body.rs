@@ -4,11 +4,12 @@
 //! form, works.
 
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use flate2::write::{DeflateDecoder, GzDecoder, ZlibDecoder};
 use futures_util::StreamExt;
 use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 use poem::{Body, Request, RequestBody};
@@ -23,6 +24,7 @@ use super::context::BodyMemory;
 use super::json;
 use super::problem::{Failure, RETRY_AFTER};
 use super::state::{ApiState, BODY_UNIT, state_of};
+use crate::lane::Place;
 
 /// Extracts a JSON body from a request.
 pub(super) struct JsonBody<T>(pub(super) T);
@@ -52,10 +54,37 @@ impl<'a, T: Type + DeserializeOwned> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let bytes = read(request, body).await?;
-        Ok(Self(
-            json::read_object(&bytes, "a JSON object").map_err(Failure::from)?,
-        ))
+        let body = read(request, body).await?;
+        let read = body.parse(|bytes| json::read_object(&bytes, "a JSON object"));
+        Ok(Self(read.await.map_err(Failure::from)?))
+    }
+}
+
+/// The body of a request, as a whole.
+pub(super) struct Whole {
+    bytes: Bytes,
+    place: Place,
+}
+
+impl Whole {
+    /// Returns the bytes of a body that is no work to read.
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
+    /// Reads the bytes by `read`. For a large body that is done in a [lane](crate::lane).
+    pub(super) async fn parse<T>(self, read: impl FnOnce(Bytes) -> T) -> T {
+        let Self { bytes, mut place } = self;
+        place.widen(bytes.len()).await;
+        place.work(|| read(bytes))
+    }
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -70,14 +99,27 @@ const LEAST: usize = 1024;
 /// memory must be quick. It is less than half the pace of a body that comes evenly and just in time.
 const LEAST_SHARE: usize = 16;
 
+/// How much of an encoded body is undone at one time, in bytes. It becomes a megabyte at most.
+const ENCODED_PIECE: usize = 1024;
+
+/// After how many bytes, before or after the encoding is undone, others have their turn.
+const TURN: usize = 64 * 1024;
+
+/// The most members of a gzip file, which has one or, with the tools of genomics, one for each
+/// 64 KiB. They may be empty, so that a body could have a million of them.
+const MAX_MEMBERS: usize = 1024;
+
 /// Reads a request's whole body and undoes its `Content-Encoding`. Its share of the memory for
 /// bodies is held until the request is answered.
+///
+/// An encoded body is undone when all of it is there. A body that expands to megabytes and comes
+/// slowly would else hold them for the whole time that a body may take.
 ///
 /// # Errors
 /// A [`Failure`] where the body is larger than the limit (before it is read, if its length was
 /// announced), has an encoding that is not read here, comes too slowly, breaks off, or where the
 /// memory for bodies is used up.
-pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Bytes, Failure> {
+pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Whole, Failure> {
     let state = state_of(request)?;
     let limits = state.limits();
     let announced = request
@@ -88,26 +130,27 @@ pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<By
     }
     let missing = || Failure::internal_because("the request has no share of the memory for bodies");
     let encoding = encoding(request.headers())?;
-    let received = Received {
-        bytes: Vec::new(),
-        expected: announced.filter(|_| encoding == Encoding::Identity),
-        reserved: 0,
-        state,
-        memory: request.data::<BodyMemory>().ok_or_else(missing)?,
-        refusal: None,
-    };
+    let memory = request.data::<BodyMemory>().ok_or_else(missing)?;
     let body = body.take().map_err(Failure::internal_because)?;
-    let collecting = collect(body, Decoder::new(encoding, received), limits.body_timeout);
+    let received = Received::new(state, memory, announced);
+    let collecting = collect(body, received, limits.body_timeout);
     let collected = tokio::time::timeout(limits.body_timeout, collecting).await;
-    collected.unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))
+    let bytes = collected.unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))?;
+    if encoding == Encoding::Identity {
+        return Ok(Whole {
+            bytes: bytes.into(),
+            place: Place::none(),
+        });
+    }
+    undo(encoding, &bytes, Received::new(state, memory, None)).await
 }
 
 /// Reads what comes, however many bytes were announced.
 async fn collect(
     body: Body,
-    mut decoder: Decoder<'_>,
+    mut received: Received<'_>,
     body_timeout: Duration,
-) -> Result<Bytes, Failure> {
+) -> Result<Vec<u8>, Failure> {
     let mut pace = Pace::new(body_timeout / PARTS);
     let mut chunks = pin!(body.into_bytes_stream());
     loop {
@@ -118,9 +161,30 @@ async fn collect(
         let Some(chunk) = chunk else { break };
         let chunk = chunk.map_err(|_| broken_off())?;
         pace.arrived += chunk.len();
-        decoder.write(&chunk)?;
+        received.push(&chunk)?;
     }
-    decoder.finish()
+    Ok(received.bytes)
+}
+
+/// Undoes the encoding of a body into `received`.
+async fn undo(encoding: Encoding, bytes: &[u8], received: Received<'_>) -> Result<Whole, Failure> {
+    let mut decoder = Decoder::new(encoding, received);
+    let mut place = Place::none();
+    let (mut before, mut after) = (0, 0);
+    for piece in bytes.chunks(ENCODED_PIECE) {
+        let length = decoder.write(piece)?;
+        before += piece.len();
+        if before >= TURN || length >= after + TURN {
+            (before, after) = (0, length);
+            // Only so many bodies are expanded at one time: small ones become large ones.
+            place.widen(length).await;
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(Whole {
+        bytes: decoder.finish()?,
+        place,
+    })
 }
 
 /// Watches how fast a body comes.
@@ -183,6 +247,17 @@ struct Received<'a> {
 }
 
 impl<'a> Received<'a> {
+    fn new(state: &'a ApiState, memory: &'a BodyMemory, expected: Option<usize>) -> Self {
+        Self {
+            bytes: Vec::new(),
+            expected,
+            reserved: 0,
+            state,
+            memory,
+            refusal: None,
+        }
+    }
+
     /// Returns what has arrived, and leaves nothing behind.
     fn take(&mut self) -> Received<'a> {
         Received {
@@ -204,7 +279,7 @@ impl<'a> Received<'a> {
             let capacity = (2 * self.reserved).min(most).max(length);
             // Whole units, so that a body in many pieces is not rounded up for each of them.
             let reserved = capacity.next_multiple_of(BODY_UNIT);
-            let share = self.state.reserve_body(reserved - self.reserved);
+            let share = self.state.reserve_body(self.reserved, reserved);
             self.memory.hold(share.ok_or_else(no_room)?);
             self.reserved = reserved;
             self.bytes.reserve_exact(capacity - self.bytes.len());
@@ -272,11 +347,12 @@ fn unsupported_encoding(text: &str) -> Failure {
     )
 }
 
-/// Undoes the encoding of a body as it arrives. What it makes of the body counts against the limits
-/// like a plain body, so a small body that expands without end is cut off.
+/// Undoes the encoding of a body, piece by piece. What it makes of the body counts against the
+/// limits like a plain body, so a small body that expands without end is cut off.
 enum Decoder<'a> {
     Plain(Received<'a>),
-    Gzip(MultiGzDecoder<Received<'a>>),
+    /// Gzip, and how many members may still follow.
+    Gzip(GzDecoder<Received<'a>>, usize),
     /// Deflate, of which the first byte says whether it has the frame of zlib, as it should.
     Unknown(Received<'a>),
     Zlib(ZlibDecoder<Received<'a>>),
@@ -287,12 +363,13 @@ impl<'a> Decoder<'a> {
     fn new(encoding: Encoding, received: Received<'a>) -> Self {
         match encoding {
             Encoding::Identity => Self::Plain(received),
-            Encoding::Gzip => Self::Gzip(MultiGzDecoder::new(received)),
+            Encoding::Gzip => Self::Gzip(GzDecoder::new(received), MAX_MEMBERS - 1),
             Encoding::Deflate => Self::Unknown(received),
         }
     }
 
-    fn write(&mut self, chunk: &[u8]) -> Result<(), Failure> {
+    /// Returns how many bytes there are now.
+    fn write(&mut self, chunk: &[u8]) -> Result<usize, Failure> {
         if let (Self::Unknown(received), Some(first)) = (&mut *self, chunk.first()) {
             // The low half of zlib's first byte is its method, 8. In raw deflate these bits would be
             // a stored block, whose padding encoders leave at 0.
@@ -304,25 +381,26 @@ impl<'a> Decoder<'a> {
             };
         }
         let (outcome, received) = match self {
-            Self::Plain(received) => return received.push(chunk),
-            Self::Unknown(_) => return Ok(()),
-            Self::Gzip(decoder) => (decoder.write_all(chunk), decoder.get_mut()),
+            Self::Plain(received) => (received.write_all(chunk), received),
+            Self::Unknown(received) => (Ok(()), received),
+            Self::Gzip(decoder, more) => (write_members(decoder, more, chunk), decoder.get_mut()),
             Self::Zlib(decoder) => (decoder.write_all(chunk), decoder.get_mut()),
             Self::Raw(decoder) => (decoder.write_all(chunk), decoder.get_mut()),
         };
-        outcome.map_err(|error| {
-            received
+        match outcome {
+            Ok(()) => Ok(received.bytes.len()),
+            Err(error) => Err(received
                 .refusal
                 .take()
-                .unwrap_or_else(|| undecodable(&error))
-        })
+                .unwrap_or_else(|| undecodable(&error))),
+        }
     }
 
     /// Ends the body and returns it.
     fn finish(mut self) -> Result<Bytes, Failure> {
         let (outcome, received) = match &mut self {
             Self::Plain(received) | Self::Unknown(received) => (Ok(()), received),
-            Self::Gzip(decoder) => (decoder.try_finish(), decoder.get_mut()),
+            Self::Gzip(decoder, _) => (decoder.try_finish(), decoder.get_mut()),
             Self::Zlib(decoder) => (decoder.try_finish(), decoder.get_mut()),
             Self::Raw(decoder) => (decoder.try_finish(), decoder.get_mut()),
         };
@@ -332,6 +410,26 @@ impl<'a> Decoder<'a> {
             (None, Ok(())) => Ok(std::mem::take(&mut received.bytes).into()),
         }
     }
+}
+
+/// Writes a part of a gzip file. Where a member ends in it and another follows, there are one `more`
+/// fewer of them.
+fn write_members(
+    member: &mut GzDecoder<Received<'_>>,
+    more: &mut usize,
+    mut chunk: &[u8],
+) -> io::Result<()> {
+    while !chunk.is_empty() {
+        let written = member.write(chunk)?;
+        if written == 0 {
+            member.try_finish()?;
+            let too_many = || io::Error::other(format!("it has more than {MAX_MEMBERS} members"));
+            *more = more.checked_sub(1).ok_or_else(too_many)?;
+            *member = GzDecoder::new(member.get_mut().take());
+        }
+        chunk = &chunk[written..];
+    }
+    Ok(())
 }
 
 fn undecodable(error: &io::Error) -> Failure {

@@ -9,9 +9,12 @@
 //! answers. So only data that leave count as progress, for each answer by itself.
 
 mod answer;
+mod crowd;
 mod socket;
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,9 +29,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::context::WrongHost;
+use super::context::RefusedHead;
 use crate::config::ConnectionLimits;
 use answer::{Busy, PIECE};
+pub(super) use crowd::Crowd;
 use socket::Watched;
 
 /// The most requests on one HTTP/2 connection at one time.
@@ -37,6 +41,10 @@ const MAX_STREAMS: u32 = 64;
 /// The largest request head, in bytes: more than any client of this interface needs, and what
 /// common proxies allow.
 const MAX_HEAD: u32 = 16 * 1024;
+
+/// The most fields of a request's head; the HTTP library has the same limit for HTTP/1.1. In memory a
+/// field takes a hundred bytes, however short it is.
+const MAX_FIELDS: usize = 100;
 
 /// How many streams a client may open and reset at once before its connection is closed as an
 /// attack (CVE-2023-44487).
@@ -120,6 +128,11 @@ impl Activity {
 /// The activity of a connection, shared by its socket, its requests and the watch over them.
 type Shared = Arc<watch::Sender<Activity>>;
 
+/// What makes an answer. It is in a box, which is gone before the answer has left: the server keeps the
+/// place of this future until then.
+type Answering<B> =
+    Pin<Box<dyn Future<Output = Result<http::Response<B>, std::convert::Infallible>> + Send>>;
+
 /// Serves a connection to its end. When `stopping` becomes true, requests that have begun are
 /// finished, and the connection closes.
 pub(super) async fn serve<E>(
@@ -127,6 +140,7 @@ pub(super) async fn serve<E>(
     peer: SocketAddr,
     endpoint: Arc<E>,
     limits: ConnectionLimits,
+    crowd: Crowd,
     mut stopping: watch::Receiver<bool>,
 ) where
     E: Endpoint<Output = Response> + 'static,
@@ -138,22 +152,31 @@ pub(super) async fn serve<E>(
     let activity: Shared = Arc::new(activity);
     let service = hyper::service::service_fn({
         let activity = activity.clone();
-        move |request: http::Request<Incoming>| {
+        move |request: http::Request<Incoming>| -> Answering<_> {
             // Made here and not at the first poll, because the connection must not look idle in
             // between.
-            let busy = Busy::new(activity.clone(), request.version());
+            let busy = Busy::new(activity.clone(), request.version(), crowd.clone());
+            if busy.is_too_much() {
+                let refusal = crowd.refusal();
+                return Box::pin(async move { Ok(busy.answered(refusal)) });
+            }
             let endpoint = endpoint.clone();
-            let wrong_host = wrong_host(request.headers(), request.version());
+            let refused = refused_head(request.headers(), request.version());
             let mut request: Request =
                 (request, local.clone(), remote.clone(), Scheme::HTTP).into();
-            if let Some(wrong) = wrong_host {
-                request.set_data(wrong);
+            if let Some(refused) = refused {
+                // The fields are not kept while the refusal is on its way.
+                request.headers_mut().clear();
+                request.set_data(refused);
             }
-            async move {
+            Box::pin(async move {
+                // A client may send many requests at once whose answers wait for nothing: others have
+                // their turn between them.
+                tokio::task::yield_now().await;
                 busy.wait_for_the_client().await;
                 let response = endpoint.get_response(request).await;
-                Ok::<_, std::convert::Infallible>(busy.answered(response))
-            }
+                Ok(busy.answered(response))
+            })
         }
     });
     let socket = TokioIo::new(Watched::new(stream, activity.clone()));
@@ -244,19 +267,28 @@ async fn too_long(changes: &mut watch::Receiver<Activity>, limits: &ConnectionLi
     }
 }
 
-/// Judges the `Host` of a request by RFC 9112, section 3.2: one that is an authority, or empty, and
-/// none only in HTTP/1.0 and in HTTP/2, where the target may have the authority.
-pub(super) fn wrong_host(headers: &HeaderMap, version: Version) -> Option<WrongHost> {
+/// Judges a request's head: the number of its fields, and its `Host` by RFC 9112, section 3.2, which
+/// is one that is an authority, or empty, and none only in HTTP/1.0 and in HTTP/2, where the target
+/// may have the authority.
+pub(super) fn refused_head(headers: &HeaderMap, version: Version) -> Option<RefusedHead> {
+    if headers.len() > MAX_FIELDS {
+        return Some(RefusedHead::TooManyFields(MAX_FIELDS));
+    }
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (None, _) if version == Version::HTTP_11 => Some(WrongHost::Missing),
+        (None, _) if version == Version::HTTP_11 => Some(RefusedHead::NoHost),
         (None, _) => None,
-        (Some(_), Some(_)) => Some(WrongHost::Several),
+        (Some(_), Some(_)) => Some(RefusedHead::SeveralHosts),
         (Some(host), None) => {
             let text = host.to_str().unwrap_or("@");
-            let is_host = |authority: Authority| !authority.as_str().contains('@');
+            let is_host = |authority: Authority| {
+                let port = authority.as_str().strip_prefix(authority.host());
+                let port = port.and_then(|port| port.strip_prefix(':').or(Some(port)));
+                // Without digits it is the usual one.
+                port.is_some_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
+            };
             let fits = text.is_empty() || text.parse().is_ok_and(is_host);
-            (!fits).then_some(WrongHost::Malformed)
+            (!fits).then_some(RefusedHead::MalformedHost)
         }
     }
 }

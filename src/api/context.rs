@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::state::BodyShare;
+
 /// The id of a request, as its log lines, its answer's header and its problem documents have it.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(Arc<str>);
@@ -30,11 +32,11 @@ impl fmt::Display for RequestId {
 /// It is given back when the request has its answer or its client has left, not when the body is
 /// parsed: what is parsed from a body, images above all, is as large as the body.
 #[derive(Debug, Clone, Default)]
-pub(super) struct BodyMemory(Arc<Mutex<Vec<OwnedSemaphorePermit>>>);
+pub(super) struct BodyMemory(Arc<Mutex<Vec<BodyShare>>>);
 
 impl BodyMemory {
     /// Adds `share` to what the request holds.
-    pub(super) fn hold(&self, share: OwnedSemaphorePermit) {
+    pub(super) fn hold(&self, share: BodyShare) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.push(share);
     }
@@ -59,10 +61,15 @@ pub(super) struct SharedAnswer;
 #[derive(Debug, Clone)]
 pub(super) struct LacksSlash(pub(super) String);
 
-/// What is wrong with the `Host` of a request.
+/// Why a request is refused by its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WrongHost {
-    Missing,
-    Several,
-    Malformed,
+pub(super) enum RefusedHead {
+    /// It has no `Host`.
+    NoHost,
+    /// It has more than one `Host`.
+    SeveralHosts,
+    /// Its `Host` is no host.
+    MalformedHost,
+    /// It has more than this many fields.
+    TooManyFields(usize),
 }

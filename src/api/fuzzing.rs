@@ -12,7 +12,7 @@ use poem::http::{HeaderName, HeaderValue, StatusCode, Version};
 use poem::{Endpoint, EndpointExt, Request, Response};
 use tokio::runtime::{Builder, Runtime};
 
-use super::connection::wrong_host;
+use super::connection::refused_head;
 use super::{ApiState, app, classify_image, inference, v1};
 use crate::config::{AccessArgs, HttpLimits};
 
@@ -79,7 +79,7 @@ fn parse(bytes: &[u8]) -> Option<Request> {
         request = request.header(name, HeaderValue::from_bytes(value.as_bytes()).ok()?);
     }
     let mut request = request.body(Bytes::copy_from_slice(rest));
-    if let Some(wrong) = wrong_host(request.headers(), request.version()) {
+    if let Some(wrong) = refused_head(request.headers(), request.version()) {
         request.set_data(wrong);
     }
     Some(request)

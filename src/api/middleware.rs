@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tracing::Instrument;
 use tracing::field::Empty;
 
-use super::context::{AnswerMemory, BodyMemory, LacksSlash, RequestId, SharedAnswer, WrongHost};
+use super::context::{AnswerMemory, BodyMemory, LacksSlash, RefusedHead, RequestId, SharedAnswer};
 use super::cors::Cors;
 use super::inference;
 use super::problem::{Failure, RETRY_AFTER};
@@ -133,8 +133,8 @@ impl<E: Endpoint> Endpoint for ContextEndpoint<E> {
 
 impl<E: Endpoint> ContextEndpoint<E> {
     async fn answer(&self, request: Request) -> poem::Result<Response> {
-        if let Some(wrong) = request.data::<WrongHost>() {
-            return Err(bad_host(*wrong).into());
+        if let Some(refused) = request.data::<RefusedHead>() {
+            return Err(bad_head(*refused).into());
         }
         if let Some(LacksSlash(path)) = request.data::<LacksSlash>() {
             let location = path.clone();
@@ -300,16 +300,24 @@ fn error_response(error: poem::Error, asked: &Asked) -> Response {
     framework_response(failure, asked)
 }
 
-fn bad_host(wrong: WrongHost) -> Failure {
-    let detail = match wrong {
-        WrongHost::Missing => "the request has no Host header, which HTTP/1.1 asks for",
-        WrongHost::Several => "the request has more than one Host header",
-        WrongHost::Malformed => {
-            "the Host header must be a host name or address, and perhaps a port"
-        }
+fn bad_head(refused: RefusedHead) -> Failure {
+    let malformed = |detail| {
+        let (code, title) = ("bad-request", "The request is malformed");
+        Failure::new(StatusCode::BAD_REQUEST, code, title, detail)
     };
-    let (code, title) = ("bad-request", "The request is malformed");
-    Failure::new(StatusCode::BAD_REQUEST, code, title, detail)
+    match refused {
+        RefusedHead::NoHost => malformed("the request has no Host header, which HTTP/1.1 asks for"),
+        RefusedHead::SeveralHosts => malformed("the request has more than one Host header"),
+        RefusedHead::MalformedHost => {
+            malformed("the Host header must be a host name or address, and perhaps a port")
+        }
+        RefusedHead::TooManyFields(limit) => Failure::new(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "too-many-headers",
+            "The request has too many headers",
+            format!("the request has more than {limit} header fields; send fewer"),
+        ),
+    }
 }
 
 /// Renders a failure that no route knows about, in the form that belongs to the path.

@@ -1,14 +1,19 @@
 //! The routes that describe what is loaded: classes, checkpoint, preprocessing and limits.
 
+use bytes::Bytes;
 use poem::web::Data;
-use poem_openapi::payload::Json;
+use poem::{IntoResponse, Response};
+use poem_openapi::payload::{Json, Payload};
+use poem_openapi::registry::{MetaSchemaRef, Registry};
+use poem_openapi::types::ToJSON;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 
+use super::context::SharedAnswer;
 use super::options::shortest;
 use super::problem::Failure;
 use super::state::ApiState;
 use crate::service::Service;
-use imgclass_checkpoint::{Block, Label};
+use imgclass_checkpoint::{Block, Label, Labels};
 use imgclass_image::{Preprocessing, Resize};
 
 /// One class.
@@ -41,6 +46,39 @@ impl LabelEntry {
 pub(super) struct LabelList {
     /// One entry a class.
     labels: Vec<LabelEntry>,
+}
+
+impl LabelList {
+    /// Returns the list as JSON. With ten thousand classes that takes milliseconds and a megabyte, so
+    /// it is made once and all requests share it.
+    pub(super) fn to_bytes(labels: &Labels) -> Bytes {
+        let labels = labels.iter().enumerate().map(LabelEntry::new).collect();
+        Self { labels }.to_json_string().into()
+    }
+}
+
+/// A [`LabelList`] in the bytes that all requests share.
+pub(super) struct SharedLabels(Bytes);
+
+impl Payload for SharedLabels {
+    const CONTENT_TYPE: &'static str = Json::<LabelList>::CONTENT_TYPE;
+
+    fn schema_ref() -> MetaSchemaRef {
+        Json::<LabelList>::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        <Json<LabelList> as Payload>::register(registry);
+    }
+}
+
+impl IntoResponse for SharedLabels {
+    fn into_response(self) -> Response {
+        Response::builder()
+            .content_type(Self::CONTENT_TYPE)
+            .extension(SharedAnswer)
+            .body(self.0)
+    }
 }
 
 /// How images are prepared.
@@ -192,7 +230,7 @@ pub(super) struct HeadDescription {
 pub(super) enum LabelsResponse {
     /// All classes.
     #[oai(status = 200)]
-    Ok(Json<LabelList>),
+    Ok(SharedLabels),
 }
 
 #[derive(ApiResponse)]
@@ -211,14 +249,7 @@ impl ModelRoutes {
     /// Index, WordNet id and names of every class that the model tells apart.
     #[oai(path = "/v1/labels", method = "get", operation_id = "labels")]
     async fn labels(&self, Data(state): Data<&ApiState>) -> Result<LabelsResponse, Failure> {
-        let labels = state
-            .service()?
-            .labels()
-            .iter()
-            .enumerate()
-            .map(LabelEntry::new)
-            .collect();
-        Ok(LabelsResponse::Ok(Json(LabelList { labels })))
+        Ok(LabelsResponse::Ok(SharedLabels(state.labels()?)))
     }
 
     /// The model

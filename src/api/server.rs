@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::connection;
+use super::connection::{self, Crowd};
 use crate::config::ConnectionLimits;
 use crate::metrics::Metrics;
 
@@ -119,6 +119,7 @@ impl Server {
         let mut open = Open {
             endpoint: Arc::new(endpoint),
             limits: self.limits,
+            crowd: Crowd::new(self.metrics.clone()),
             metrics: self.metrics,
             stopping,
             connections: JoinSet::new(),
@@ -156,6 +157,7 @@ struct Open<E> {
     metrics: Option<Arc<Metrics>>,
     stopping: watch::Receiver<bool>,
     connections: JoinSet<()>,
+    crowd: Crowd,
     refusals: JoinSet<()>,
 }
 
@@ -173,6 +175,7 @@ impl<E: Endpoint<Output = Response> + 'static> Open<E> {
             peer,
             self.endpoint.clone(),
             self.limits,
+            self.crowd.clone(),
             self.stopping.clone(),
         );
         self.connections.spawn(async move {

@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use poem::Request;
 use poem::http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::model::LabelList;
 use super::problem::{Failure, RETRY_AFTER_RESTART, clip};
 use crate::config::{Access, DEFAULT_MODEL_NAME, HttpLimits};
 use crate::metrics::Metrics;
@@ -14,6 +16,16 @@ use crate::service::{Ask, Model, Service};
 /// Bytes that one permit of the memory for bodies stands for. Semaphores count in 32 bits, which
 /// would end at 4 GiB if they counted bytes.
 pub(super) const BODY_UNIT: usize = 1024;
+
+/// The largest body that may take the part of the memory that is kept for small ones, in bytes.
+const SMALL_BODY: usize = 1 << 20;
+
+/// A share of the memory for bodies, which is free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct BodyShare {
+    _large: Option<OwnedSemaphorePermit>,
+    _all: OwnedSemaphorePermit,
+}
 
 /// The memory for answers that have not left yet, of all clients together. The largest answers are
 /// heat maps of 1.5 MB and the numbers of many images, of which this holds some 80.
@@ -28,7 +40,10 @@ pub struct ApiState {
     metrics_apart: bool,
     access: Arc<Access>,
     body_memory: Arc<Semaphore>,
+    /// The part of it that bodies of more than [`SMALL_BODY`] may take.
+    large_bodies: Arc<Semaphore>,
     answer_memory: Arc<Semaphore>,
+    labels: Arc<OnceLock<Bytes>>,
     model_name: Arc<str>,
     root_path: Arc<str>,
     unknown_below: f32,
@@ -55,7 +70,9 @@ impl ApiState {
             metrics_apart: false,
             access: Arc::default(),
             body_memory: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            large_bodies: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
             answer_memory: Arc::new(Semaphore::new(ANSWER_MEMORY_KIB)),
+            labels: Arc::default(),
             model_name: DEFAULT_MODEL_NAME.into(),
             root_path: "".into(),
             unknown_below: 0.0,
@@ -112,23 +129,45 @@ impl ApiState {
         let _ = self.service.set(service);
     }
 
-    /// Holds no more than `bytes` of request bodies at one time, all together. Without this there
-    /// is no such bound.
+    /// Holds no more than `bytes` of request bodies at one time, all together. Bodies of more than
+    /// [`SMALL_BODY`] may have three quarters of it, or one of the largest size if that is more.
+    /// Without this there is no such bound.
     #[must_use]
     pub fn with_body_memory(self, bytes: u64) -> Self {
-        let permits = usize::try_from(bytes / BODY_UNIT as u64).unwrap_or(usize::MAX);
+        let permits = |bytes: u64| {
+            let permits = usize::try_from(bytes / BODY_UNIT as u64).unwrap_or(usize::MAX);
+            Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
+        };
+        // The largest body that is allowed must fit.
+        let largest = (self.limits.payload_limit as u64).min(bytes);
         Self {
-            body_memory: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            body_memory: permits(bytes),
+            large_bodies: permits((bytes - bytes / 4).max(largest)),
             ..self
         }
     }
 
-    /// Takes a share of the memory for bodies; `None` where there is not enough. Does not wait:
-    /// requests that wait with half a body would keep the memory of that half from each other.
-    pub(super) fn reserve_body(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let permits = u32::try_from(bytes.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX);
-        let memory = self.body_memory.clone().try_acquire_many_owned(permits);
-        memory.ok()
+    /// Takes the share of the memory for bodies by which a body grows from `before` bytes to
+    /// `after`; `None` where there is not enough. A quarter of the memory is kept for small bodies,
+    /// so that some large ones do not keep all others out.
+    ///
+    /// Does not wait: requests that wait with half a body would keep the memory of that half from
+    /// each other.
+    pub(super) fn reserve_body(&self, before: usize, after: usize) -> Option<BodyShare> {
+        let take = |memory: &Arc<Semaphore>, bytes: usize| {
+            let permits = u32::try_from(bytes.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX);
+            memory.clone().try_acquire_many_owned(permits).ok()
+        };
+        let large = match after {
+            ..=SMALL_BODY => None,
+            // What it had while it was small is taken now.
+            _ if before <= SMALL_BODY => Some(take(&self.large_bodies, after)?),
+            _ => Some(take(&self.large_bodies, after - before)?),
+        };
+        Some(BodyShare {
+            _large: large,
+            _all: take(&self.body_memory, after - before)?,
+        })
     }
 
     /// Returns the memory for answers, of which one permit stands for a KiB.
@@ -149,6 +188,16 @@ impl ApiState {
                 RETRY_AFTER_RESTART,
             )
         })
+    }
+
+    /// Returns the answer of `/v1/labels`.
+    ///
+    /// # Errors
+    /// A [`Failure`] with status 503 until the service is loaded.
+    pub(super) fn labels(&self) -> Result<Bytes, Failure> {
+        let service = self.service()?;
+        let labels = || LabelList::to_bytes(service.labels());
+        Ok(self.labels.get_or_init(labels).clone())
     }
 
     /// Returns the name by which clients of the inference protocols call the model.
@@ -210,7 +259,7 @@ impl ApiState {
     /// option it is the checkpoint.
     ///
     /// # Errors
-    /// As [`ApiState::named_model`], and where there are too many.
+    /// As [`ApiState::named_model`], and where there are too many, or one is named twice.
     pub(super) fn named_models(&self, names: Option<&str>) -> Result<Vec<NamedModel>, Failure> {
         let names = names.unwrap_or_else(|| self.model_name());
         if names.split(',').count() > MAX_MODELS {
@@ -218,10 +267,18 @@ impl ApiState {
                 "model: more than {MAX_MODELS} are named"
             )));
         }
-        names
-            .split(',')
-            .map(|name| self.named_model(name.trim()))
-            .collect()
+        let mut models = Vec::<NamedModel>::new();
+        for name in names.split(',') {
+            let named = self.named_model(name.trim())?;
+            if models.iter().any(|before| before.name == named.name) {
+                return Err(Failure::invalid_request(format!(
+                    "model: {} is named twice",
+                    named.name
+                )));
+            }
+            models.push(named);
+        }
+        Ok(models)
     }
 
     /// Returns how well a picture must fit a head where the request does not say it.

@@ -334,7 +334,8 @@ async fn answers<R, T>(
             Err(failure) => faults.push(Some(failure)),
         }
     }
-    let mut answers = service.answer(sources, ask).await?.into_iter();
+    let made = |answer: Answer| (answer.phases, make(answer));
+    let mut answers = service.answer(sources, ask, made).await?.into_iter();
     let (mut outcomes, mut phases) = (Vec::new(), Vec::new());
     for (position, fault) in faults.into_iter().enumerate() {
         let answer = match fault {
@@ -346,9 +347,9 @@ async fn answers<R, T>(
                 answer.map_err(|error| Failure::in_field(error, &field))
             }
         };
-        let outcome = answer.and_then(|answer| {
-            phases.push(answer.phases);
-            make(answer)
+        let outcome = answer.and_then(|(took, made)| {
+            phases.push(took);
+            made
         });
         match outcome {
             Err(failure) if request.alone => return Err(failure),

@@ -501,43 +501,56 @@ async fn a_stop_waits_for_a_request_in_flight_and_not_for_idle_connections() {
     assert!(ended.await.expect("no panic"));
 }
 
+/// A client that has sent all of a body but the last byte.
+struct AlmostSent {
+    length: usize,
+    stream: TcpStream,
+}
+
+impl AlmostSent {
+    async fn new(serving: &Serving, length: usize) -> Self {
+        let mut stream = serving.connect().await;
+        let head = "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+        let body = "x".repeat(length - 1);
+        let request = format!("{head}Content-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        Self { length, stream }
+    }
+}
+
+/// Sends those bodies again that were refused. They take their memory as they arrive, and a small
+/// body that came in between may have taken what they needed.
+async fn send_again(serving: &Serving, held: &mut [AlmostSent]) {
+    for sent in held {
+        let mut byte = [0];
+        let answered = tokio::time::timeout(Duration::from_millis(5), sent.stream.peek(&mut byte));
+        if answered.await.is_ok() {
+            *sent = AlmostSent::new(serving, sent.length).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn bodies_that_are_received_at_one_time_have_a_bound_together() {
     let serving =
         Serving::start_with(Arc::new(Quick), |state| state.with_body_memory(200 * 1024)).await;
-    let head = "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
-    let hold = async |length: &str, body: String| {
-        let mut stream = serving.connect().await;
-        stream
-            .write_all(format!("{head}{length}\r\n\r\n{body}").as_bytes())
-            .await
-            .expect("sent");
-        stream
-    };
     // Two clients that announced 100 and 90 KiB, and send all but the last byte.
-    let announced = [100 * 1024, 90 * 1024];
-    let almost = async |length: usize| {
-        hold(&format!("Content-Length: {length}"), "x".repeat(length - 1)).await
-    };
-    let mut first = almost(announced[0]).await;
-    let mut second = almost(announced[1]).await;
+    let mut held = Vec::new();
+    for length in [100 * 1024, 90 * 1024] {
+        held.push(AlmostSent::new(&serving, length).await);
+    }
     // There is room for small ones only, whether or not they say their length.
     while serves_or_503(&serving, 30 * 1024).await != 503 {
-        // They may not have arrived yet. A small one that came in between may have taken the memory
-        // that they needed: who was refused comes again.
-        for (stream, length) in [(&mut first, announced[0]), (&mut second, announced[1])] {
-            let mut byte = [0];
-            let answered = tokio::time::timeout(Duration::from_millis(5), stream.peek(&mut byte));
-            if answered.await.is_ok() {
-                *stream = almost(length).await;
-            }
-        }
+        send_again(&serving, &mut held).await;
     }
     let chunk = format!("7800\r\n{}\r\n", "x".repeat(0x7800));
-    let mut streamed = hold("Transfer-Encoding: chunked", chunk).await;
+    let head = "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+    let request = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunk}");
+    let mut streamed = serving.connect().await;
+    streamed.write_all(request.as_bytes()).await.expect("sent");
     assert!(rest(&mut streamed).await.starts_with("HTTP/1.1 503"));
     serves(&serving).await;
-    drop(first);
+    held.remove(0);
     while serves_or_503(&serving, 30 * 1024).await != 200 {
         tokio::task::yield_now().await;
     }
@@ -604,6 +617,8 @@ async fn a_request_has_one_host() {
         ("HTTP/1.1", "Host: a b\r\n", 400),
         ("HTTP/1.1", "Host: user@a\r\n", 400),
         ("HTTP/1.1", "Host: a/b\r\n", 400),
+        ("HTTP/1.1", "Host: a:\r\n", 200),
+        ("HTTP/1.1", "Host: a:65536\r\n", 400),
     ];
     for (version, hosts, status) in cases {
         let request = format!("GET /health/live {version}\r\n{hosts}Connection: close\r\n\r\n");
@@ -617,6 +632,110 @@ async fn a_request_has_one_host() {
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A client of HTTP/2 that sends what is written by hand, and reads nothing.
+async fn connect_http2(serving: &Serving) -> TcpStream {
+    let mut stream = serving.connect().await;
+    let settings = frame(4, 0, 0, &[]);
+    let start = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &settings[..]].concat();
+    stream.write_all(&start).await.expect("sent");
+    stream
+}
+
+#[tokio::test]
+async fn a_head_has_a_hundred_fields_at_most_however_short_they_are() {
+    let serving = quick(HTTP, CONNECTIONS).await;
+    // Beside Host and Connection.
+    for (fields, status) in [(98, 200), (99, 431)] {
+        let fields = "a:\r\n".repeat(fields);
+        let request =
+            format!("GET /health/live HTTP/1.1\r\nHost: x\r\n{fields}Connection: close\r\n\r\n");
+        let text = exchange(&serving, &request).await;
+        assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{text}");
+    }
+    let mut stream = connect_http2(&serving).await;
+    let cases = [
+        (1, 100, "/health/live", 200, 2.0),
+        (3, 101, "unmatched", 431, 1.0),
+    ];
+    for (stream_id, fields, route, status, answers) in cases {
+        // GET, http, path and authority; a field `a` that enters the table, and its index again.
+        let head = [
+            &b"\x82\x86\x04\x0c/health/live\x01\x01x\x40\x01a\x00"[..],
+            &vec![0xbe; fields - 1],
+        ]
+        .concat();
+        let head = frame(1, 0x5, stream_id, &head);
+        stream.write_all(&head).await.expect("sent");
+        let labels = format!("method=\"GET\",route=\"{route}\",status=\"{status}\"");
+        let series = format!("imgclass_http_requests_total{{{labels}}}");
+        serving.until(&series, answers).await;
+    }
+}
+
+#[tokio::test]
+async fn large_bodies_leave_room_for_small_ones() {
+    const MIB: usize = 1024 * 1024;
+    let limits = HttpLimits {
+        payload_limit: 3 * MIB,
+        ..HTTP
+    };
+    let quick: Arc<dyn Network> = Arc::new(Quick);
+    let serving = Serving::start_with(quick, |_| {
+        ApiState::loading(limits).with_body_memory(8 * MIB as u64)
+    })
+    .await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        held.push(AlmostSent::new(&serving, limits.payload_limit).await);
+    }
+    // 6 MiB are taken. Of the other 2, large bodies may have 1.
+    while serves_or_503(&serving, MIB + MIB / 4).await != 503 {
+        send_again(&serving, &mut held).await;
+    }
+    for _ in 0..10 {
+        assert_eq!(serves_or_503(&serving, MIB).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_among_many_that_are_busy_has_its_share_of_requests() {
+    let (model, gate, _begun) = Gated::new();
+    let serving = Serving::start(model, &[], HTTP, CONNECTIONS).await;
+    // POST, http, path and authority; the bodies do not come.
+    let head = b"\x83\x86\x04\x0c/v1/classify\x01\x01x";
+    let ask = |requests: std::ops::Range<u32>| -> Vec<u8> {
+        let frames = requests.flat_map(|request| frame(1, 0x4, 1 + 2 * request, head));
+        frames.collect()
+    };
+    let refused = "imgclass_rejections_total{reason=\"overloaded\"}";
+    let in_flight = "imgclass_requests_in_flight";
+    let idle = connect_http2(&serving).await;
+    let mut busy = Vec::new();
+    for _ in 0..60 {
+        let mut stream = serving.connect().await;
+        let request = classify(example(), "close");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        busy.push(stream);
+    }
+    serving.until(in_flight, 60.0).await;
+    // 2048 requests are 33 for each of 61 connections. The idle one has no share.
+    let mut greedy = connect_http2(&serving).await;
+    greedy.write_all(&ask(0..64)).await.expect("sent");
+    serving.until(refused, 64.0 - 33.0).await;
+    drop((gate, idle));
+    for mut stream in busy {
+        assert!(rest(&mut stream).await.starts_with("HTTP/1.1 200"));
+    }
+    // Alone it may have all that a connection may have. The last one is answered.
+    greedy.write_all(&ask(64..94)).await.expect("sent");
+    let last = frame(1, 0x5, 1 + 2 * 94, b"\x82\x86\x04\x0c/health/live\x01\x01x");
+    greedy.write_all(&last).await.expect("sent");
+    let answered =
+        "imgclass_http_requests_total{method=\"GET\",route=\"/health/live\",status=\"200\"}";
+    serving.until(answered, 1.0).await;
+    assert_eq!(serving.count(refused), 64.0 - 33.0);
 }
 
 #[tokio::test]
@@ -690,7 +809,8 @@ async fn serves_or_503(serving: &Serving, length: usize) -> u16 {
     let request = classify(example(), "close");
     let (_, body) = request.split_once("\r\n\r\n").expect("a body");
     let head = "POST /classify_image/ HTTP/1.1\r\nHost: x\r\nConnection: close";
-    let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body:length$}");
+    let blanks = " ".repeat(length - body.len());
+    let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}{blanks}");
     let mut stream = serving.connect().await;
     // A refusal may come before all is sent.
     let _ = stream.write_all(request.as_bytes()).await;

@@ -557,11 +557,14 @@ async fn compressed_bodies_are_read_within_the_limits_and_other_encodings_are_41
     raw.write_all(request.as_bytes()).expect("in memory");
     let good = gzip(request.as_bytes());
     let bomb = gzip(&vec![b' '; LIMITS.payload_limit + 1]);
+    let after_empty_ones = |members: usize| [gzip(b"").repeat(members), good.clone()].concat();
     assert!(bomb.len() < 1000, "{}", bomb.len());
     let cases = [
         ("gzip", good.clone(), 200, ""),
         ("X-GZip", good.clone(), 200, ""),
         ("identity, gzip", good.clone(), 200, ""),
+        ("gzip", after_empty_ones(1023), 200, ""),
+        ("gzip", after_empty_ones(1024), 400, "malformed-encoding"),
         ("deflate", zlib.finish().expect("in memory"), 200, ""),
         ("deflate", raw.finish().expect("in memory"), 200, ""),
         ("identity", request.clone().into(), 200, ""),

@@ -139,6 +139,13 @@ async fn every_kind_of_bad_request_gets_its_status_its_code_and_the_field() {
         request.to_string()
     };
     let json_cases = [
+        (
+            "/v1/classify",
+            with("model", json!("resnet50, resnet50")),
+            422,
+            "invalid-request",
+            "resnet50 is named twice",
+        ),
         ("/v1/classify", "{".to_owned(), 400, "malformed-json", "EOF"),
         (
             "/v1/classify",
@@ -355,6 +362,26 @@ async fn every_kind_of_bad_request_gets_its_status_its_code_and_the_field() {
         422,
         "invalid-request",
         "top_k",
+    ));
+    // A long text is no number, and is not looked into: its JSON could be of any size.
+    let long = format!("5{}", " ".repeat(100));
+    let options: &[(&str, Option<&str>, &[u8])] = &[
+        ("a", Some("a.png"), &png(20, 20)),
+        ("top_k", None, long.as_bytes()),
+    ];
+    cases.push((
+        "/v1/classify",
+        form(options),
+        422,
+        "invalid-request",
+        "top_k",
+    ));
+    cases.push((
+        "/v1/classify",
+        form(&[("url", None, b"http://a.example/\xff")]),
+        400,
+        "malformed-form",
+        "url: the field holds bytes that are no UTF-8",
     ));
     for (path, (kind, bytes), status, code, detail) in cases {
         let start = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();

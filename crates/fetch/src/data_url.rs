@@ -21,7 +21,8 @@ const SCHEME: &str = "data:";
 const MAX_HEADER: usize = 256;
 
 /// Returns whether `url` has the scheme `data:`, in any case.
-pub(super) fn is_data_url(url: &str) -> bool {
+#[must_use]
+pub fn is_data_url(url: &str) -> bool {
     url.get(..SCHEME.len())
         .is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
 }

@@ -40,7 +40,7 @@ use tokio::sync::Semaphore;
 pub use self::address::AddressPolicy;
 pub use self::base64::decode_base64;
 pub use self::config::FetchConfig;
-pub use self::data_url::decode as decode_data_url;
+pub use self::data_url::{decode as decode_data_url, is_data_url};
 pub use self::error::{BadAnswer, DataUrlFault, FetchError, SetupError, UnusableUrl, UrlRefusal};
 pub use self::policy::{UrlPolicy, redacted};
 pub use self::resolve::{Resolve, SystemResolver};
@@ -114,7 +114,7 @@ impl Fetcher {
     /// [`FetchError`] lists the reasons. Use [`FetchError::public_message`] for what the caller may
     /// be told.
     pub async fn fetch(&self, url: &str) -> Result<Bytes, FetchError> {
-        if data_url::is_data_url(url) {
+        if is_data_url(url) {
             return data_url::decode(url, self.config.max_bytes);
         }
         let url = url.trim_end_matches([' ', '\t', '\r', '\n']);

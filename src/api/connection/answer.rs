@@ -10,6 +10,7 @@ use poem::Response;
 use poem::http::{self, Version};
 use tokio::time::Instant;
 
+use super::crowd::Crowd;
 use super::{Shared, Unread, until};
 use crate::api::context::AnswerMemory;
 
@@ -21,23 +22,41 @@ pub(super) const PIECE: usize = 16 * 1024;
 const MAX_UNSENT: u64 = 256 * 1024;
 
 /// Counts a request in the activity until it has its answer.
-pub(super) struct Busy(Shared);
+pub(super) struct Busy {
+    activity: Shared,
+    crowd: Crowd,
+    is_too_much: bool,
+}
 
 impl Busy {
     /// Counts one more request.
-    pub(super) fn new(activity: Shared, version: Version) -> Self {
+    pub(super) fn new(activity: Shared, version: Version, crowd: Crowd) -> Self {
+        let mut requests = 0;
         activity.send_modify(|now| {
             now.requests += 1;
+            requests = now.requests;
             now.in_head = false;
             now.multiplexed = version == Version::HTTP_2;
         });
-        Self(activity)
+        Self {
+            activity,
+            is_too_much: !crowd.join(requests),
+            crowd,
+        }
+    }
+
+    /// Returns whether the connection has more requests than its share.
+    pub(super) const fn is_too_much(&self) -> bool {
+        self.is_too_much
     }
 
     /// Waits until the client has read enough of its earlier answers.
     pub(super) async fn wait_for_the_client(&self) {
-        if self.0.borrow().unsent() > MAX_UNSENT {
-            until(&mut self.0.subscribe(), |now| now.unsent() <= MAX_UNSENT).await;
+        if self.activity.borrow().unsent() > MAX_UNSENT {
+            until(&mut self.activity.subscribe(), |now| {
+                now.unsent() <= MAX_UNSENT
+            })
+            .await;
         }
     }
 
@@ -54,7 +73,7 @@ impl Busy {
             None => 0,
         };
         let mut answer = 0;
-        self.0.send_modify(|now| {
+        self.activity.send_modify(|now| {
             answer = now.next_answer;
             now.next_answer += 1;
             let since = Instant::now();
@@ -68,7 +87,7 @@ impl Busy {
             body,
             piece: Bytes::new(),
             answer,
-            activity: self.0.clone(),
+            activity: self.activity.clone(),
             _memory: memory,
         };
         http::Response::from_parts(parts, unsent)
@@ -77,10 +96,13 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.send_modify(|now| {
+        let mut others = 0;
+        self.activity.send_modify(|now| {
             now.requests = now.requests.saturating_sub(1);
+            others = now.requests;
             now.since = Instant::now();
         });
+        self.crowd.leave(others);
     }
 }
 

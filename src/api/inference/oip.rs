@@ -168,12 +168,14 @@ struct IndexRequest {
 #[handler]
 pub(super) async fn repository_index(
     Data(state): Data<&ApiState>,
-    Body(bytes): Body,
+    Body(body): Body,
 ) -> Result<Json<Value>> {
-    let request = if bytes.is_empty() {
+    let request = if body.is_empty() {
         IndexRequest::default()
     } else {
-        json::read_object(&bytes, "a JSON object").map_err(|error| invalid(error.into_detail()))?
+        let read = |bytes: Bytes| json::read_object(&bytes, "a JSON object");
+        let read = body.parse(read).await;
+        read.map_err(|error| invalid(error.into_detail()))?
     };
     let (status, reason) = match state.service() {
         Err(_) => ("UNAVAILABLE", "the model is loading".to_owned()),
@@ -249,18 +251,22 @@ struct InferAnswer<'a> {
 pub(super) async fn infer(
     request: &Request,
     Data(state): Data<&ApiState>,
-    Body(bytes): Body,
+    Body(body): Body,
 ) -> Result<Response> {
     let named = check_model(state, request, "")?;
     let service = state.service()?;
     let labels = service.labels_of(&named.model);
-    let (json, tail) = split(request.header(JSON_LENGTH), bytes)?;
-    let request: InferRequest<'_> = json::read_object(&json, "a JSON object with inputs")
-        .map_err(|error| invalid(error.into_detail()))?;
-    let wanted = wanted(&request, outputs_of(&named.model), labels.len())?;
     let (shape, max_images) = (service.input_shape(), state.limits().max_images);
-    let sources = sources(&request.inputs, tail, shape, max_images)?;
-    let id = request.id;
+    let read = |bytes: Bytes| -> Result<_> {
+        let (json, tail) = split(request.header(JSON_LENGTH), bytes)?;
+        let request: InferRequest<'_> = json::read_object(&json, "a JSON object with inputs")
+            .map_err(|error| invalid(error.into_detail()))?;
+        let wanted = wanted(&request, outputs_of(&named.model), labels.len())?;
+        let sources = sources(&request.inputs, tail, shape, max_images)?;
+        // The body ends here: what was made of it waits for the model, and is as large.
+        Ok((request.id, wanted, sources))
+    };
+    let (id, wanted, sources) = body.parse(read).await?;
     let ask = Ask {
         want: Want {
             features: wanted.iter().any(|output| output.name == "features"),

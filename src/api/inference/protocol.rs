@@ -3,13 +3,12 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use poem::http::StatusCode;
 use poem::web::Json;
 use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
 use serde_json::json;
 
-use crate::api::body::read;
+use crate::api::body::{Whole, read};
 use crate::api::images::decode_base64;
 use crate::api::problem::{Failure, clip};
 use crate::api::state::{ApiState, NamedModel};
@@ -60,13 +59,13 @@ pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> ProtocolError {
     Failure::new(StatusCode::BAD_REQUEST, code, title, detail).into()
 }
 
-/// Extracts the bytes of a request's body, within the limits.
-pub(super) struct Body(pub(super) Bytes);
+/// Extracts a request's body, within the limits.
+pub(super) struct Body(pub(super) Whole);
 
 impl<'a> FromRequest<'a> for Body {
     async fn from_request(request: &'a Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let bytes = read(request, body).await.map_err(ProtocolError::from)?;
-        Ok(Self(bytes))
+        let body = read(request, body).await.map_err(ProtocolError::from)?;
+        Ok(Self(body))
     }
 }
 
@@ -130,7 +129,8 @@ pub(super) async fn answer_all(
     sources: Vec<Source>,
     ask: Ask,
 ) -> Result<Vec<Answer>> {
-    let answers = service.answer(sources, ask).await.map_err(Failure::from)?;
+    let answers = service.answer(sources, ask, |answer| answer).await;
+    let answers = answers.map_err(Failure::from)?;
     let answers = answers.into_iter().enumerate();
     let answers = answers.map(|(position, answer)| {
         answer.map_err(|error| ProtocolError {

@@ -2,6 +2,7 @@
 //! applications written for it can move over: status, metadata and predict, in row and column
 //! format.
 
+use bytes::Bytes;
 use poem::http::{Method, StatusCode};
 use poem::web::{Data, Json};
 use poem::{Request, handler};
@@ -127,12 +128,15 @@ struct Row {
 pub(super) async fn predict(
     request: &Request,
     Data(state): Data<&ApiState>,
-    Body(bytes): Body,
+    Body(body): Body,
 ) -> Result<Json<PredictAnswer>> {
     check_method(request)?;
     let named = check_model(state, request, ":predict")?;
     let service = state.service()?;
-    let request: PredictRequest = json::read_object(&bytes, "a JSON object with instances")
+    let read = |bytes: Bytes| json::read_object(&bytes, "a JSON object with instances");
+    let request: PredictRequest = body
+        .parse(read)
+        .await
         .map_err(|error| invalid(error.into_detail()))?;
     // TensorFlow Serving takes an empty name for the default one.
     let signature = request.signature_name.filter(|name| !name.is_empty());

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 use poem::http::StatusCode;
 use poem::{Request, RequestBody};
 use poem_openapi::payload::{Json, Payload};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::api::body::read;
 use crate::api::images::{check_count, decode_base64};
 use crate::api::json;
-use crate::api::problem::Failure;
+use crate::api::problem::{Failure, clip};
 use crate::api::state::state_of;
 use crate::service::Source;
 use imgclass_image::Format;
@@ -86,14 +86,21 @@ impl<'a, T: ImagesRequest> ApiExtractor<'a> for ImagesBody<T> {
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         let state = state_of(request)?;
-        let bytes = read(request, body).await?;
+        let body = read(request, body).await?;
         let content_type = request.content_type().unwrap_or_default();
         let max_images = state.limits().max_images;
         let reader = Reader {
             max_images,
             request: PhantomData,
         };
-        let images = reader.read(content_type, bytes).await?;
+        let images = if is_image(content_type, &body) {
+            reader.raw(body.into_bytes())?
+        } else {
+            // The whole body is there, so nothing is waited for.
+            let read = |bytes| reader.read(content_type, bytes).now_or_never();
+            let waits = || Failure::internal_because("a body that is there was waited for");
+            body.parse(read).await.ok_or_else(waits)??
+        };
         check_count(images.images.len(), max_images)?;
         Ok(Self(images))
     }
@@ -130,6 +137,19 @@ fn form_schema() -> MetaSchemaRef {
     }))
 }
 
+/// Returns a media type without its parameters.
+fn kind(content_type: &str) -> &str {
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+/// Returns whether a body is an image: whether it says so, or is one. `curl --data-binary @photo.jpg`
+/// calls its body a form; the bytes say what it is.
+fn is_image(content_type: &str, bytes: &[u8]) -> bool {
+    let kind = kind(content_type).to_ascii_lowercase();
+    let says_so = kind.starts_with("image/") || kind == "application/octet-stream";
+    says_so || kind != FORM && Format::sniff(bytes).is_some()
+}
+
 /// Reads the three forms of a request `T`.
 struct Reader<T> {
     max_images: usize,
@@ -138,15 +158,12 @@ struct Reader<T> {
 
 impl<T: ImagesRequest> Reader<T> {
     async fn read(&self, content_type: &str, bytes: Bytes) -> Result<Images<T>, Failure> {
-        let kind = content_type.split(';').next().unwrap_or_default().trim();
-        match kind.to_ascii_lowercase() {
-            kind if kind == FORM => self.form(content_type, bytes).await,
-            kind if kind.starts_with("image/") || kind == "application/octet-stream" => {
-                self.raw(bytes)
-            }
-            // `curl --data-binary @photo.jpg` calls its body a form; the bytes say what it is.
-            _ if Format::sniff(&bytes).is_some() => self.raw(bytes),
-            _ => self.json(&bytes),
+        if is_image(content_type, &bytes) {
+            self.raw(bytes)
+        } else if kind(content_type).eq_ignore_ascii_case(FORM) {
+            self.form(content_type, bytes).await
+        } else {
+            self.json(&bytes)
         }
     }
 
@@ -195,7 +212,9 @@ impl<T: ImagesRequest> Reader<T> {
                 images.push(Ok(Source::Bytes(field.bytes().await.map_err(broken_form)?)));
                 continue;
             }
-            let text = field.text().await.map_err(broken_form)?;
+            // A text of bytes that are no UTF-8 would become three times as long if it were mended.
+            let text = String::from_utf8(field.bytes().await.map_err(broken_form)?.into());
+            let text = text.map_err(|_| no_text(&name))?;
             if name == "url" {
                 images.push(Ok(Source::Url(text)));
             } else {
@@ -219,6 +238,12 @@ fn broken_form(error: multer::Error) -> Failure {
     )
 }
 
+fn no_text(field: &str) -> Failure {
+    let (code, title) = ("malformed-form", "The form cannot be read");
+    let detail = format!("{}: the field holds bytes that are no UTF-8", clip(field));
+    Failure::new(StatusCode::BAD_REQUEST, code, title, detail)
+}
+
 /// Reads the options of a request whose images are not JSON.
 fn options<T: DeserializeOwned>(mut fields: Map<String, Value>) -> Result<T, Failure> {
     fields.insert("images".to_owned(), Value::Array(Vec::new()));
@@ -232,9 +257,16 @@ fn options<T: DeserializeOwned>(mut fields: Map<String, Value>) -> Result<T, Fai
     serde_path_to_error::deserialize(Value::Object(fields)).map_err(path_and_reason)
 }
 
+/// The longest text of a form's field that may be a number or a truth value, in bytes. A longer one
+/// is not parsed: as a list or an object it would take many times its size.
+const MAX_SCALAR: usize = 64;
+
 /// Converts the text of a form's field to JSON: to a number or a truth value if it is one, else to
 /// a text.
 fn scalar(text: String) -> Value {
+    if text.len() > MAX_SCALAR {
+        return Value::String(text);
+    }
     match serde_json::from_str(&text) {
         Ok(value @ (Value::Bool(_) | Value::Number(_))) => value,
         _ => Value::String(text),
@@ -261,8 +293,6 @@ fn source(position: usize, reference: ImageReference) -> Result<Sent, Failure> {
 /// Reads a body as a route for requests `T` does.
 #[cfg(fuzzing)]
 pub(super) fn fuzz<T: ImagesRequest>(content_type: &str, bytes: Bytes) {
-    use futures_util::FutureExt;
-
     const MAX_IMAGES: usize = 4;
     let reader = Reader::<T> {
         max_images: MAX_IMAGES,
