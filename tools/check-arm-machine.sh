@@ -19,6 +19,10 @@ mmdebstrap --quiet --variant=extract --architectures=arm64 --include="libc6,libg
 cp "$(ls "$root"/boot/vmlinuz-*)" "$work/vmlinuz"
 # The kernel's modules stay away: what is needed is built in.
 rm -rf "${root:?}/boot" "${root:?}"/{,usr/}lib/modules "${root:?}"/usr/share
+# Later suites leave these links to a package that is not here.
+for folder in bin lib; do
+    [[ -e $root/$folder ]] || ln -s "usr/$folder" "$root/$folder"
+done
 mkdir -p "$root"/{proc,dev,tmp,opt,etc/ssl/certs}
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs"
 install -m 755 "$binary" "$root/opt/imgclass"

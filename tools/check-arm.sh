@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 readonly target=aarch64-unknown-linux-gnu
 readonly libraries=/usr/aarch64-linux-gnu
 
-if ! command -v aarch64-linux-gnu-gcc qemu-aarch64 >/dev/null; then
+if ! command -v aarch64-linux-gnu-gcc >/dev/null || ! command -v qemu-aarch64 >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update && apt-get -qq install -y --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user >/dev/null
 fi
