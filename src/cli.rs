@@ -82,7 +82,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are such errors too; they go to standard output, with exit code 0.
-            let _ = error.print();
+            let text = error.to_string();
+            let shown = output::printable_lines(&text);
+            if shown == text {
+                let _ = error.print();
+            } else {
+                // An argument can be a file's name, which others have chosen.
+                eprint!("{shown}");
+            }
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };

@@ -17,7 +17,9 @@ use crate::service::Source;
 
 /// The endings of the files that are taken from a folder. A file that is named itself is read
 /// whatever its ending.
-const ENDINGS: [&str; 8] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"];
+const ENDINGS: [&str; 9] = [
+    "jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif",
+];
 
 /// An image to classify, as the command line names it.
 #[derive(Debug, Clone, PartialEq, Eq)]

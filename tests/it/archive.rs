@@ -63,6 +63,25 @@ fn files_of(jsonl: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_folder_gives_the_files_of_every_format_and_no_others() {
+    let folder = archive();
+    let kinds = folder.path().join("kinds");
+    fs::create_dir(&kinds).expect("a folder");
+    let formats = [
+        "avif", "bmp", "gif", "JPEG", "jpg", "png", "tif", "tiff", "webp",
+    ];
+    for ending in formats.iter().chain(&["txt", "json", ""]) {
+        // What is in them says what they are.
+        let file = kinds.join("x").with_extension(ending);
+        fs::copy(folder.path().join("photos/a.png"), file).expect("a file");
+    }
+    let output = classify(folder.path(), &["--format", "jsonl", "kinds"]);
+    let mut found = files_of(&text(&output.stdout));
+    found.sort_by_key(|name| name.to_ascii_lowercase());
+    assert_eq!(found, formats.map(|ending| format!("kinds/x.{ending}")));
+}
+
+#[test]
 fn folders_patterns_and_lists_name_inputs() {
     let folder = archive();
     fs::write(

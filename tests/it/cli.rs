@@ -153,8 +153,13 @@ fn classify_reads_standard_input_and_writes_tables_and_csv() {
 #[test]
 fn command_lines_that_are_wrong_end_with_2_and_say_what_would_be_right() {
     let folder = folder();
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["frobnicate"], "unrecognized subcommand"),
+        // It could be a file's name.
+        (
+            &["classify", "--\u{9b}31m\u{202e}"],
+            "--\\u{9b}31m\\u{202e}",
+        ),
         (&["classify"], "INPUT"),
         (&["serve", "--port", "70000"], "70000"),
         (&["serve", "--threads", "0"], "from 1 to 1024"),

@@ -330,17 +330,20 @@ async fn a_caller_that_leaves_ends_the_work() {
 #[test]
 fn a_worker_that_is_killed_is_replaced_and_no_request_fails() {
     let running = Running::start(std::env::temp_dir().as_path(), &[], &[]);
-    let before = children(running.id());
-    for worker in &before {
-        signal(*worker, Signal::KILL);
+    // A supervisor may send SIGTERM to all processes of a service.
+    for end in [Signal::KILL, Signal::TERM] {
+        let before = children(running.id());
+        for worker in &before {
+            signal(*worker, end);
+        }
+        for _ in 0..2 * before.len() {
+            let answer = running.classify("");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{end:?}: {answer}");
+        }
+        let after = children(running.id());
+        assert_eq!(after.len(), before.len());
+        assert!(after.is_disjoint(&before));
     }
-    for _ in 0..2 * before.len() {
-        let answer = running.classify("");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    }
-    let after = children(running.id());
-    assert_eq!(after.len(), before.len());
-    assert!(after.is_disjoint(&before));
     let metrics = running.get("/metrics", "");
     assert!(metrics.contains("imgclass_decode_workers_replaced_total{cause=\"killed\"}"));
 }
