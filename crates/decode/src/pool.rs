@@ -50,6 +50,10 @@ const SHARED_TIME: Duration = Duration::from_millis(100);
 /// How often the processor time of a picture in the small lane is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// The pause before a picture is decoded again whose worker was killed from outside. Other workers may
+/// have been killed with it, and are found dead, and replaced, after this time.
+const AFTER_KILL: Duration = Duration::from_millis(50);
+
 /// A worker that has had a picture of more than this many bytes is replaced, so that what its
 /// allocator keeps is given back.
 const RETIRE_ABOVE: u64 = 64 << 20;
@@ -258,8 +262,11 @@ impl Decoders {
                 self.observer.worker_replaced(Cause::Slow);
                 memory
             }
-            // That may have happened by chance to this picture, so it is tried once more.
-            Attempt::Failed(DecodeError::Killed) => memory,
+            // That may have happened by chance to this picture, so it is tried again.
+            Attempt::Failed(DecodeError::Killed) => {
+                tokio::time::sleep(AFTER_KILL).await;
+                memory
+            }
             Attempt::Failed(error) => return Err(error),
         };
         Ok(Begun::Costly(Costly {
@@ -288,10 +295,13 @@ impl Decoders {
             memory,
             keep_picture,
         };
-        match self
-            .attempt(&bytes, task, self.timeout, Lane::Costly)
-            .await?
-        {
+        let attempt = || self.attempt(&bytes, task, self.timeout, Lane::Costly);
+        let mut outcome = attempt().await?;
+        if let Attempt::Failed(DecodeError::Killed) = outcome {
+            tokio::time::sleep(AFTER_KILL).await;
+            outcome = attempt().await?;
+        }
+        match outcome {
             Attempt::Done(Outcome::Prepared(prepared)) => Ok(Finished { prepared, place }),
             Attempt::Done(Outcome::Refused(error)) => Err(error.into()),
             // The same header announced less before, so the worker is not to be believed.
