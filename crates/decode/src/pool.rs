@@ -50,8 +50,8 @@ const SHARED_TIME: Duration = Duration::from_millis(100);
 /// How often the processor time of a picture in the small lane is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The pause before a picture is decoded again whose worker was killed from outside. Other workers may
-/// have been killed with it, and are found dead, and replaced, after this time.
+/// The pause before a picture is decoded again whose worker was killed from outside. In this time
+/// others that were killed with it end.
 const AFTER_KILL: Duration = Duration::from_millis(50);
 
 /// A worker that has had a picture of more than this many bytes is replaced, so that what its
@@ -264,7 +264,7 @@ impl Decoders {
             }
             // That may have happened by chance to this picture, so it is tried again.
             Attempt::Failed(DecodeError::Killed) => {
-                tokio::time::sleep(AFTER_KILL).await;
+                self.replace_the_dead().await;
                 memory
             }
             Attempt::Failed(error) => return Err(error),
@@ -298,7 +298,7 @@ impl Decoders {
         let attempt = || self.attempt(&bytes, task, self.timeout, Lane::Costly);
         let mut outcome = attempt().await?;
         if let Attempt::Failed(DecodeError::Killed) = outcome {
-            tokio::time::sleep(AFTER_KILL).await;
+            self.replace_the_dead().await;
             outcome = attempt().await?;
         }
         match outcome {
@@ -380,6 +380,25 @@ impl Decoders {
             if used.is_some_and(|used| used >= SHARED_TIME) {
                 return;
             }
+        }
+    }
+
+    /// Replaces the workers without a picture that have ended, shortly after one was killed from
+    /// outside: others may have been killed with it.
+    async fn replace_the_dead(&self) {
+        tokio::time::sleep(AFTER_KILL).await;
+        // Who has a permit already finds a worker here, if a dead one. The permits that are taken come
+        // back with the workers that replace these.
+        let take = |worker: &mut Worker| {
+            worker.has_ended() && self.shared.free.try_acquire().map(|p| p.forget()).is_ok()
+        };
+        let dead: Vec<Worker> = self.shared.idle().extract_if(.., take).collect();
+        for worker in dead {
+            let lease = Lease {
+                decoders: self,
+                worker: Some(worker),
+            };
+            lease.replace(Cause::Killed);
         }
     }
 
