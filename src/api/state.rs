@@ -130,7 +130,7 @@ impl ApiState {
     }
 
     /// Holds no more than `bytes` of request bodies at one time, all together. Bodies of more than
-    /// [`SMALL_BODY`] may have three quarters of it, or one of the largest size if that is more.
+    /// a mebibyte may have three quarters of it, or one of the largest size if that is more.
     /// Without this there is no such bound.
     #[must_use]
     pub fn with_body_memory(self, bytes: u64) -> Self {
