@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What is at most this long is worked on at once, in bytes. JSON of the slowest kind takes seven
 /// milliseconds for it on a processor of 2022, and what clients send a tenth of that.
-pub(crate) const AT_ONCE: usize = 512 * 1024;
+const AT_ONCE: usize = 512 * 1024;
 
 /// The most bytes of work in the first lane. A photograph of three megabytes is four in base64.
 const USUAL: usize = 4 * 1024 * 1024;

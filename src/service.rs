@@ -242,15 +242,16 @@ impl Service {
     /// Makes the network's input, with a place for it in the model's queue.
     ///
     /// The place comes first, so that there are never more inputs than the queue has places. Only a
-    /// costly picture gives its place back until it is decoded: others must not wait behind it. It
-    /// gives back its turn among the images of its request too. The [`View`] is that of an encoded image; it holds the picture itself where `ask` says so.
+    /// costly picture gives its place back until it is decoded, and its turn among the images of its
+    /// request: others must not wait behind it. The [`View`] is that of an encoded image; it holds the
+    /// picture itself where `ask` says so.
     async fn decode(
         &self,
         fetched: Fetched,
         ask: Ask,
         turns: &Semaphore,
     ) -> Result<(Slot, Input, Option<View>), ServiceError> {
-        // Nobody closes it.
+        // An error would say that the semaphore is closed, which nobody does.
         let turn = turns.acquire().await.ok();
         let slot = self.slot().await?;
         let bytes = match fetched {

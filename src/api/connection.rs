@@ -128,8 +128,8 @@ impl Activity {
 /// The activity of a connection, shared by its socket, its requests and the watch over them.
 type Shared = Arc<watch::Sender<Activity>>;
 
-/// What makes an answer. It is in a box, which is gone before the answer has left: the server keeps the
-/// place of this future until then.
+/// What makes an answer. It is in a box, which is gone before the answer has left: the HTTP library
+/// keeps the place of this future until then.
 type Answering<B> =
     Pin<Box<dyn Future<Output = Result<http::Response<B>, std::convert::Infallible>> + Send>>;
 
